@@ -1,0 +1,43 @@
+# Everything a user or CI runs. `make demo` and `make test` need only Python 3.11 or newer.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test test-slow lint format clean
+
+help:
+	@echo "make demo       install, run the small benchmark on real data, print the page's path"
+	@echo "make test       install and run the test suite"
+	@echo "make test-slow  the long-running tests (10,000-step runs and the like)"
+	@echo "make lint       ruff, formatting and mypy --strict"
+	@echo "make format     rewrite the files in the project's format"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,test,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/riemopt bench run --suite demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
