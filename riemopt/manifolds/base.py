@@ -1,0 +1,173 @@
+"""The contract of a manifold.
+
+A manifold is a *description*: frozen, hashable, equal by value, and free of tensors. A point is an
+ordinary tensor; its last `event_ndim` dimensions are one point and all leading dimensions are a
+batch. Five methods are required (`proj_tangent`, `retract`, `project`, `violation`, `check_shape`)
+and `dim`; everything else has a default built from them. Implementations are final: they inherit
+from `Manifold` alone.
+
+    @dataclass(frozen=True)
+    class Simplex(Manifold):
+        ...
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+
+class Manifold(ABC):
+    """A smooth set of tensors with a tangent space at every point and a way to move along it.
+
+    Letters: `x, y` points, `u, v` tangent vectors at `x`, `g` an ambient (Euclidean) gradient, `a`
+    any tensor of the ambient space; all of shape `(*batch, *event)`. Unless a class says otherwise
+    the metric is the ambient one, ⟨u, v⟩ = Re Σ conj(u)·v.
+
+    No method used in an optimizer's step (all but `project`, `random_point`, `exp`, `log`, `dist`)
+    may synchronise with the host on an accelerator.
+    """
+
+    @property
+    @abstractmethod
+    def event_ndim(self) -> int:
+        """Number of trailing dimensions that make one point."""
+
+    @property
+    def is_constraint(self) -> bool:
+        """False where every tensor is a point, so that plain Euclidean steps are right."""
+        return True
+
+    @property
+    def is_linear(self) -> bool:
+        """True for a linear subspace in which Adam's elementwise quotient m/√v stays."""
+        return False
+
+    @property
+    def has_ambient_metric(self) -> bool:
+        """Whether the Riemannian gradient is `proj_tangent` of the Euclidean one."""
+        return True
+
+    # --- required ---
+
+    @abstractmethod
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """Orthogonal projection of the ambient `u` on the tangent space at `x`.
+
+        Linear in `u`, idempotent, and self-adjoint in the ambient inner product.
+        """
+
+    @abstractmethod
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """Move from `x` along the tangent `u` and return a contiguous point of the manifold.
+
+        `retract(x, t·u) = x + t·u + O(t²)`; for tangent `u` of any size the result is on the
+        manifold to rounding.
+        """
+
+    @abstractmethod
+    def project(self, a: Tensor) -> Tensor:
+        """Nearest point of the manifold, in the ambient norm, to any ambient tensor; contiguous."""
+
+    @abstractmethod
+    def violation(self, x: Tensor) -> Tensor:
+        """Residual of the constraint at each point, in the max-norm; of the batch's shape."""
+
+    @abstractmethod
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise `ValueError` that says what is needed if tensors of `shape` cannot be points."""
+
+    @abstractmethod
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """Degrees of freedom (real numbers) of one point of a tensor of `shape`."""
+
+    # --- geometry, from the above ---
+
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """Riemannian gradient of a function whose Euclidean gradient at `x` is `g`."""
+        return self.proj_tangent(x, g)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """Riemannian inner product of tangents at each point; the batch's shape, real.
+
+        With `keepdim` the event dimensions stay, with size 1, so that it broadcasts to `x`.
+        """
+        product = (u.conj() * v).real if u.is_complex() else u * v
+        return product.sum(self.event_dims(x.ndim), keepdim=keepdim)
+
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        """Riemannian norm √⟨u, u⟩ at each point; its autograd gradient at u = 0 is 0, not NaN."""
+        squared = self.inner(x, u, u, keepdim=keepdim)
+        positive = squared > 0
+        return torch.where(positive, squared, 1).sqrt() * positive
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Carry the tangent `v` at `x` to `y`, by projection (Absil et al. 2008, §8.1.3)."""
+        return self.proj_tangent(y, v)
+
+    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`y = retract(x, u)` and `v` carried to `y`."""
+        y = self.retract(x, u)
+        return y, self.transport(x, y, v)
+
+    def step(self, x: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
+        """`retract(x, -lr·proj_tangent(x, direction))`: one step of projected descent."""
+        return self.retract(x, -lr * self.proj_tangent(x, direction))
+
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A random point (or batch) of `shape`: the projection of a standard normal tensor.
+
+        That is uniform on spheres, Stiefel manifolds and all others whose projection commutes with
+        the group that acts on them.
+        """
+        self.check_shape(shape)
+        return self.project(torch.randn(*shape, generator=generator, dtype=dtype, device=device))
+
+    def random_tangent(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """A standard normal vector of the tangent space at `x`."""
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return self.proj_tangent(x, noise)
+
+    # --- where a closed form exists ---
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """Point reached by the geodesic from `x` with velocity `u` at time 1."""
+        self._no_closed_form("exp", "`retract` moves along `u` to first order or better")
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """Tangent `u` at `x` of least length with `exp(x, u) = y`."""
+        self._no_closed_form("log", "`proj_tangent(x, y - x)` agrees with it to first order")
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """Geodesic distance between points; the batch's shape."""
+        self._no_closed_form(
+            "dist", "the ambient distance of x and y agrees with it to first order"
+        )
+
+    def _no_closed_form(self, method: str, alternative: str) -> NoReturn:
+        raise NotImplementedError(f"{self!r} has no closed-form {method}; {alternative}.")
+
+    # --- layout ---
+
+    def event_dims(self, ndim: int) -> tuple[int, ...]:
+        """The dimensions, counted from the end, that make one point of a tensor with `ndim`."""
+        return tuple(range(-self.event_ndim, 0))
+
+    def anchored(self, ndim: int) -> "Manifold":
+        """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
+        return self
+
+    def _reject(self, shape: Sequence[int], need: str) -> NoReturn:
+        raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.")
+
+    def _check_square(self, shape: Sequence[int]) -> None:
+        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+            self._reject(shape, "square matrices (*batch, n, n) with n ≥ 1")

@@ -1,0 +1,106 @@
+"""A tensor with more than two dimensions seen as a matrix: convolution kernels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riemopt.manifolds.base import Manifold
+
+
+@final
+@dataclass(frozen=True)
+class Flattened(Manifold):
+    """Points `(*batch, d₀, d₁, …, dₖ)` that are points of `base` as the matrices (d₀, d₁⋯dₖ).
+
+        constrain(conv, "weight", Flattened(Stiefel()))    # (out, in, kh, kw) as (out, in·kh·kw)
+
+    Args:
+        base: a manifold of matrices.
+        event_ndim: dimensions of one point: 4 for a 2-d convolution, 3 for 1-d, 5 for 3-d.
+
+    Orthonormality of this matrix is not orthogonality of the convolution as a linear map.
+    """
+
+    base: Manifold
+    event_ndim: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Manifold) or self.base.event_ndim != 2:
+            raise ValueError(f"Flattened needs a manifold of matrices; got {self.base!r}.")
+        if self.event_ndim < 2:
+            raise ValueError(f"Flattened needs event_ndim ≥ 2; got {self.event_ndim!r}.")
+
+    @property
+    def is_constraint(self) -> bool:
+        """As the base."""
+        return self.base.is_constraint
+
+    @property
+    def is_linear(self) -> bool:
+        """As the base."""
+        return self.base.is_linear
+
+    @property
+    def has_ambient_metric(self) -> bool:
+        """As the base."""
+        return self.base.has_ambient_metric
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.flatten(1 - self.event_ndim) if self.event_ndim > 2 else x
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """The base's projection."""
+        return self.base.proj_tangent(self._flat(x), self._flat(u)).view_as(x)
+
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """The base's conversion."""
+        return self.base.egrad2rgrad(self._flat(x), self._flat(g)).view_as(x)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """The base's inner product."""
+        product = self.base.inner(self._flat(x), self._flat(u), self._flat(v))
+        return product.reshape(*product.shape, *[1] * self.event_ndim) if keepdim else product
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The base's transport."""
+        return self.base.transport(self._flat(x), self._flat(y), self._flat(v)).view_as(v)
+
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """The base's retraction."""
+        return self.base.retract(self._flat(x), self._flat(u)).view_as(x)
+
+    def project(self, a: Tensor) -> Tensor:
+        """The base's nearest point."""
+        return self.base.project(self._flat(a)).view(a.shape)
+
+    def violation(self, x: Tensor) -> Tensor:
+        """The base's violation."""
+        return self.base.violation(self._flat(x))
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """`event_ndim` dimensions or more, and what the base needs of the matrix."""
+        if len(shape) < self.event_ndim:
+            self._reject(shape, f"at least {self.event_ndim} dimensions")
+        self.base.check_shape(self._flat_shape(shape))
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """The base's dimension."""
+        return self.base.dim(self._flat_shape(shape), is_complex=is_complex)
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """The base's exponential."""
+        return self.base.exp(self._flat(x), self._flat(u)).view_as(x)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """The base's logarithm."""
+        return self.base.log(self._flat(x), self._flat(y)).view_as(x)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """The base's distance."""
+        return self.base.dist(self._flat(x), self._flat(y))
+
+    def _flat_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        return self._flat(torch.empty(tuple(shape), device="meta")).shape

@@ -1,0 +1,34 @@
+"""Skew-symmetric (skew-Hermitian) matrices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from riemopt.linalg import skew
+from riemopt.manifolds.linear import LinearSubspace
+
+
+@final
+@dataclass(frozen=True)
+class SkewSymmetric(LinearSubspace):
+    """{X : Xᴴ = -X}, `(*batch, n, n)`; complex matrices are skew-Hermitian.
+
+    Linear, of dimension n(n-1)/2. The stored matrix is skew bit for bit after every step.
+    """
+
+    event_ndim = 2
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """(U - Uᴴ)/2."""
+        return skew(u)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Square matrices."""
+        self._check_square(shape)
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """n(n-1)/2, or n² for skew-Hermitian matrices."""
+        n = shape[-1]
+        return n * n if is_complex else n * (n - 1) // 2

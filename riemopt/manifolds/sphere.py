@@ -1,0 +1,132 @@
+"""The sphere: vectors, or slices of any shape, of fixed norm."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg import upcast
+from riemopt.manifolds.base import Manifold
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class Sphere(Manifold):
+    """{x : ‖x‖ = radius}. Each slice along `dim` is one point; `dim` is the manifold's `n`-1.
+
+        Sphere()                    each row of a (k, n) tensor has norm 1
+        Sphere(dim=0)               each column
+        Sphere(dim=(-3, -2, -1))    each filter of a convolution kernel (out, in, kh, kw)
+        Sphere(dim=None)            the whole tensor is one point
+
+    Args:
+        dim: dimension or dimensions of one point; None for all of them.
+        radius: the norm, positive.
+
+    The step is x⁺ = r(x + u)/‖x + u‖ (Absil et al. 2008, example 4.1.1), a second-order retraction;
+    an `lr` times a Riemannian gradient of norm 1 moves by about `lr` units of length. Complex
+    vectors form the real sphere of twice the dimension.
+    """
+
+    # `dim` is also the name of a method of the contract, so the option is kept under another one.
+    slice_dims: tuple[int, ...] | None
+    radius: float
+
+    def __init__(self, dim: int | Sequence[int] | None = -1, radius: float = 1.0) -> None:
+        if not (radius > 0 and math.isfinite(radius)):
+            raise ValueError(f"Sphere needs a positive, finite radius; got {radius!r}.")
+        dims = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
+        if dims is not None and (not dims or len(set(dims)) != len(dims)):
+            raise ValueError(f"Sphere needs one or more distinct dimensions; got dim={dim!r}.")
+        object.__setattr__(self, "slice_dims", dims)
+        object.__setattr__(self, "radius", float(radius))
+
+    def __repr__(self) -> str:
+        dims: Any = self.slice_dims
+        if dims is not None and len(dims) == 1:
+            dims = dims[0]
+        options = [f"dim={dims}"] * (dims != -1) + [f"radius={self.radius}"] * (self.radius != 1)
+        return f"Sphere({', '.join(options)})"
+
+    @property
+    def event_ndim(self) -> int:
+        """Number of dimensions of one point; `AttributeError` for `dim=None`, which takes all."""
+        if self.slice_dims is None:
+            raise AttributeError("Sphere(dim=None) takes all dimensions of the tensor it is given.")
+        return len(self.slice_dims)
+
+    def event_dims(self, ndim: int) -> tuple[int, ...]:
+        """The dimensions of one point, counted from the end, in ascending order."""
+        if self.slice_dims is None:
+            return tuple(range(-ndim, 0))
+        return tuple(sorted(d if d < 0 else d - ndim for d in self.slice_dims))
+
+    def anchored(self, ndim: int) -> Manifold:
+        """With `dim` counted from the end."""
+        return Sphere(self.event_dims(ndim), self.radius)
+
+    def _norm(self, a: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(a, dim=self.event_dims(a.ndim), keepdim=True)
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """u - x⟨x, u⟩/r²."""
+        return u - x * (self.inner(x, x, u, keepdim=True) / self.radius**2)
+
+    @upcast
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """r(x + u)/‖x + u‖."""
+        return self.project(x + u)
+
+    @upcast
+    def project(self, a: Tensor) -> Tensor:
+        """r·a/‖a‖; a zero vector goes to the point whose entries are all equal."""
+        dims = self.event_dims(a.ndim)
+        # Scaled first: the square of a large or tiny entry is not representable.
+        largest = a.abs().amax(dims, keepdim=True) if a.numel() else self._norm(a)
+        zero = largest == 0
+        scaled = torch.where(zero, torch.ones_like(a), a / torch.where(zero, 1, largest))
+        return (scaled * (self.radius / self._norm(scaled))).contiguous()
+
+    @upcast
+    def violation(self, x: Tensor) -> Tensor:
+        """|‖x‖ - r| of each point."""
+        dims = self.event_dims(x.ndim)
+        return (torch.linalg.vector_norm(x, dim=dims) - self.radius).abs()
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """At least the dimensions named in `dim`, none of them empty."""
+        ndim = len(shape)
+        dims = self.slice_dims if self.slice_dims is not None else tuple(range(ndim))
+        if not dims or any(not -ndim <= d < ndim for d in dims):
+            self._reject(shape, f"a tensor that has dimension {self.slice_dims or '0 or more'}")
+        if len({d % ndim for d in dims}) != len(dims):
+            self._reject(shape, "distinct dimensions")
+        if any(shape[d] == 0 for d in dims):
+            self._reject(shape, "at least one entry along each dimension of a point")
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """N - 1 for n entries a point (2n - 1 if complex)."""
+        n = math.prod(shape[d] for d in self.event_dims(len(shape)))
+        return (2 * n if is_complex else n) - 1
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """cos(‖u‖/r)·x + sinc(‖u‖/r)·u: the great circle."""
+        angle = self.norm(x, u, keepdim=True) / self.radius
+        return torch.cos(angle) * x + torch.sinc(angle / math.pi) * u
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """Inverse of `exp` for y ≠ -x: proj_tangent(x, y - x)/sinc(θ), θ the angle of x and y."""
+        angle = self._angle(x, y, keepdim=True)
+        return self.proj_tangent(x, y - x) / torch.sinc(angle / math.pi)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """2r·atan2(‖x - y‖, ‖x + y‖): exact to rounding at every angle, unlike r·acos⟨x, y⟩."""
+        return self.radius * self._angle(x, y)
+
+    def _angle(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        dims = self.event_dims(x.ndim)
+        apart = torch.linalg.vector_norm(x - y, dim=dims, keepdim=keepdim)
+        return 2 * torch.atan2(apart, torch.linalg.vector_norm(x + y, dim=dims, keepdim=keepdim))

@@ -1,0 +1,126 @@
+"""The Stiefel manifold: matrices with orthonormal columns (or rows, if wide)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from riemopt import linalg
+from riemopt.linalg import gram, right_multiply, sym, upcast
+from riemopt.manifolds.base import Manifold
+
+
+@final
+@dataclass(frozen=True)
+class Stiefel(Manifold):
+    """{X : XᴴX = I}, `(*batch, n, p)`; with orthonormal rows where n < p.
+
+    The same convention as `torch.nn.init.orthogonal_`; O(n) or U(n) if square. In the formulas X
+    is tall; a wide matrix stands for its transpose. Dimension np - p(p+1)/2.
+
+    Args:
+        retraction: how a step comes back. "polar": the nearest point to X + U, second order, by
+            matrix products alone. "qr": the Q factor of X + U. "cayley": Wen & Yin (2013), which
+            needs a 2p×2p solve and suits p ≪ n. All three stay on the surface to rounding.
+        metric: "euclidean" or "canonical" (Edelman, Arias & Smith 1998, §2.4). The canonical
+            gradient is G - XGᴴX, whose part along the columns' own span is twice the Euclidean one.
+
+    An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`. Steps
+    longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are cut to that length: beyond it
+    X + U no longer resolves X. Do not use it where only the column space matters (that is the
+    Grassmann manifold). Convolution kernels: `Flattened(Stiefel())`.
+    """
+
+    event_ndim = 2
+    retraction: Literal["polar", "qr", "cayley"] = "polar"
+    metric: Literal["euclidean", "canonical"] = "euclidean"
+
+    def __post_init__(self) -> None:
+        if self.retraction not in ("polar", "qr", "cayley"):
+            raise ValueError(
+                f"retraction must be 'polar', 'qr' or 'cayley'; got {self.retraction!r}."
+            )
+        if self.metric not in ("euclidean", "canonical"):
+            raise ValueError(f"metric must be 'euclidean' or 'canonical'; got {self.metric!r}.")
+
+    @property
+    def has_ambient_metric(self) -> bool:
+        """True of the Euclidean metric."""
+        return self.metric == "euclidean"
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""
+        return u - right_multiply(x, sym(gram(x, u)))
+
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
+        if self.metric == "euclidean":
+            return self.proj_tangent(x, g)
+        return g - right_multiply(x, gram(g, x))
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """tr(UᴴV), or tr(Uᴴ(I - XXᴴ/2)V) in the canonical metric; real, of the batch's shape."""
+        product = super().inner(x, u, v, keepdim=keepdim)
+        if self.metric == "euclidean":
+            return product
+        return product - super().inner(x, gram(x, u), gram(x, v), keepdim=keepdim) / 2
+
+    @upcast
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """polar(X + U), qf(X + U) or the Cayley transform of X along U."""
+        u = linalg.cap_norm(u, linalg.step_cap(u.dtype))
+        if self.retraction == "polar":
+            return linalg.polar(x + u).contiguous()
+        wide = linalg.is_wide(x)
+        X, U = (x.mH, u.mH) if wide else (x, u)
+        # The Cayley transform keeps the defect that X has, so one polar pass takes that away.
+        Y = (
+            linalg.qr_positive(X + U)
+            if self.retraction == "qr"
+            else linalg.polar(linalg.cayley(X, U))
+        )
+        return (Y.mH if wide else Y).contiguous()
+
+    @upcast
+    def project(self, a: Tensor) -> Tensor:
+        """The polar factor UVᴴ of A = USVᴴ; not unique where A is rank-deficient."""
+        return linalg.project_polar(a)
+
+    @upcast
+    def violation(self, x: Tensor) -> Tensor:
+        """max |XᴴX - I| of each matrix."""
+        return linalg.gram_defect(x).abs().amax((-2, -1))
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Two or more dimensions; the last two not empty."""
+        if len(shape) < 2 or 0 in shape[-2:]:
+            self._reject(shape, "matrices (*batch, n, p) with n ≥ 1 and p ≥ 1")
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """np - p(p+1)/2 for n ≥ p, and 2np - p² for complex matrices."""
+        p, n = sorted(shape[-2:])
+        return 2 * n * p - p * p if is_complex else n * p - p * (p + 1) // 2
+
+    @upcast
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """Geodesic of the chosen metric (Edelman et al. 1998, eq. 2.42 and theorem 2.1).
+
+        Costs the exponential of a 2p×2p matrix; synchronises on an accelerator.
+        """
+        wide = linalg.is_wide(x)
+        X, U = (x.mH, u.mH) if wide else (x, u)
+        p = X.shape[-1]
+        A = X.mH @ U
+        eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A)
+        if self.metric == "euclidean":
+            generator = torch.cat([torch.cat([A, -U.mH @ U], -1), torch.cat([eye, A], -1)], -2)
+            Y = torch.cat([X, U], -1) @ torch.linalg.matrix_exp(generator)[..., :p]
+            Y = Y @ torch.linalg.matrix_exp(-A)
+        else:
+            Q, R = torch.linalg.qr(U - X @ A)
+            zero = torch.zeros(*R.shape[:-1], R.shape[-2], dtype=x.dtype, device=x.device)
+            generator = torch.cat([torch.cat([A, -R.mH], -1), torch.cat([R, zero], -1)], -2)
+            Y = torch.cat([X, Q], -1) @ torch.linalg.matrix_exp(generator)[..., :p]
+        return (Y.mH if wide else Y).contiguous()
