@@ -1,3 +1,40 @@
-"""Riemannian optimizers for PyTorch: the stored weight itself stays on the constraint surface."""
+"""Riemannian optimizers for PyTorch: the stored weight itself stays on the constraint surface.
+
+constrain(model.fc, "weight", Stiefel())
+optimizer = RiemannianAdam(model.parameters(), lr=1e-3)
+optimizer.step()                # model.fc.weight has orthonormal columns, to rounding
+"""
+
+from riemopt import manifolds, swa_utils
+from riemopt.constrain import (
+    Constraint,
+    ManifoldParameter,
+    constrain,
+    constraints,
+    manifold_of,
+    project_,
+    unconstrain,
+)
+from riemopt.manifolds import Manifold
+from riemopt.optim import RiemannianAdam, RiemannianAdamW, RiemannianOptimizer, RiemannianSGD
+from riemopt.registry import LostManifoldError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Constraint",
+    "LostManifoldError",
+    "Manifold",
+    "ManifoldParameter",
+    "RiemannianAdam",
+    "RiemannianAdamW",
+    "RiemannianOptimizer",
+    "RiemannianSGD",
+    "constrain",
+    "constraints",
+    "manifold_of",
+    "manifolds",
+    "project_",
+    "swa_utils",
+    "unconstrain",
+]

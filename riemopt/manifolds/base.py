@@ -11,6 +11,7 @@ from `Manifold` alone.
         ...
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NoReturn
@@ -49,6 +50,11 @@ class Manifold(ABC):
     def has_ambient_metric(self) -> bool:
         """Whether the Riemannian gradient is `proj_tangent` of the Euclidean one."""
         return True
+
+    @property
+    def has_constant_norm(self) -> bool:
+        """Whether all points have one ambient norm, so that weight decay has no tangent part."""
+        return False
 
     # --- required ---
 
@@ -164,6 +170,15 @@ class Manifold(ABC):
     def anchored(self, ndim: int) -> "Manifold":
         """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
         return self
+
+    def __repr__(self) -> str:
+        """The constructor call, without options that have their default."""
+        options = [
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(options)})"
 
     def _reject(self, shape: Sequence[int], need: str) -> NoReturn:
         raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.")

@@ -10,7 +10,7 @@ from riemopt.manifolds.linear import LinearSubspace
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Euclidean(LinearSubspace):
     """ℝ or ℂ: every entry of the tensor is a point by itself, and there is no constraint.
 

@@ -11,7 +11,7 @@ from riemopt.manifolds.base import Manifold
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Flattened(Manifold):
     """Points `(*batch, d₀, d₁, …, dₖ)` that are points of `base` as the matrices (d₀, d₁⋯dₖ).
 
@@ -47,6 +47,11 @@ class Flattened(Manifold):
     def has_ambient_metric(self) -> bool:
         """As the base."""
         return self.base.has_ambient_metric
+
+    @property
+    def has_constant_norm(self) -> bool:
+        """As the base."""
+        return self.base.has_constant_norm
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.flatten(1 - self.event_ndim) if self.event_ndim > 2 else x

@@ -71,6 +71,11 @@ class Sphere(Manifold):
     def _norm(self, a: Tensor) -> Tensor:
         return torch.linalg.vector_norm(a, dim=self.event_dims(a.ndim), keepdim=True)
 
+    @property
+    def has_constant_norm(self) -> bool:
+        """Yes."""
+        return True
+
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - x⟨x, u⟩/r²."""
         return u - x * (self.inner(x, x, u, keepdim=True) / self.radius**2)

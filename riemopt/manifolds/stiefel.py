@@ -13,7 +13,7 @@ from riemopt.manifolds.base import Manifold
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stiefel(Manifold):
     """{X : XᴴX = I}, `(*batch, n, p)`; with orthonormal rows where n < p.
 
@@ -49,6 +49,11 @@ class Stiefel(Manifold):
     def has_ambient_metric(self) -> bool:
         """True of the Euclidean metric."""
         return self.metric == "euclidean"
+
+    @property
+    def has_constant_norm(self) -> bool:
+        """Yes."""
+        return True
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""

@@ -11,7 +11,7 @@ from riemopt.manifolds.linear import LinearSubspace
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Symmetric(LinearSubspace):
     """{X : Xᴴ = X}, `(*batch, n, n)`; complex matrices are Hermitian.
 

@@ -1,0 +1,312 @@
+"""Adam and AdamW on manifolds."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.optimizer import ParamsT, _get_scalar_dtype
+
+from riemopt.dtensor import local_view
+from riemopt.manifolds import Manifold
+from riemopt.optim import functional
+from riemopt.optim.base import RiemannianOptimizer, Stack
+
+_SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
+
+
+class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
+    """`torch.optim.Adam` whose constrained parameters stay on their manifolds.
+
+    The first moment is a tangent vector, carried along by projection. The second moment is one
+    number per point, the running mean square of the Riemannian gradient, so that the direction
+    m/√v is tangent, does not depend on the coordinates (on Stiefel it commutes with rotations on
+    both sides), and has the length that `lr` gives in torch's Adam. On linear manifolds
+    (`Symmetric`) it is elementwise. The arguments, their order and defaults, the layout of
+    `state_dict()` and the numbers on unconstrained parameters are torch's.
+
+    Args:
+        params: parameters, named parameters, or groups; a group may hold `"manifold": Stiefel()`.
+        lr: root mean square of the entries of a step.
+        betas: decay of the first and of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: coefficient of the gradient of ½‖x‖², projected like any other: it is zero
+            on spheres and Stiefel manifolds.
+        amsgrad: use the largest second moment so far.
+        foreach: False steps constrained parameters one by one; None and True stack small ones of
+            equal shape.
+        maximize: ascend.
+        capturable: safe to capture in a CUDA graph. Constrained parameters always are.
+        differentiable: let autograd record the step; parameters must not be leaves then.
+        fused: torch's fused kernel for the unconstrained parameters; under a GradScaler the
+            constrained ones are unscaled, and skipped where it found an infinity.
+        decoupled_weight_decay: as `RiemannianAdamW`.
+        second_moment: "point", or "elementwise" for torch's v on all manifolds; m/√v is then
+            projected to the tangent space again, and depends on the coordinates.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `torch.optim.Adam`; and as `add_param_group`.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        second_moment: Literal["point", "elementwise"] = "point",
+    ) -> None:
+        if second_moment not in ("point", "elementwise"):
+            raise ValueError(
+                f"second_moment must be 'point' or 'elementwise'; got {second_moment!r}."
+            )
+        self.second_moment = second_moment
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+
+    def _plain_step(self, group: dict[str, Any]) -> None:
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        exp_avgs: list[Tensor] = []
+        exp_avg_sqs: list[Tensor] = []
+        max_exp_avg_sqs: list[Tensor] = []
+        steps: list[Tensor] = []
+        beta1, beta2 = group["betas"]
+        has_complex = self._init_group(
+            group, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps
+        )
+        adam(
+            params,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            max_exp_avg_sqs,
+            steps,
+            amsgrad=group["amsgrad"],
+            has_complex=has_complex,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+            foreach=group["foreach"],
+            capturable=group["capturable"],
+            differentiable=group["differentiable"],
+            fused=group["fused"],
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+        )
+
+    def _elementwise(self, manifold: Manifold) -> bool:
+        return manifold.is_linear or self.second_moment == "elementwise"
+
+    def _initial_state(
+        self, group: dict[str, Any], param: Tensor, manifold: Manifold
+    ) -> dict[str, Tensor]:
+        state = {
+            # On the device: whether a step counts is decided there.
+            "step": torch.zeros((), dtype=_get_scalar_dtype(), device=param.device),
+            "exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format),
+        }
+        for key in _SECOND_MOMENTS[: 1 + group["amsgrad"]]:
+            state[key] = self._zero_moment(param, manifold)
+        return state
+
+    def _zero_moment(self, param: Tensor, manifold: Manifold) -> Tensor:
+        if self._elementwise(manifold):
+            return torch.zeros_like(param, memory_format=torch.contiguous_format)
+        return param.new_zeros(_point_shape(param, manifold), dtype=_moment_dtype(param))
+
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
+        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
+        elementwise = self._elementwise(stack.manifold)
+        amsgrad = group["amsgrad"]
+
+        def second_moment(key: str) -> Tensor:
+            v = stack.load(key)
+            return torch.view_as_real(v) if v.is_complex() else v
+
+        u, new = functional.adam(
+            stack.manifold,
+            x,
+            g,
+            functional.AdamState(
+                step=stack.load("step").reshape(-1, *[1] * (x.ndim - 1)),
+                m=stack.load("exp_avg"),
+                v=second_moment("exp_avg_sq"),
+                v_max=second_moment("max_exp_avg_sq") if amsgrad else None,
+            ),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+            amsgrad=amsgrad,
+            maximize=group["maximize"],
+            elementwise=elementwise,
+        )
+        accepted = self._move(stack, x, u)
+        complex_moments = x.is_complex() and elementwise
+        stack.store("step", new.step, accepted)
+        stack.store("exp_avg", new.m, accepted)
+        for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
+            if v is not None:
+                stack.store(key, torch.view_as_complex(v) if complex_moments else v, accepted)
+        return accepted
+
+    # --- checkpoints in torch's layout ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in the layout of `torch.optim.Adam`, which can load it.
+
+        A per-point second moment is written out at the parameter's full size.
+        """
+        packed = super().state_dict()
+        params = (p for group in self.param_groups for p in group["params"])
+        state = dict(packed["state"])
+        for index, param in enumerate(params):
+            if index in state:
+                state[index] = {
+                    key: _expand_moment(value, param) if key in _SECOND_MOMENTS else value
+                    for key, value in state[index].items()
+                }
+        return {**packed, "state": state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this class or of torch's Adam or AdamW.
+
+        A full-size second moment is reduced to the mean over each point.
+        """
+        super().load_state_dict(state_dict)
+        # torch has rounded the moments to the parameters' dtype; half precision would lose them.
+        saved_groups = state_dict["param_groups"]
+        for saved, group, manifolds in zip(
+            saved_groups, self.param_groups, self._manifolds, strict=True
+        ):
+            for index, p, manifold in zip(saved["params"], group["params"], manifolds, strict=True):
+                if manifold is not None and p.dtype in (torch.bfloat16, torch.float16):
+                    for key in _SECOND_MOMENTS:
+                        value = state_dict["state"].get(index, {}).get(key)
+                        if value is not None:
+                            self.state[p][key] = value.to(p.device, copy=True)
+                    self._conform_state(p, manifold)
+
+    def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
+        state = self.state.get(param)
+        if not state:
+            return
+        state["step"] = state["step"].to(param.device if manifold is not None else "cpu")
+        for key in _SECOND_MOMENTS:
+            value = state.get(key)
+            if value is None:
+                continue
+            if manifold is None or self._elementwise(manifold):
+                state[key] = _expand_moment(value, param)
+            elif value.shape == param.shape:
+                state[key] = _reduce_moment(value, param, manifold)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "second_moment": self.second_moment}
+
+
+def _point_shape(param: Tensor, manifold: Manifold) -> list[int]:
+    shape = list(param.shape)
+    for d in manifold.event_dims(param.ndim):
+        shape[d] = 1
+    return shape
+
+
+def _moment_dtype(param: Tensor) -> torch.dtype:
+    """Real, and at least float32: in bfloat16 a decay of .999 rounds to 1 and v stands still."""
+    return torch.promote_types(param.dtype, torch.float32).to_real()
+
+
+def _expand_moment(value: Tensor, param: Tensor) -> Tensor:
+    """Torch's layout of a second moment: full size; complex, of real and imaginary parts."""
+    if value.shape == param.shape and value.is_complex() == param.is_complex():
+        return value
+    v = torch.complex(value, value) if param.is_complex() else value
+    full = torch.empty_like(param, dtype=v.dtype, memory_format=torch.contiguous_format)
+    local_view(full).copy_(v.expand(param.shape))
+    return full
+
+
+def _reduce_moment(value: Tensor, param: Tensor, manifold: Manifold) -> Tensor:
+    """The mean over each point, exact where all entries are equal, as after `_expand_moment`."""
+    v = local_view(value)
+    v = torch.view_as_real(v).mean(-1) if v.is_complex() else v
+    v = v.to(_moment_dtype(param))
+    dims = manifold.event_dims(v.ndim)
+    if v.numel() == 0:
+        return v.new_zeros(_point_shape(param, manifold))
+    low, high = v.amin(dims, keepdim=True), v.amax(dims, keepdim=True)
+    return torch.where(low == high, high, v.mean(dims, keepdim=True))
+
+
+class RiemannianAdamW(RiemannianAdam):
+    """`RiemannianAdam` with decoupled weight decay, as `torch.optim.AdamW` has it.
+
+    Note that the decay acts on unconstrained parameters and on linear manifolds only; on spheres
+    and Stiefel manifolds it has no tangent part.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        second_moment: Literal["point", "elementwise"] = "point",
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            second_moment=second_moment,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # an Adam checkpoint does not switch it off, as in torch
+            group["decoupled_weight_decay"] = True

@@ -1,0 +1,291 @@
+"""What every Riemannian optimizer shares: manifolds found, stacks, state, the step's frame.
+
+An optimizer here is a torch optimizer that overrides `step`. In each group it hands the
+unconstrained parameters to torch's own functional implementation, so they get torch's numbers bit
+for bit, and steps the constrained ones in stacks of equal manifold, shape, dtype and device.
+
+`_manifolds` runs parallel to `param_groups`: position decides, so that the list stays right when a
+trainer swaps the tensors of a group for sharded or moved ones. Nothing of ours is in `param_groups`
+or `state_dict()`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from riemopt import registry
+from riemopt.dtensor import local_view
+from riemopt.manifolds import Manifold
+from riemopt.optim.functional import move
+
+_HALF = (torch.bfloat16, torch.float16)
+# Up to this many entries a stack of parameters is faster than one after the other on a CPU, where
+# the gain is in fewer operators; beyond it the copies in and out cost more than they save.
+_STACK_NUMEL = 1 << 13
+
+
+@dataclass
+class Stack:
+    """Constrained parameters that are stepped as one batch, and their part of the state."""
+
+    manifold: Manifold
+    params: list[Tensor]
+    states: list[dict[str, Any]]
+    in_place: bool
+    """Write results into the existing tensors; False where autograd records the step."""
+
+    def points(self) -> Tensor:
+        """`(K, *shape)` values, in float32 if the parameters are in half precision."""
+        return self._stack([local_view(p) for p in self.params])
+
+    def gradients(self, grad_scale: Tensor | None) -> Tensor:
+        """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
+        grads = self._stack([local_view(p.grad) for p in self.params if p.grad is not None])
+        dtype = torch.float32 if self.params[0].dtype in _HALF else self.params[0].dtype
+        grads = grads.to(dtype)
+        return grads if grad_scale is None else grads / grad_scale.to(grads.device)
+
+    def load(self, key: str) -> Tensor:
+        """`(K, …)` stack of one state tensor."""
+        return self._stack([local_view(s[key]) for s in self.states])
+
+    def _stack(self, tensors: list[Tensor]) -> Tensor:
+        one = len(tensors) == 1 and self.in_place
+        # A view, where nothing is saved for backward that writing in place would spoil.
+        stacked = tensors[0].detach().unsqueeze(0) if one else torch.stack(tensors)
+        return stacked.float() if stacked.dtype in _HALF else stacked
+
+    def store_points(self, x: Tensor) -> None:
+        """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
+        self._write([local_view(p) for p in self.params], x)
+
+    def store(self, key: str, value: Tensor, accepted: Tensor) -> None:
+        """Write one state tensor of each parameter whose step was accepted."""
+        old = self.load(key)
+        new = torch.where(accepted.reshape(-1, *[1] * (old.ndim - 1)), value.view_as(old), old)
+        if self.in_place:
+            self._write([local_view(s[key]) for s in self.states], new)
+        else:
+            for state, tensor in zip(self.states, new.unbind(), strict=True):
+                state[key] = tensor
+
+    @staticmethod
+    def _write(targets: list[Tensor], values: Tensor) -> None:
+        if len(targets) == 1:
+            targets[0].copy_(values[0])
+        else:
+            torch._foreach_copy_(targets, list(values.unbind()))
+
+
+class RiemannianOptimizer(Optimizer):
+    """Base of `RiemannianSGD` and `RiemannianAdam`; put it before torch's class in the bases."""
+
+    _manifolds: list[list[Manifold | None]]
+    _skipped: dict[torch.device, Tensor]
+
+    # --- what a subclass supplies ---
+
+    def _plain_step(self, group: dict[str, Any]) -> None:
+        """Torch's step on the group's parameters, all unconstrained."""
+        raise NotImplementedError
+
+    def _initial_state(
+        self, group: dict[str, Any], param: Tensor, manifold: Manifold
+    ) -> dict[str, Tensor]:
+        """State of a constrained parameter before its first step."""
+        raise NotImplementedError
+
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
+        """Step one stack; return which parameters had a finite step, `(K, 1, …)`."""
+        raise NotImplementedError
+
+    def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
+        """Bring the parameter's state, loaded or from before it was constrained, to our layout."""
+
+    # --- which parameter lies where ---
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch does; its manifolds are looked up now.
+
+        A group may name the manifold of its parameters: `{"params": …, "manifold": Stiefel()}`.
+
+        Raises:
+            TypeError: "manifold" is not an instance of `Manifold`.
+            ValueError: it contradicts what a parameter is constrained to, or a shape is wrong.
+            LostManifoldError: see `riemopt.registry.resolve`.
+        """
+        param_group = dict(param_group)
+        named = param_group.pop("manifold", None)
+        if named is not None and not isinstance(named, Manifold):
+            raise TypeError(f"A group's 'manifold' must be an instance of Manifold; got {named!r}.")
+        super().add_param_group(param_group)
+        self.__dict__.setdefault("_skipped", {})
+        manifolds = self.__dict__.setdefault("_manifolds", [])
+        try:
+            manifolds.append(_find_manifolds(self.param_groups[-1]["params"], named))
+        except (ValueError, RuntimeError):
+            self.param_groups.pop()
+            raise
+        registry.listen(self)
+
+    def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
+        for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
+            for i, p in enumerate(group["params"]):
+                if p is param:
+                    manifolds[i] = _effective(p, manifold)
+                    self._conform_state(p, manifolds[i])
+
+    def _split(
+        self, group: dict[str, Any], manifolds: list[Manifold | None]
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Manifold]]]:
+        if len(manifolds) != len(group["params"]):
+            raise registry.LostManifoldError(
+                f"A group has {len(group['params'])} parameters, but {len(manifolds)} when it was "
+                "added: which of them are constrained is not known. Use add_param_group."
+            )
+        plain = [p for p, m in zip(group["params"], manifolds, strict=True) if m is None]
+        constrained = [
+            (p, m)
+            for p, m in zip(group["params"], manifolds, strict=True)
+            if m is not None and p.grad is not None
+        ]
+        return plain, constrained
+
+    # --- the step ---
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform a single optimization step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            What the closure returned, or None.
+        """
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            self._accelerator_graph_capture_health_check()
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            if len(self._manifolds) != len(self.param_groups):
+                raise registry.LostManifoldError(
+                    "param_groups was changed by hand; use add_param_group, so that the manifolds "
+                    "of its parameters are found."
+                )
+            for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
+                plain, constrained = self._split(group, manifolds)
+                if plain:
+                    self._plain_step({**group, "params": plain})
+                for stack in self._stacks(group, constrained):
+                    self._count_skipped(stack, self._stack_step(group, stack))
+        return loss
+
+    def _stacks(
+        self, group: dict[str, Any], constrained: list[tuple[Tensor, Manifold]]
+    ) -> Iterator[Stack]:
+        in_place = not group["differentiable"]
+        buckets: dict[Any, Stack] = {}
+        for i, (p, manifold) in enumerate(constrained):
+            assert p.grad is not None
+            if p.grad.is_sparse:
+                raise RuntimeError(
+                    f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
+                    "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
+                )
+            state = self.state[p]
+            if not state:
+                state.update(self._initial_state(group, p, manifold))
+            alone = group["foreach"] is False or p.numel() > _STACK_NUMEL
+            key = (manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
+            stack = buckets.setdefault(
+                (i, *key) if alone else key, Stack(manifold, [], [], in_place)
+            )
+            stack.params.append(p)
+            stack.states.append(state)
+        yield from buckets.values()
+
+    def _skip(self, device: torch.device) -> Tensor | None:
+        """What a GradScaler that left the unscaling to a fused optimizer found, if there is one."""
+        found_inf = getattr(self, "found_inf", None)
+        return None if found_inf is None else found_inf.to(device).squeeze() > 0
+
+    def _move(self, stack: Stack, x: Tensor, u: Tensor) -> Tensor:
+        x, accepted = move(stack.manifold, x, u, self._skip(x.device))
+        stack.store_points(x)
+        return accepted
+
+    # --- steps refused ---
+
+    def _count_skipped(self, stack: Stack, accepted: Tensor) -> None:
+        device = accepted.device
+        if device not in self._skipped:
+            self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
+        refused = (~accepted).sum()
+        skip = self._skip(device)
+        if skip is not None:  # a GradScaler's own decision, which it counts itself
+            refused = refused * ~skip
+        self._skipped[device].add_(refused)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps of constrained parameters refused because the step was not finite.
+
+        Such a parameter and its state are left as they were. Counted on the device; reading it
+        synchronises.
+        """
+        return sum(int(count) for count in self._skipped.values())
+
+    # --- state ---
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the optimizer state, also from a checkpoint of torch's optimizer of that name."""
+        super().load_state_dict(state_dict)
+        for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
+            for p, manifold in zip(group["params"], manifolds, strict=True):
+                if manifold is not None and p in self.state:
+                    self._conform_state(p, manifold)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_manifolds": self._manifolds,
+            "_skipped": self._skipped,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        registry.listen(self)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for manifold in (m for manifolds in self._manifolds for m in manifolds):
+            name = "unconstrained" if manifold is None else f"on {manifold}"
+            counts[name] = counts.get(name, 0) + 1
+        summary = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"{super().__repr__()[:-1]}\nParameters: {summary}\n)"
+
+
+def _find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
+    found = registry.resolve(params)
+    for p, manifold in zip(params, found, strict=True):
+        if named is not None and manifold is not None and manifold != named:
+            raise ValueError(
+                f"The group says {named}, but a parameter of shape {tuple(p.shape)} in it is "
+                f"constrained to {manifold}."
+            )
+    return [
+        _effective(p, m if named is None else named) for p, m in zip(params, found, strict=True)
+    ]
+
+
+def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
+    """The manifold as the step uses it: None for a Euclidean one; dims counted from the end."""
+    if manifold is None or not manifold.is_constraint:
+        return None
+    manifold.check_shape(param.shape)
+    return manifold.anchored(param.ndim)

@@ -1,0 +1,121 @@
+"""Stochastic gradient descent on manifolds."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd
+
+from riemopt.manifolds import Manifold
+from riemopt.optim import functional
+from riemopt.optim.base import RiemannianOptimizer, Stack
+
+
+class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
+    """`torch.optim.SGD` whose constrained parameters stay on their manifolds.
+
+    Momentum lives in the tangent space: m ← proj_x(μ·m + (1-τ)·g), the first m being the Riemannian
+    gradient; the weight moves by retraction along -lr·m. The arguments, their order and defaults,
+    the state and the numbers on unconstrained parameters are torch's.
+
+    Args:
+        params: parameters, named parameters, or groups; a group may hold `"manifold": Stiefel()`.
+        lr: length of the step per unit of Riemannian gradient.
+        momentum: factor μ of the buffer.
+        dampening: τ. After a first gradient that is not finite, the next one is damped too.
+        weight_decay: coefficient of the gradient of ½‖x‖², projected like any other: it is zero
+            on spheres and Stiefel manifolds.
+        nesterov: step along grad + μ·m.
+        maximize: ascend.
+        foreach: False steps constrained parameters one by one; None and True stack small ones of
+            equal shape.
+        differentiable: let autograd record the step; parameters must not be leaves then.
+        fused: torch's fused kernel for the unconstrained parameters; under a GradScaler the
+            constrained ones are unscaled, and skipped where it found an infinity.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+    def _plain_step(self, group: dict[str, Any]) -> None:
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        buffers: list[Tensor | None] = []
+        has_sparse_grad = self._init_group(group, params, grads, buffers)
+        sgd(
+            params,
+            grads,
+            buffers,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            has_sparse_grad=has_sparse_grad,
+            foreach=group["foreach"],
+            fused=group["fused"],
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+        )
+        if group["momentum"] != 0:
+            for p, buffer in zip(params, buffers, strict=True):
+                self.state[p]["momentum_buffer"] = buffer
+
+    def _initial_state(
+        self, group: dict[str, Any], param: Tensor, manifold: Manifold
+    ) -> dict[str, Tensor]:
+        return {}
+
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
+        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
+        first = stack.states[0].get("momentum_buffer") is None
+        u, m = functional.sgd(
+            stack.manifold,
+            x,
+            g,
+            None if first else stack.load("momentum_buffer"),
+            lr=group["lr"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
+        accepted = self._move(stack, x, u)
+        if m is not None and group["momentum"] != 0:
+            if first:
+                for p, state in zip(stack.params, stack.states, strict=True):
+                    state["momentum_buffer"] = torch.zeros_like(
+                        p, memory_format=torch.contiguous_format
+                    )
+            stack.store("momentum_buffer", m, accepted)
+        return accepted

@@ -1,0 +1,310 @@
+"""Which parameter lies on which manifold: a table of names on each module that owns one.
+
+A manifold kept on the Parameter object is lost whenever torch makes a new object for the same
+weight: `load_state_dict(assign=True)`, `to("meta")` with `to_empty`, `fully_shard`, `deepcopy`. A
+name in the owning module survives all of them, so the table is the truth, and a `manifold`
+attribute on the tensor counts only for a parameter that no module owns.
+
+Optimizers are given bare parameters, never the module. They find the tables through the weak set
+of live ones, and are told when a table changes after they were built.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from riemopt.manifolds import Flattened, Manifold, Sphere
+
+_ATTRIBUTE = "_manifold_table"
+
+
+class Entry(NamedTuple):
+    """What is known of one constrained name."""
+
+    manifold: Manifold
+    tangent_grad: bool = False
+
+
+class Listener(Protocol):
+    """What an optimizer offers to be told of later changes."""
+
+    def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None: ...
+
+
+class LostManifoldError(RuntimeError):
+    """A parameter was constrained, and the weight that it stood for cannot be found any more."""
+
+
+class ManifoldTable:
+    """Name → `Entry` for the parameters that one module owns itself (not its children).
+
+    Lives in the module's `__dict__` and follows it through copy and pickle. It refers to its owner
+    weakly, so that it adds no reference cycle that would keep a model's memory alive.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        self._attach(owner, {})
+
+    def _attach(self, owner: nn.Module | None, entries: dict[str, Entry]) -> None:
+        self._owner = (lambda: None) if owner is None else weakref.ref(owner)
+        self._entries = entries
+        _TABLES.add(self)
+
+    @property
+    def owner(self) -> nn.Module | None:
+        """The module, or None when it is gone."""
+        return self._owner()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldTable":
+        # Module copies memoize the new module before they copy its __dict__.
+        new = object.__new__(ManifoldTable)
+        memo[id(self)] = new
+        new._attach(memo.get(id(self.owner), self.owner), dict(self._entries))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"owner": self.owner, "entries": self._entries}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._attach(state["owner"], state["entries"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._entries))
+
+    def set(self, name: str, entry: Entry) -> None:
+        """Constrain `name`, and tell the optimizers that already step its parameter."""
+        self._entries[name] = entry
+        param = self.parameter(name)
+        if param is not None:
+            _announce(param, entry.manifold)
+
+    def remove(self, name: str) -> None:
+        """Forget `name`, and tell the optimizers."""
+        param = self.parameter(name)
+        del self._entries[name]
+        if param is not None:
+            _announce(param, None)
+
+    def parameter(self, name: str) -> Tensor | None:
+        """The tensor now stored under `name`; if parametrize took over, its `original`."""
+        owner = self.owner
+        if owner is None:
+            return None
+        parametrizations = owner._modules.get("parametrizations")
+        if isinstance(parametrizations, nn.ModuleDict) and name in parametrizations:
+            return parametrizations[name]._parameters.get("original")
+        return owner._parameters.get(name)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether the module has no parameter of this name, not even one that is None."""
+        owner = self.owner
+        return owner is not None and name not in owner._parameters and self.parameter(name) is None
+
+
+_TABLES: "weakref.WeakSet[ManifoldTable]" = weakref.WeakSet()
+_LISTENERS: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def table_of(module: nn.Module, *, create: bool = False) -> ManifoldTable | None:
+    """The module's own table, made on demand."""
+    table = module.__dict__.get(_ATTRIBUTE)
+    if table is not None and table.owner is not module:  # a shallow copy shares its original's
+        table = _private_copy(module, table)
+    if table is None and create:
+        table = ManifoldTable(module)
+        module.__dict__[_ATTRIBUTE] = table
+    return table
+
+
+def _private_copy(module: nn.Module, shared: ManifoldTable) -> ManifoldTable:
+    table = ManifoldTable(module)
+    table._entries.update(shared._entries)
+    module.__dict__[_ATTRIBUTE] = table
+    return table
+
+
+def tables_in(model: nn.Module) -> Iterator[tuple[str, ManifoldTable]]:
+    """`(prefix, table)` of every submodule that owns a constrained parameter."""
+    for prefix, module in model.named_modules():
+        table = table_of(module)
+        if table is not None:
+            yield prefix + "." * bool(prefix), table
+
+
+def listen(optimizer: Listener) -> None:
+    """Tell `optimizer` (held weakly) whenever a parameter is constrained or released."""
+    _LISTENERS.add(optimizer)
+
+
+def _announce(param: Tensor, manifold: Manifold | None) -> None:
+    for listener in tuple(_LISTENERS):
+        listener._manifold_changed(param, manifold)
+
+
+def resolve(params: Iterable[Tensor]) -> list[Manifold | None]:
+    """The manifold of each parameter, None where it has none.
+
+    Raises:
+        LostManifoldError: a module that owns one of `params` has a constrained name that is no
+            parameter any more, so that a step would leave its surface without a word.
+        ValueError: tied weights that are constrained to different manifolds.
+    """
+    found: dict[int, Manifold] = {}
+    lost: dict[int, str] = {}
+    for table in tuple(_TABLES):
+        for name in table:
+            param = table.parameter(name)
+            if param is not None:
+                _no_conflict(found.setdefault(id(param), table[name].manifold), table, name)
+            elif table.is_lost(name):
+                owner = table.owner
+                assert owner is not None
+                message = f"{type(owner).__name__} has no parameter {name!r} any more, which"
+                lost.update(dict.fromkeys(map(id, owner.parameters(recurse=False)), message))
+    return [_resolve_one(p, found, lost) for p in params]
+
+
+def _no_conflict(first: Manifold, table: ManifoldTable, name: str) -> None:
+    if first != table[name].manifold:
+        raise ValueError(
+            f"The same parameter is constrained to {first} and, as {name!r} of "
+            f"{type(table.owner).__name__}, to {table[name].manifold}. Unconstrain one of the two."
+        )
+
+
+def _resolve_one(
+    param: Tensor, found: dict[int, Manifold], lost: dict[int, str]
+) -> Manifold | None:
+    if id(param) in found:
+        return found[id(param)]
+    if id(param) in lost:
+        raise LostManifoldError(
+            f"{lost[id(param)]} was constrained. Something replaced it (pruning, weight_norm, a "
+            "parametrization with several originals). Call riemopt.unconstrain on that name, or "
+            "undo the replacement before the optimizer is built."
+        )
+    for info in getattr(param, "_param_infos", ()):  # a FlatParameter of the first FSDP
+        table = table_of(info.module)
+        if table is not None and info.param_name in table:
+            raise LostManifoldError(
+                f"FullyShardedDataParallel flattened {info.module_name}.{info.param_name}, which "
+                f"lies on {table[info.param_name].manifold}: a flat buffer has no matrices. "
+                "Use torch.distributed.fsdp.fully_shard."
+            )
+    manifold = getattr(param, "manifold", None)
+    return manifold if isinstance(manifold, Manifold) else None
+
+
+def resolve_alias(tensor: Tensor) -> Manifold | None:
+    """The manifold of the live parameter that shares `tensor`'s memory (its `detach()`, say)."""
+    for table in tuple(_TABLES):
+        for name in table:
+            param = table.parameter(name)
+            if (
+                param is not None
+                and param.shape == tensor.shape
+                and param.device == tensor.device
+                and param.data_ptr() == tensor.data_ptr()
+            ):
+                return table[name].manifold
+    return None
+
+
+# --- tangent gradients -----------------------------------------------------------------------
+
+
+class TangentGrad:
+    """Hook on a parameter: its accumulated gradient is made tangent as soon as it is complete.
+
+    The projection is the orthogonal one in every metric: it is idempotent, so gradients may be
+    accumulated over several backward passes, and the Riemannian gradient of what it returns is that
+    of the raw gradient.
+    """
+
+    def __init__(self, manifold: Manifold) -> None:
+        self.manifold = manifold
+
+    def __call__(self, param: Tensor) -> None:  # noqa: D102
+        grad = param.grad
+        assert grad is not None
+        if grad.requires_grad:  # backward(create_graph=True): keep the graph
+            param.grad = self.manifold.proj_tangent(param, grad)
+        else:
+            with torch.no_grad():
+                grad.copy_(self.manifold.proj_tangent(param.detach(), grad))
+
+
+def ensure_tangent_grad(param: Tensor, manifold: Manifold) -> None:
+    """Give `param` the hook if it does not have it."""
+    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
+    if param.requires_grad and not any(isinstance(h, TangentGrad) for h in hooks.values()):
+        param.register_post_accumulate_grad_hook(TangentGrad(manifold))  # type: ignore[no-untyped-call]
+
+
+def remove_tangent_grad(param: Tensor) -> None:
+    """Take the hook away."""
+    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
+    for key in [k for k, h in hooks.items() if isinstance(h, TangentGrad)]:
+        del hooks[key]
+
+
+def restore_tangent_grads(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook of a module with tangent gradients: hooks do not survive a new Parameter."""
+    table = table_of(module)
+    for name in table or ():
+        assert table is not None
+        param = table.parameter(name)
+        if param is not None and table[name].tangent_grad:
+            ensure_tangent_grad(param, table[name].manifold)
+
+
+def adopt(module: nn.Module, name: str, entry: Entry) -> None:
+    """Write `name` into the module's table; with `tangent_grad`, hook the gradient too."""
+    table = table_of(module, create=True)
+    assert table is not None
+    table.set(name, entry)
+    if entry.tangent_grad:
+        param = table.parameter(name)
+        if param is not None:
+            ensure_tangent_grad(param, entry.manifold)
+        if restore_tangent_grads not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(restore_tangent_grads)
+
+
+def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    """Called by torch for every parameter that any module registers."""
+    manifold = getattr(param, "manifold", None)
+    if isinstance(manifold, Manifold):
+        refuse_kernel_as_batch(module, manifold)
+        # torch calls this before it stores the parameter, so it is announced here.
+        adopt(module, name, Entry(manifold, bool(getattr(param, "tangent_grad", False))))
+        assert param is not None
+        _announce(param, manifold)
+
+
+def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
+    """Raise `ValueError` where a convolution kernel would be taken for a batch of matrices."""
+    if not isinstance(module, nn.modules.conv._ConvNd) or not manifold.is_constraint:
+        return
+    ndim = module.weight.ndim
+    names_its_dims = isinstance(manifold, (Flattened, Sphere))
+    if manifold.event_dims(ndim) == (-2, -1) and ndim > 2 and not names_its_dims:
+        raise ValueError(
+            f"{manifold} on the kernel of a {type(module).__name__}, of shape "
+            f"{tuple(module.weight.shape)}, would constrain each slice of its last two dimensions. "
+            f"For the matrix (out, in·k) use Flattened({manifold}, event_ndim={ndim}); if slices "
+            f"are meant, Flattened({manifold}, event_ndim=2)."
+        )
+
+
+register_module_parameter_registration_hook(_on_registration)
