@@ -248,7 +248,7 @@ def ensure_tangent_grad(param: Tensor, manifold: Manifold) -> None:
     """Give `param` the hook if it does not have it."""
     hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
     if param.requires_grad and not any(isinstance(h, TangentGrad) for h in hooks.values()):
-        param.register_post_accumulate_grad_hook(TangentGrad(manifold))  # type: ignore[no-untyped-call]
+        param.register_post_accumulate_grad_hook(TangentGrad(manifold))
 
 
 def remove_tangent_grad(param: Tensor) -> None:

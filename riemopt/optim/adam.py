@@ -5,7 +5,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
-from torch.optim.optimizer import ParamsT, _get_scalar_dtype
+from torch.optim.optimizer import (
+    ParamsT,
+    _device_dtype_check_for_fused,
+    _get_scalar_dtype,
+)
 
 from riemopt.dtensor import local_view
 from riemopt.manifolds import Manifold
@@ -85,26 +89,29 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
 
-    def _plain_step(self, group: dict[str, Any]) -> None:
-        params: list[Tensor] = []
-        grads: list[Tensor] = []
-        exp_avgs: list[Tensor] = []
-        exp_avg_sqs: list[Tensor] = []
-        max_exp_avg_sqs: list[Tensor] = []
-        steps: list[Tensor] = []
+    def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if group["foreach"] and torch.is_tensor(group["lr"]) and not group["capturable"]:
+            raise RuntimeError(
+                "lr as a Tensor is not supported for capturable=False and foreach=True"
+            )
+        for p in params:
+            if p.grad is not None and p.grad.is_sparse:
+                raise RuntimeError("Adam does not support sparse gradients; use SparseAdam.")
+            if not self.state[p]:
+                if group["fused"]:
+                    _device_dtype_check_for_fused(p)
+                self.state[p].update(self._initial_state(group, p))
+        states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
-        has_complex = self._init_group(
-            group, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps
-        )
         adam(
             params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            max_exp_avg_sqs,
-            steps,
+            [p.grad for p in params if p.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+            [state["step"] for state in states],
             amsgrad=group["amsgrad"],
-            has_complex=has_complex,
+            has_complex=any(p.is_complex() for p in params),
             beta1=beta1,
             beta2=beta2,
             lr=group["lr"],
@@ -124,21 +131,25 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         return manifold.is_linear or self.second_moment == "elementwise"
 
     def _initial_state(
-        self, group: dict[str, Any], param: Tensor, manifold: Manifold
+        self, group: dict[str, Any], param: Tensor, manifold: Manifold | None = None
     ) -> dict[str, Tensor]:
+        # On a manifold it is decided on the device whether a step counts.
+        on_device = manifold is not None or group["capturable"] or group["fused"]
         state = {
-            # On the device: whether a step counts is decided there.
-            "step": torch.zeros((), dtype=_get_scalar_dtype(), device=param.device),
-            "exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format),
+            "step": torch.zeros(
+                (),
+                dtype=_get_scalar_dtype(is_fused=group["fused"]),
+                device=param.device if on_device else "cpu",
+            ),
+            "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
         }
         for key in _SECOND_MOMENTS[: 1 + group["amsgrad"]]:
-            state[key] = self._zero_moment(param, manifold)
+            if manifold is None or self._elementwise(manifold):
+                state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            else:
+                shape, dtype = _point_shape(param, manifold), _moment_dtype(param)
+                state[key] = torch.zeros(shape, dtype=dtype, device=param.device)
         return state
-
-    def _zero_moment(self, param: Tensor, manifold: Manifold) -> Tensor:
-        if self._elementwise(manifold):
-            return torch.zeros_like(param, memory_format=torch.contiguous_format)
-        return param.new_zeros(_point_shape(param, manifold), dtype=_moment_dtype(param))
 
     def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
@@ -242,7 +253,8 @@ def _point_shape(param: Tensor, manifold: Manifold) -> list[int]:
 
 def _moment_dtype(param: Tensor) -> torch.dtype:
     """Real, and at least float32: in bfloat16 a decay of .999 rounds to 1 and v stands still."""
-    return torch.promote_types(param.dtype, torch.float32).to_real()
+    double = param.dtype in (torch.float64, torch.complex128)
+    return torch.float64 if double else torch.float32
 
 
 def _expand_moment(value: Tensor, param: Tensor) -> Tensor:

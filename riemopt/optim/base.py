@@ -89,15 +89,15 @@ class RiemannianOptimizer(Optimizer):
 
     # --- what a subclass supplies ---
 
-    def _plain_step(self, group: dict[str, Any]) -> None:
-        """Torch's step on the group's parameters, all unconstrained."""
+    def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Torch's step on these unconstrained parameters of the group; all have a gradient."""
         raise NotImplementedError
 
     def _initial_state(
         self, group: dict[str, Any], param: Tensor, manifold: Manifold
     ) -> dict[str, Tensor]:
         """State of a constrained parameter before its first step."""
-        raise NotImplementedError
+        return {}
 
     def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
         """Step one stack; return which parameters had a finite step, `(K, 1, …)`."""
@@ -147,13 +147,11 @@ class RiemannianOptimizer(Optimizer):
                 f"A group has {len(group['params'])} parameters, but {len(manifolds)} when it was "
                 "added: which of them are constrained is not known. Use add_param_group."
             )
-        plain = [p for p, m in zip(group["params"], manifolds, strict=True) if m is None]
-        constrained = [
-            (p, m)
-            for p, m in zip(group["params"], manifolds, strict=True)
-            if m is not None and p.grad is not None
+        stepped = [
+            (p, m) for p, m in zip(group["params"], manifolds, strict=True) if p.grad is not None
         ]
-        return plain, constrained
+        plain = [p for p, manifold in stepped if manifold is None]
+        return plain, [(p, manifold) for p, manifold in stepped if manifold is not None]
 
     # --- the step ---
 
@@ -180,7 +178,7 @@ class RiemannianOptimizer(Optimizer):
             for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
                 plain, constrained = self._split(group, manifolds)
                 if plain:
-                    self._plain_step({**group, "params": plain})
+                    self._plain_step(group, plain)
                 for stack in self._stacks(group, constrained):
                     self._count_skipped(stack, self._stack_step(group, stack))
         return loss

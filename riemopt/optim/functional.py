@@ -141,7 +141,7 @@ def _divide(m: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _mean_square(manifold: Manifold, x: Tensor, grad: Tensor) -> Tensor:
-    entries = math.prod(x.shape[d] for d in manifold.event_dims(x.ndim))
+    entries = math.prod([x.shape[d] for d in manifold.event_dims(x.ndim)])
     entries *= 2 if x.is_complex() else 1
     return manifold.inner(x, grad, grad, keepdim=True) / entries
 

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
+from torch.optim.optimizer import ParamsT, _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
-from riemopt.manifolds import Manifold
 from riemopt.optim import functional
 from riemopt.optim.base import RiemannianOptimizer, Stack
 
@@ -65,11 +64,13 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             fused=fused,
         )
 
-    def _plain_step(self, group: dict[str, Any]) -> None:
-        params: list[Tensor] = []
-        grads: list[Tensor] = []
-        buffers: list[Tensor | None] = []
-        has_sparse_grad = self._init_group(group, params, grads, buffers)
+    def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if group["fused"] and getattr(self, "_need_device_dtype_check_for_fused", True):
+            _device_dtype_check_for_fused(params[0])
+            self._need_device_dtype_check_for_fused = False
+        grads = [p.grad for p in params if p.grad is not None]
+        momentum = group["momentum"] != 0
+        buffers = [self.state[p].get("momentum_buffer") for p in params] if momentum else []
         sgd(
             params,
             grads,
@@ -80,20 +81,15 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
-            has_sparse_grad=has_sparse_grad,
+            has_sparse_grad=any(g.is_sparse for g in grads),
             foreach=group["foreach"],
             fused=group["fused"],
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=getattr(self, "found_inf", None),
         )
-        if group["momentum"] != 0:
+        if momentum:
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
-
-    def _initial_state(
-        self, group: dict[str, Any], param: Tensor, manifold: Manifold
-    ) -> dict[str, Tensor]:
-        return {}
 
     def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
