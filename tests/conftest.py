@@ -1,0 +1,24 @@
+"""Settings that make every run of the suite the same: hypothesis's choices, seeds and threads."""
+
+import hypothesis
+import pytest
+import torch
+
+pytest.register_assert_rewrite("tests.laws", "tests.slopes", "tests.bounds")
+
+# Five examples a law and case: there are about a hundred cases a law.
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, database=None, max_examples=5
+)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Sums are split by thread, and the matrices are too small for threads to help.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

@@ -1,0 +1,163 @@
+"""The manifolds that the whole suite runs over: one line each in `CASES`.
+
+A line names the manifold, the shapes to try it on, what its retraction claims, and which closed
+forms it has. `over(...)` turns the list into a parametrisation with readable ids:
+
+    @over(dtypes=REAL)
+    def test_some_law(case, shape, dtype): ...
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from riemopt.manifolds import (
+    Euclidean,
+    Flattened,
+    Manifold,
+    SkewSymmetric,
+    Sphere,
+    Stiefel,
+    Symmetric,
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+# --- shapes by kind: empty batch, one entry, square, tall, wide, batch, large ------------------
+
+VECTORS: Shapes = {
+    "empty": (0, 3),
+    "one": (1,),
+    "vector": (5,),
+    "batch": (2, 3, 4),
+    "large": (3, 1000),
+}
+COLUMNS: Shapes = {
+    "empty": (3, 0),
+    "one": (1,),
+    "vector": (5,),
+    "batch": (4, 2, 3),
+    "large": (1000, 3),
+}
+WHOLE: Shapes = {"one": (1,), "vector": (5,), "tall": (4, 2), "deep": (2, 3, 4), "large": (50, 60)}
+MATRICES: Shapes = {
+    "empty": (0, 3, 2),
+    "one": (1, 1),
+    "square": (4, 4),
+    "tall": (5, 2),
+    "wide": (2, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 30),
+}
+SQUARES: Shapes = {
+    "empty": (0, 3, 3),
+    "one": (1, 1),
+    "square": (4, 4),
+    "batch": (2, 3, 3, 3),
+    "large": (60, 60),
+}
+KERNELS: Shapes = {  # (out, in, kh, kw)
+    "empty": (0, 3, 2, 2, 1),
+    "one": (1, 1, 1, 1),
+    "square": (4, 1, 2, 2),
+    "tall": (6, 1, 1, 3),
+    "wide": (2, 1, 2, 2),
+    "batch": (3, 3, 2, 2, 1),
+    "large": (16, 8, 3, 3),
+}
+KERNELS_1D: Shapes = {  # (out, in, k)
+    "empty": (0, 3, 2, 2),
+    "one": (1, 1, 1),
+    "square": (4, 2, 2),
+    "tall": (5, 1, 3),
+    "wide": (2, 2, 2),
+    "batch": (3, 3, 2, 2),
+    "large": (40, 10, 3),
+}
+
+
+class Case(NamedTuple):
+    manifold: Manifold
+    shapes: Shapes
+    second_order: str = ""
+    """The metric in which `retract` is claimed to be of second order: "ambient" or "canonical"."""
+    closed_forms: tuple[str, ...] = ()
+    """Which of exp, log and dist the manifold has."""
+    uniform: bool = False
+    """Whether `random_point` is promised to be uniform."""
+
+
+ALL_FORMS = ("exp", "log", "dist")
+
+# fmt: off
+CASES = [
+    Case(Euclidean(), VECTORS, "ambient", ALL_FORMS),
+    Case(Sphere(), VECTORS, "ambient", ALL_FORMS, uniform=True),
+    Case(Sphere(dim=0), COLUMNS, "ambient", ALL_FORMS, uniform=True),
+    Case(Sphere(dim=(-2, -1)), MATRICES, "ambient", ALL_FORMS, uniform=True),
+    Case(Sphere(dim=None), WHOLE, "ambient", ALL_FORMS, uniform=True),
+    Case(Sphere(radius=0.5), VECTORS, "ambient", ALL_FORMS, uniform=True),
+    Case(Sphere(dim=0, radius=3.0), COLUMNS, "ambient", ALL_FORMS, uniform=True),
+    Case(Stiefel(), MATRICES, "ambient", ("exp",), uniform=True),
+    Case(Stiefel("qr"), MATRICES, "", ("exp",), uniform=True),
+    Case(Stiefel("cayley"), MATRICES, "", ("exp",), uniform=True),
+    Case(Stiefel(metric="canonical"), MATRICES, "", ("exp",), uniform=True),
+    Case(Stiefel("qr", "canonical"), MATRICES, "", ("exp",), uniform=True),
+    Case(Stiefel("cayley", "canonical"), MATRICES, "canonical", ("exp",), uniform=True),
+    Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
+    Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
+    Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
+]
+# fmt: on
+
+REAL = (torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
+HALF = (torch.bfloat16, torch.float16)
+EXACT = (torch.float64, torch.complex128)
+FULL = (*REAL, *COMPLEX)
+DTYPES = (*FULL, torch.bfloat16)
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def point(case: Case, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return case.manifold.random_point(*shape, generator=generator(seed), dtype=dtype)
+
+
+def over(
+    *,
+    dtypes: Iterable[torch.dtype] = DTYPES,
+    kinds: Iterable[str] | None = None,
+    where: Callable[[Case], Any] = lambda case: True,
+    cases: Iterable[Case] | None = None,
+) -> pytest.MarkDecorator:
+    """Parametrise `(case, shape, dtype)` over the cases `where` holds and the shapes of `kinds`.
+
+    Small shapes only, if `kinds` is "small".
+    """
+    chosen = [case for case in (CASES if cases is None else cases) if where(case)]
+    parameters = [
+        pytest.param(case, shape, dtype, id=f"{case.manifold}-{kind}-{name(dtype)}")
+        for case in chosen
+        for kind, shape in case.shapes.items()
+        if kinds is None or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
+        for dtype in dtypes
+    ]
+    return pytest.mark.parametrize(("case", "shape", "dtype"), parameters)
+
+
+def over_cases(where: Callable[[Case], Any] = lambda case: True) -> pytest.MarkDecorator:
+    """Parametrise `case` alone."""
+    chosen = [case for case in CASES if where(case)]
+    return pytest.mark.parametrize("case", chosen, ids=[str(case.manifold) for case in chosen])
