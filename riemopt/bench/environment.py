@@ -1,0 +1,75 @@
+"""Where and with what a run was measured; recorded in every row."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import riemopt
+
+
+@functools.cache
+def riemopt_fingerprint() -> str:
+    """Hash of riemopt's own source without the benchmark: changes when what is measured does."""
+    root = Path(riemopt.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if relative.parts[0] not in ("bench", "cli.py"):
+            digest.update(str(relative).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def version(package: str) -> str:
+    """A package's version; for riemopt with the fingerprint of its source."""
+    if package == "riemopt":
+        return f"{riemopt.__version__}+{riemopt_fingerprint()}"
+    if package == "torch":
+        return str(torch.__version__)
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor in words."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def load() -> float | None:
+    """One-minute load average, where the system tells."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def describe() -> dict[str, Any]:
+    """Machine and versions, with no name of host or user."""
+    return {
+        "cpu": cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "riemopt": version("riemopt"),
+        "geoopt": version("geoopt"),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,62 @@
+"""Live tensor bytes.
+
+The memory of a process cannot tell these methods apart: allocator caches and libraries drown it.
+So the tensors themselves are counted, in a pass of its own that nobody times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Peak bytes of all storages alive at the same time, of `known` tensors and of those made here.
+
+    Every operation's results are noted; a storage counts until nothing refers to it, autograd's
+    saved tensors included. Scratch space inside a kernel is invisible.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        for tensor in known:
+            self._note(tensor)
+        self._sweep()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, then look at what it returned."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        self._sweep()
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)
+        self._alive[storage._cdata] = (reference, storage.nbytes())
+
+    def _sweep(self) -> None:
+        self._alive = {k: v for k, v in self._alive.items() if not v[0].expired()}
+        self.peak = max(self.peak, sum(nbytes for _, nbytes in self._alive.values()))
+
+
+def held_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What stays between steps and goes into a checkpoint: parameters, buffers, optimizer state."""
+    state = [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
+    return [*model.parameters(), *model.buffers(), *state]
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages behind `tensors`."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())

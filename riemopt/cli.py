@@ -1,0 +1,140 @@
+"""The `riemopt` command: parsing only. Heavy imports happen inside the commands.
+
+riemopt bench list
+riemopt bench run --suite demo
+riemopt bench report results/demo
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+if TYPE_CHECKING:
+    from riemopt.bench.suites import Suite
+
+INSTALL = "pip install 'riemopt[bench]'"
+
+try:
+    import typer
+except ModuleNotFoundError:
+    raise SystemExit(
+        f"riemopt: the command needs the package 'typer', which is not installed: {INSTALL}"
+    ) from None
+
+app = typer.Typer(
+    name="riemopt",
+    help="Riemannian optimizers for PyTorch: the stored weight stays on its constraint surface.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(
+    help="Measure riemopt against torch.nn.utils.parametrize, geoopt and others on real data.",
+    no_args_is_help=True,
+)
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Entry point of the `riemopt` command."""
+    app()
+
+
+@app.callback()
+def _root() -> None:
+    """Riemannian optimizers for PyTorch: the stored weight stays on its constraint surface."""
+
+
+@bench.command("list")
+def list_() -> None:
+    """Show the problems, methods and suites there are."""
+    with _explained():
+        from riemopt.bench import commands
+
+        commands.show_list()
+
+
+@bench.command("run")
+def run(
+    suite: Annotated[str, typer.Option(help="demo, small or full: see `riemopt bench list`.")] = (
+        "demo"
+    ),
+    problem: Annotated[
+        list[str] | None, typer.Option(help="Only this problem; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repetitions per method instead of the suite's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the results.", show_default="results/<suite>"),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Measured runs at the same time. More than 1 disturbs timings."),
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option(help="Keep runs that the store has for the same code, budget and seed.")
+    ] = True,
+    report: Annotated[bool, typer.Option(help="Make the page at the end.")] = True,
+) -> None:
+    """Tune, measure and write `report.html`; its path is the last line printed.
+
+    Stop it at any time (Ctrl-C): the same command goes on from there.
+    """
+    with _explained():
+        from riemopt.bench import commands
+
+        chosen: Suite = commands.find_suite(suite)
+        commands.run(
+            chosen,
+            problems=problem,
+            methods=method,
+            repetitions=seeds,
+            directory=out or Path("results") / chosen.name,
+            jobs=jobs,
+            resume=resume,
+            report=report,
+        )
+
+
+@bench.command("report")
+def report(
+    directory: Annotated[Path, typer.Argument(help="Where `riemopt bench run` put its results.")],
+) -> None:
+    """Make `report.html` again from the runs in a directory; print its path."""
+    with _explained():
+        from riemopt.bench import commands
+
+        commands.report(directory)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn foreseeable errors into one message without a traceback."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "riemopt":
+            raise
+        _fail(f"the benchmark needs the package {missing.name!r}, not installed: {INSTALL}", 1)
+    except Exception as error:
+        if type(error).__name__ not in ("UsageError", "StoreError"):
+            raise
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"riemopt: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()
