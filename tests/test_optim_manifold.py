@@ -212,8 +212,9 @@ def test_weight_decay_on_a_linear_manifold_is_torchs(decoupled):
 
 
 @every_optimizer
-def test_stacked_equals_one_by_one(make):
-    many = [_parameter(point, seed=s) for point in POINTS for s in range(3)]
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_stacked_equals_one_by_one(make, dtype):
+    many = [_parameter(point, dtype, seed=s) for point in POINTS for s in range(3)]
     alone = copy.deepcopy(many)
     stacked = OPTIMIZERS[make](many)
     single = OPTIMIZERS[make](alone, foreach=False)

@@ -165,7 +165,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             x,
             g,
             functional.AdamState(
-                step=stack.load("step").reshape(-1, *[1] * (x.ndim - 1)),
+                step=stack.load("step"),
                 m=stack.load("exp_avg"),
                 v=second_moment("exp_avg_sq"),
                 v_max=second_moment("max_exp_avg_sq") if amsgrad else None,

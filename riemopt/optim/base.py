@@ -100,7 +100,7 @@ class RiemannianOptimizer(Optimizer):
         return {}
 
     def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
-        """Step one stack; return which parameters had a finite step, `(K, 1, …)`."""
+        """Step one stack; return which parameters had a finite step, `(K,)`."""
         raise NotImplementedError
 
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:

@@ -77,7 +77,7 @@ class AdamState(NamedTuple):
     """Moments of a stack of K points, and how many steps each has taken."""
 
     step: Tensor
-    """(K, 1, …): steps taken, before this one on entry and after it on return."""
+    """(K,): steps taken, before this one on entry and after it on return."""
     m: Tensor
     v: Tensor
     """Like the points, or with event dimensions of size 1."""
@@ -120,13 +120,18 @@ def adam(
     step = state.step + 1
     t = step.to(x.real.dtype)
     largest = v_max if amsgrad and v_max is not None else v
-    denominator = (largest / (1 - beta2**t)).sqrt() + eps
-    direction = _divide(m / (1 - beta1**t), denominator)
+    denominator = (largest / _along(1 - beta2**t, largest)).sqrt() + eps
+    direction = _divide(m / _along(1 - beta1**t, m), denominator)
     if elementwise and not manifold.is_linear:
         direction = manifold.proj_tangent(x, direction)
     if decoupled_weight_decay and weight_decay != 0 and not manifold.has_constant_norm:
         direction = direction + weight_decay * manifold.proj_tangent(x, x)
     return -lr * direction, AdamState(step, m, v, v_max)
+
+
+def _along(values: Tensor, stack: Tensor) -> Tensor:
+    """One value per member of a stack, shaped to broadcast to it."""
+    return values.reshape(-1, *[1] * (stack.ndim - 1))
 
 
 def _squares(grad: Tensor) -> Tensor:
@@ -158,11 +163,11 @@ def move(
         skip: a 0-dimensional boolean: refuse the whole stack.
 
     Returns:
-        The new points and `(K, 1, …)` booleans: whether each parameter's step was finite and taken.
+        The new points and `(K,)` booleans: whether each parameter's step was finite and taken.
     """
     length = u.abs().flatten(1).amax(1) if u.numel() else u.new_zeros(len(u), dtype=u.real.dtype)
-    length = length.reshape(-1, *[1] * (u.ndim - 1))
     accepted = length.isfinite()
     if skip is not None:
         accepted = accepted & ~skip
-    return torch.where(accepted & (length > 0), manifold.retract(x, u), x), accepted
+    moved = _along(accepted & (length > 0), x)
+    return torch.where(moved, manifold.retract(x, u), x), accepted

@@ -1,0 +1,228 @@
+"""`step` never waits for the device: shown without one, on `meta` tensors and by compilation.
+
+Fake tensors alone prove nothing, since an SVD or `.cpu()` passes silently; a dispatch mode forbids
+every operator that reads a value back, outside or inside its kernel.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import riemopt
+from riemopt import constrain, constraints
+from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
+
+aten = torch.ops.aten
+READS = {
+    aten._local_scalar_dense.default,
+    aten.item.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten.allclose.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten._linalg_check_errors.default,  # what cholesky, solve and inv do besides their work
+}
+READS_INSIDE = {
+    aten._linalg_svd.default,
+    aten._linalg_eigh.default,
+    aten.linalg_eig.default,
+    aten.linalg_matrix_exp.default,
+    aten.linalg_lstsq.default,
+}
+
+
+class HostSyncError(AssertionError):
+    pass
+
+
+class NoHostSync(TorchDispatchMode):
+    """Raise on an operator that makes the host wait for `device`, and count the others."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.dispatched = device, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        target = kwargs.get("device")
+        target = self.device if target is None else torch.device(target).type
+        if any(t.device.type == self.device for t in tensors):
+            if func in READS | READS_INSIDE:
+                raise HostSyncError(func)
+            if func is aten._to_copy.default and target != self.device:
+                raise HostSyncError("copied to the host")
+            if func is aten.copy_.default and args[0].device.type != args[1].device.type:
+                raise HostSyncError("copied between devices")
+            if func is aten.index.Tensor and any(
+                i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+            ):
+                raise HostSyncError("indexed by a mask")
+        self.dispatched += 1
+        return func(*args, **kwargs)
+
+
+MANIFOLDS = {
+    "sphere": (Sphere(), (4, 6)),
+    "sphere-whole": (Sphere(dim=None), (3, 4)),
+    "stiefel": (Stiefel(), (6, 3)),
+    "stiefel-wide": (Stiefel(), (3, 6)),
+    "stiefel-square": (Stiefel(), (4, 4)),
+    "stiefel-qr": (Stiefel(retraction="qr"), (6, 3)),
+    "stiefel-cayley": (Stiefel(retraction="cayley"), (9, 3)),
+    "stiefel-canonical": (Stiefel(metric="canonical"), (6, 3)),
+    "symmetric": (Symmetric(), (4, 4)),
+    "skew": (SkewSymmetric(), (4, 4)),
+    "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
+}
+OPTIMIZERS = {
+    "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
+    "momentum": lambda p, **o: riemopt.RiemannianSGD(
+        p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, **o
+    ),
+    "adam": lambda p, **o: riemopt.RiemannianAdam(p, lr=0.1, amsgrad=True, **o),
+    "adamw": lambda p, **o: riemopt.RiemannianAdamW(p, lr=0.1, **o),
+    "elementwise": lambda p, **o: riemopt.RiemannianAdam(
+        p, lr=0.1, second_moment="elementwise", **o
+    ),
+}
+
+
+def _meta_step(manifold, shape, make, dtype=torch.float32):
+    params = [nn.Parameter(torch.empty(shape, device="meta", dtype=dtype)) for _ in range(3)]
+    plain = nn.Parameter(torch.empty(5, device="meta"))
+    optimizer = make([{"params": params, "manifold": manifold}, {"params": [plain]}])
+    for p in [*params, plain]:
+        p.grad = torch.empty_like(p)
+    with NoHostSync("meta") as mode:
+        optimizer.step()
+        optimizer.step()
+    assert mode.dispatched > 0
+
+
+@pytest.mark.parametrize("case", MANIFOLDS)
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_a_step_on_meta_reads_nothing(case, make, dtype):
+    _meta_step(*MANIFOLDS[case], OPTIMIZERS[make], dtype)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda p: p.sum().item(),
+        lambda p: bool(p.sum() > 0),
+        lambda p: p.cpu(),
+        lambda p: torch.linalg.svd(p),
+        lambda p: torch.linalg.eigh(p),
+        lambda p: torch.linalg.inv(p),
+        lambda p: torch.linalg.cholesky(p),
+        lambda p: torch.linalg.matrix_exp(p),
+        lambda p: p[p > 0],
+    ],
+)
+def test_the_detector_detects(bad):
+    p = torch.empty(3, 3, device="meta")
+    with pytest.raises((HostSyncError, NotImplementedError)), NoHostSync("meta"):
+        bad(p)
+
+
+def test_equal_small_parameters_are_stepped_as_one_batch():
+    def operators(count):
+        params = [nn.Parameter(Stiefel().random_point(6, 3)) for _ in range(count)]
+        optimizer = riemopt.RiemannianAdam([{"params": params, "manifold": Stiefel()}])
+        for p in params:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+        with NoHostSync("meta") as mode:
+            optimizer.step()
+        return mode.dispatched
+
+    # What grows with the number is the views that put parameters, gradients and the moments into
+    # stacks and out of them: seven of each, two operators at most.
+    assert operators(32) - operators(8) <= 24 * 14
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleDict({k: nn.Module() for k in MANIFOLDS})
+        for name, (manifold, shape) in MANIFOLDS.items():
+            self.layers[name].weight = riemopt.ManifoldParameter(torch.randn(shape), manifold)
+        self.plain = nn.Parameter(torch.randn(5))
+
+    def fill_gradients(self, step):
+        generator = torch.Generator().manual_seed(step)
+        for p in self.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("make", ["momentum", "adam", "elementwise"])
+def test_a_compiled_step_is_the_eager_step_in_one_graph(make):
+    graphs = []
+
+    def backend(graph_module, inputs):
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    eager, compiled = Net(), Net()
+    lr = torch.tensor(0.1)
+    optimizers = [OPTIMIZERS[make](net.parameters()) for net in (eager, compiled)]
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = lr.clone()
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in optimizers]
+    torch._dynamo.reset()
+    # A scheduler wraps `optimizer.step` in a function that dynamo refuses; the class's is not.
+    cls = type(optimizers[1])
+    compiled_step = torch.compile(lambda: cls.step(optimizers[1]), fullgraph=True, backend=backend)
+    counts = []
+    for i in range(5):
+        eager.fill_gradients(i)
+        compiled.fill_gradients(i)
+        optimizers[0].step()
+        compiled_step()
+        for scheduler in schedulers:
+            scheduler.step()
+        counts.append(len(graphs))
+    assert counts[1:] == counts[1:2] * 4, "recompiled after the state was there"
+    assert all(c.satisfied for c in constraints(compiled))
+    for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_a_cuda_graph_replays_the_step_without_synchronising(make):
+    options = {"capturable": True} if "adam" in make or make == "elementwise" else {}
+    net = Net().cuda()
+    optimizer = OPTIMIZERS[make](net.parameters(), **options)
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    for _ in range(3):
+        optimizer.step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    before = [p.detach().clone() for p in net.parameters()]
+    graph.replay()
+    assert all(not torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    assert all(c.satisfied for c in constraints(net))
+
+
+def test_constrain_does_not_interfere_with_a_compiled_model():
+    layer = constrain(nn.Linear(4, 6), "weight", Stiefel(), tangent_grad=True)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    data = torch.randn(3, 4)
+    torch.testing.assert_close(compiled(data), layer(data))
