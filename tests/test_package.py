@@ -1,0 +1,95 @@
+"""The package as a whole: what importing it costs, and which way its parts depend."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import riemopt
+
+PACKAGE = pathlib.Path(riemopt.__file__).parent
+BENCH_ONLY = {
+    "typer",
+    "rich",
+    "pandas",
+    "matplotlib",
+    "jinja2",
+    "scipy",
+    "sklearn",
+    "mlxtend",
+    "joblib",
+}
+
+# Each part may import from those named after it, and from itself.
+LAYERS = {
+    "linalg": set(),
+    "dtensor": set(),
+    "manifolds": {"linalg"},
+    "registry": {"manifolds", "linalg"},
+    "optim": {"registry", "manifolds", "linalg", "dtensor"},
+    "constrain": {"registry", "manifolds", "linalg", "dtensor"},
+    "swa_utils": {"registry", "manifolds"},
+    "bench": {"riemopt", "constrain", "optim", "manifolds", "registry", "linalg"},
+    "cli": {"bench", "riemopt"},
+    "__init__": {"constrain", "optim", "registry", "manifolds", "swa_utils"},
+}
+
+
+def _part(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            if node.module == "riemopt":
+                yield from (f"riemopt.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(path):
+    part = _part(path)
+    for name in _imports(path):
+        if not name.startswith("riemopt."):
+            continue
+        target = name.split(".")[1]
+        public = not (PACKAGE / target).is_dir() and not (PACKAGE / f"{target}.py").exists()
+        target = "riemopt" if public else target
+        assert (
+            target == part or target in LAYERS[part] or (target == "riemopt" and part == "__init__")
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_geometry_knows_no_modules_and_no_optimizers(path):
+    if _part(path) in ("linalg", "manifolds"):
+        assert not any(n.startswith(("torch.nn", "torch.optim")) for n in _imports(path))
+
+
+def test_importing_riemopt_imports_no_extra():
+    code = "import sys, riemopt; print(' '.join(m.split('.')[0] for m in sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not (BENCH_ONLY | {"geoopt"}) & set(loaded.stdout.split())
+    code = "import sys, torch; a = set(sys.modules); import riemopt; print(*(set(sys.modules) - a))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    ours = {m for m in loaded.stdout.split() if not m.startswith("riemopt")}
+    assert not {m for m in ours if m.startswith("torch._dynamo")}
+
+
+def test_public_names_exist_and_are_documented():
+    for name in riemopt.__all__:
+        assert getattr(riemopt, name).__doc__
+    for name in riemopt.manifolds.__all__:
+        assert getattr(riemopt.manifolds, name).__doc__
