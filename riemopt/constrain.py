@@ -73,7 +73,8 @@ class ManifoldParameter(nn.Parameter):
         return _rebuild_manifold_parameter, (self.data, self.requires_grad, dict(self.__dict__))
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"ManifoldParameter on {self.manifold} containing:\n{self.data!r}"
+        manifold = getattr(self, "manifold", "no manifold any more")
+        return f"ManifoldParameter on {manifold} containing:\n{self.data!r}"
 
 
 def _rebuild_manifold_parameter(
@@ -131,7 +132,8 @@ def constrain(
         )
     if not param.is_meta:
         _project_value(param, manifold)
-    registry.adopt(module, name, Entry(manifold, tangent_grad))
+    registry.adopt(module, name, Entry(manifold, tangent_grad), param)
+    registry.announce(param)
     return module
 
 
@@ -148,10 +150,11 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
             f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
         )
     param = table.parameter(name)
+    table.remove(name)
     if param is not None:
         registry.remove_tangent_grad(param)
         param.__dict__.pop("manifold", None)
-    table.remove(name)
+        registry.announce(param)
     return module
 
 

@@ -82,18 +82,12 @@ class ManifoldTable:
         return iter(tuple(self._entries))
 
     def set(self, name: str, entry: Entry) -> None:
-        """Constrain `name`, and tell the optimizers that already step its parameter."""
+        """Constrain `name`."""
         self._entries[name] = entry
-        param = self.parameter(name)
-        if param is not None:
-            _announce(param, entry.manifold)
 
     def remove(self, name: str) -> None:
-        """Forget `name`, and tell the optimizers."""
-        param = self.parameter(name)
+        """Forget `name`."""
         del self._entries[name]
-        if param is not None:
-            _announce(param, None)
 
     def parameter(self, name: str) -> Tensor | None:
         """The tensor now stored under `name`; if parametrize took over, its `original`."""
@@ -146,7 +140,9 @@ def listen(optimizer: Listener) -> None:
     _LISTENERS.add(optimizer)
 
 
-def _announce(param: Tensor, manifold: Manifold | None) -> None:
+def announce(param: Tensor) -> None:
+    """Tell the optimizers that already step `param` where it lies now."""
+    manifold = resolve([param])[0]
     for listener in tuple(_LISTENERS):
         listener._manifold_changed(param, manifold)
 
@@ -159,37 +155,36 @@ def resolve(params: Iterable[Tensor]) -> list[Manifold | None]:
             parameter any more, so that a step would leave its surface without a word.
         ValueError: tied weights that are constrained to different manifolds.
     """
-    found: dict[int, Manifold] = {}
+    found: dict[int, list[tuple[ManifoldTable, str]]] = {}
     lost: dict[int, str] = {}
     for table in tuple(_TABLES):
         for name in table:
             param = table.parameter(name)
             if param is not None:
-                _no_conflict(found.setdefault(id(param), table[name].manifold), table, name)
+                found.setdefault(id(param), []).append((table, name))
             elif table.is_lost(name):
                 owner = table.owner
                 assert owner is not None
                 message = f"{type(owner).__name__} has no parameter {name!r} any more, which"
                 lost.update(dict.fromkeys(map(id, owner.parameters(recurse=False)), message))
-    return [_resolve_one(p, found, lost) for p in params]
-
-
-def _no_conflict(first: Manifold, table: ManifoldTable, name: str) -> None:
-    if first != table[name].manifold:
-        raise ValueError(
-            f"The same parameter is constrained to {first} and, as {name!r} of "
-            f"{type(table.owner).__name__}, to {table[name].manifold}. Unconstrain one of the two."
-        )
+    return [_resolve_one(p, found.get(id(p), []), lost.get(id(p))) for p in params]
 
 
 def _resolve_one(
-    param: Tensor, found: dict[int, Manifold], lost: dict[int, str]
+    param: Tensor, places: list[tuple[ManifoldTable, str]], lost: str | None
 ) -> Manifold | None:
-    if id(param) in found:
-        return found[id(param)]
-    if id(param) in lost:
+    manifolds = {table[name].manifold for table, name in places}
+    if len(manifolds) > 1:
+        where = [f"{n!r} of {type(t.owner).__name__} on {t[n].manifold}" for t, n in places]
+        raise ValueError(
+            f"One parameter is tied to several manifolds: {', '.join(where)}. Unconstrain all but "
+            "one of them."
+        )
+    if manifolds:
+        return manifolds.pop()
+    if lost is not None:
         raise LostManifoldError(
-            f"{lost[id(param)]} was constrained. Something replaced it (pruning, weight_norm, a "
+            f"{lost} was constrained. Something replaced it (pruning, weight_norm, a "
             "parametrization with several originals). Call riemopt.unconstrain on that name, or "
             "undo the replacement before the optimizer is built."
         )
@@ -268,15 +263,16 @@ def restore_tangent_grads(module: nn.Module, args: Any) -> None:
             ensure_tangent_grad(param, table[name].manifold)
 
 
-def adopt(module: nn.Module, name: str, entry: Entry) -> None:
-    """Write `name` into the module's table; with `tangent_grad`, hook the gradient too."""
+def adopt(module: nn.Module, name: str, entry: Entry, param: Tensor) -> None:
+    """Write `name`, under which `param` is stored, into the module's table.
+
+    With `tangent_grad`, hook the gradient too.
+    """
     table = table_of(module, create=True)
     assert table is not None
     table.set(name, entry)
     if entry.tangent_grad:
-        param = table.parameter(name)
-        if param is not None:
-            ensure_tangent_grad(param, entry.manifold)
+        ensure_tangent_grad(param, entry.manifold)
         if restore_tangent_grads not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(restore_tangent_grads)
 
@@ -285,11 +281,9 @@ def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -
     """Called by torch for every parameter that any module registers."""
     manifold = getattr(param, "manifold", None)
     if isinstance(manifold, Manifold):
-        refuse_kernel_as_batch(module, manifold)
-        # torch calls this before it stores the parameter, so it is announced here.
-        adopt(module, name, Entry(manifold, bool(getattr(param, "tangent_grad", False))))
         assert param is not None
-        _announce(param, manifold)
+        refuse_kernel_as_batch(module, manifold)
+        adopt(module, name, Entry(manifold, bool(getattr(param, "tangent_grad", False))), param)
 
 
 def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:

@@ -220,6 +220,35 @@ def test_a_replaced_parameter_is_found_by_the_next_optimizer():
     assert {c.name: c.manifold for c in constraints(model)}["prototypes"] == Sphere(radius=2.0)
 
 
+def test_an_optimizer_of_a_replaced_parameter_is_not_told_of_the_new_ones_manifold():
+    layer = nn.Linear(4, 6)
+    optimizer = riemopt.RiemannianSGD(layer.parameters(), lr=0.1)
+    layer.weight = ManifoldParameter(torch.randn(4, 4), Symmetric())
+    assert "2 unconstrained" in repr(optimizer)
+
+
+def test_a_tied_weight_released_in_one_place_is_still_constrained_in_the_other():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    constrain(first, "weight", Stiefel())
+    constrain(second, "weight", Stiefel())
+    optimizer = riemopt.RiemannianAdam(first.parameters())
+    riemopt.unconstrain(second, "weight")
+    assert "1 on Stiefel" in repr(optimizer)
+    assert manifold_of(first.weight) == Stiefel()
+
+
+def test_a_weight_tied_to_two_manifolds_concerns_its_own_optimizer_only():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    constrain(first, "weight", Stiefel())
+    constrain(second, "weight", Symmetric())
+    second.weight = first.weight
+    with pytest.raises(ValueError, match=r"several manifolds.*'weight' of Linear on S"):
+        riemopt.RiemannianAdam(first.parameters())
+    riemopt.RiemannianAdam(nn.Linear(2, 2).parameters())
+    riemopt.unconstrain(second, "weight")
+
+
 @pytest.mark.parametrize(
     "lose",
     [

@@ -165,7 +165,8 @@ class RiemannianOptimizer(Optimizer):
             What the closure returned, or None.
         """
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            self._accelerator_graph_capture_health_check()
+            if "capturable" in self.defaults:
+                self._accelerator_graph_capture_health_check()
             loss = None
             if closure is not None:
                 with torch.enable_grad():
