@@ -26,8 +26,8 @@ def show_list() -> None:
     console = Console()
     problems = [(p.name, p.description, p.metric) for p in registry.problems().values()]
     console.print(_table("Problems", ("name", "what it is", "result"), problems))
-    methods = [(m.name, m.description, f"{len(m.grid)}") for m in registry.methods().values()]
-    console.print(_table("Methods", ("name", "what it is", "learning rates tried"), methods))
+    methods = [(m.name, m.description) for m in registry.methods().values()]
+    console.print(_table("Methods", ("name", "what it is"), methods))
     suites = [(s.name, s.description, ", ".join(s.budgets)) for s in SUITES.values()]
     console.print(_table("Suites", ("name", "what it is", "problems"), suites))
     console.print("A new problem or method is one file in riemopt/bench/problems or methods.")
@@ -36,7 +36,8 @@ def show_list() -> None:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", expand=False)
     for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0, style="cyan" if index == 0 else "")
+        style = "cyan" if index == 0 else ""
+        table.add_column(column, no_wrap=index == 0, style=style, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

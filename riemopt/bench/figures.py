@@ -1,12 +1,9 @@
-"""Figures, drawn without a display: one function per figure, SVG for the page and for files."""
+"""Figures, drawn without a display: one function per figure."""
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -42,6 +39,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "figure.facecolor": "white",
 }
+METRIC_FLOOR = 1e-8
 FLOOR = 1e-9  # a violation of exactly zero has to be somewhere on a logarithmic axis
 
 
@@ -63,8 +61,10 @@ def _method(cells: Sequence[Cell], name: str) -> Method:
     return next(c.method for c in cells if c.method.name == name)
 
 
-def curves(p: ProblemResults) -> Figure:
+def curves(p: ProblemResults) -> Figure | None:
     """Metric and loss against clock time and against steps; median and quartiles."""
+    if not any(c.ok for c in p.cells.values()):
+        return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.2, 6.2), layout="constrained")
         axes = figure.subplots(2, 2, sharey="row")
@@ -89,30 +89,36 @@ def curves(p: ProblemResults) -> Figure:
     return figure
 
 
-def violations(p: ProblemResults) -> Figure:
-    """Distance from the surface over the steps: the stored tensor, and the weight used."""
+def violations(p: ProblemResults) -> Figure | None:
+    """Distance from the surface over the steps, per weight: as stored, and as used."""
+    cell = next((c for c in p.cells.values() if c.ok), None)
+    if cell is None:
+        return None
+    names = list(cell.ok[0]["trace"]["stored_violation"])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.2, 3.5), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
-        for axis, which in zip(axes, ("stored", "used"), strict=True):
-            violation_panel(axis, p, which)
-        axes[0].set_title("the stored tensor")
-        axes[1].set_title("the weight that the forward used")
-        axes[0].set_ylabel("largest residual")
-        _legend(figure, axes[0])
+        figure = Figure(figsize=(10.2, 5.2), layout="constrained")
+        axes = figure.subplots(2, len(names), sharey=True, sharex=True, squeeze=False)
+        for row, which in zip(axes, ("stored", "used"), strict=True):
+            for axis, name in zip(row, names, strict=True):
+                violation_panel(axis, p, which, [name])
+            row[0].set_ylabel(f"the weight as {which}")
+        for axis, name in zip(axes[0], names, strict=True):
+            axis.set_title(name)
+        for axis in axes[1]:
+            axis.set_xlabel("step")
+        _legend(figure, axes[0][0])
     return figure
 
 
-def violation_panel(axis: Axes, p: ProblemResults, which: str) -> None:
-    """Largest violation over the weights, against steps, on a logarithmic axis."""
+def violation_panel(axis: Axes, p: ProblemResults, which: str, names: Sequence[str]) -> None:
+    """Largest violation over some weights, against steps, on a logarithmic axis."""
 
     def largest(row: dict[str, Any]) -> list[float]:
-        series = row["trace"][f"{which}_violation"].values()
+        series = [row["trace"][f"{which}_violation"][name] for name in names]
         return [max(max(values), FLOOR) for values in zip(*series, strict=True)]
 
     _series(axis, p, largest, x="step")
     axis.set_yscale("log")
-    axis.set_xlabel("step")
 
 
 def originals(p: ProblemResults) -> Figure | None:
@@ -133,9 +139,11 @@ def originals(p: ProblemResults) -> Figure | None:
     return figure
 
 
-def time_bars(p: ProblemResults) -> Figure:
+def time_bars(p: ProblemResults) -> Figure | None:
     """Time per step, split in forward + backward and optimizer."""
     cells = [c for c in p.cells.values() if c.ok]
+    if not cells:
+        return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.2, 0.9 + 0.3 * len(cells)), layout="constrained")
         bars_panel(figure.subplots(), cells)
@@ -207,9 +215,12 @@ def overview(results: Results) -> Figure | None:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         bars_panel(left, cells)
         left.set_title(f"{p.problem.title}: time per step")
-        violation_panel(right, p, "stored")
-        right.set_title("How far the stored weight is from its surface")
-        right.set_ylabel("largest residual")
+        task = p.problem.build(0)
+        orthogonal = [n for n, c in task.constraints.items() if c.kind == "stiefel"]
+        violation_panel(right, p, "stored", orthogonal or list(task.constraints))
+        right.set_title("How far the stored orthogonal weights are from WᵀW = I")
+        right.set_xlabel("step")
+        right.set_ylabel("largest entry of |WᵀW - I|, as stored")
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
@@ -245,7 +256,7 @@ def _series(
         if not cell.ok or is_variant(cell.method):
             continue
         series = zip(*(values(row) for row in cell.ok), strict=True)
-        bands = [quartiles([max(v, 1e-8) if floor else v for v in at]) for at in series]
+        bands = [quartiles([max(v, METRIC_FLOOR) if floor else v for v in at]) for at in series]
         times = zip(*(row["trace"][x] for row in cell.ok), strict=True)
         position = [quartiles(at).median for at in times]
         if x == "elapsed":  # time zero has no place on a logarithmic axis
@@ -262,28 +273,3 @@ def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
-
-
-def svg(figure: Figure, name: str) -> str:
-    """The figure as a standalone SVG document; `name` keeps ids apart within one page."""
-    buffer = StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def inline(document: str, label: str) -> str:
-    """An SVG document as an element of an HTML page: no prolog, no metadata, no fixed size."""
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body)
-    head, rest = body.split(">", 1)
-    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    text = label.replace("&", "&amp;").replace('"', "&quot;")
-    return f'{head} role="img" aria-label="{text}">{rest}'
-
-
-def save(document: str, path: Path) -> None:
-    """Write an SVG document to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document, encoding="utf-8")

@@ -85,7 +85,8 @@ class Problem:
     """A task family and how its result is judged.
 
     `kinds` are the constraints that occur. `bounded` says whether the loss has a minimum when the
-    constraints are dropped. `target` is the metric value for time-to-target.
+    constraints are dropped. `target` is the metric value for time-to-target. Metric values smaller
+    than `resolution` are rounding and count as equal.
     """
 
     name: str
@@ -98,6 +99,11 @@ class Problem:
     build: Callable[[int], Task]
     bounded: bool = True
     log_metric: bool = False
+    resolution: float = 0.0
+
+    def resolved(self, metric: float) -> float:
+        """`metric`, or the resolution if it is smaller than that."""
+        return self.resolution if abs(metric) < self.resolution else metric
 
     def reached(self, metric: float) -> bool:
         """Whether `metric` is at the target or better."""

@@ -8,6 +8,7 @@ __all__ = ["worker"]
 
 IMPORTS = (
     "torch._dynamo",  # the first optimizer that is made imports it: more than a second
+    "torch.profiler",
     "sklearn.datasets",
     "mlxtend.data",
     "geoopt",

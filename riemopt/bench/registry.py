@@ -26,8 +26,9 @@ def _modules(package: ModuleType) -> list[ModuleType]:
 
 @functools.cache
 def problems() -> dict[str, Problem]:
-    """All problems by name."""
+    """All problems by name, those with the most kinds of constraints first."""
     found = [module.PROBLEM for module in _modules(problems_package)]
+    found.sort(key=lambda problem: -len(problem.kinds))
     return {problem.name: problem for problem in found}
 
 

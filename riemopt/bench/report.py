@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from riemopt.bench import figures, registry, tables, wording
+from riemopt.bench import figures, registry, svg, tables, wording
 from riemopt.bench.environment import version
 from riemopt.bench.measure import START_TOLERANCE
 from riemopt.bench.results import ProblemResults, Results, collect
@@ -66,6 +67,7 @@ def _render(results: Results, directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     sections = [_section(p, directory) for p in results.problems]
     profile = _picture(
         figures.profile(results),
@@ -97,7 +99,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
     name, title = p.problem.name, p.problem.title
     pictures = [
         _picture(
-            figures.time_bars(p) if any(c.ok for c in p.cells.values()) else None,
+            figures.time_bars(p),
             directory,
             f"{name}-time",
             "Time per step",
@@ -110,21 +112,25 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
             f"{name}-curves",
             "Progress against time and against steps",
             "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
-            "plain ones and are left out of curves.",
+            "plain ones and are left out of curves."
+            + (
+                f" Anything below {figures.METRIC_FLOOR:.0e} is drawn there." * p.problem.log_metric
+            ),
         ),
         _picture(
             figures.violations(p),
             directory,
             f"{name}-violation",
             "Distance from the surface",
-            "Largest residual of the constraints over all constrained weights, in float64. "
+            "Largest residual of the constraint, in float64. Upper row: the tensor that the "
+            "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
             f"Exactly zero is drawn at {figures.FLOOR:.0e}.",
         ),
         _picture(
             figures.originals(p),
             directory,
             f"{name}-originals",
-            "The norm of parametrize's `original`",
+            "The norm of parametrize's original",
             "The unconstrained tensor behind each constrained weight. Where the weight does not "
             "depend on its length, a longer one turns by less for the same step.",
         ),
@@ -140,6 +146,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
         "summary": wording.problem_summary(p),
         "header": tables.header(p),
         "table": tables.table(p),
+        "split": tables.SPLIT,
         "left_out": p.left_out,
         "pictures": [picture for picture in pictures if picture is not None],
     }
@@ -150,9 +157,14 @@ def _picture(
 ) -> Picture | None:
     if figure is None:
         return None
-    document = figures.svg(figure, name)
-    figures.save(document, directory / "figures" / f"{name}.svg")
-    return Picture(name, title, caption, Markup(figures.inline(document, title)))
+    document = svg.document(figure, name)
+    svg.save(document, directory / "figures" / f"{name}.svg")
+    return Picture(name, title, caption, Markup(svg.inline(document, title)))
+
+
+def _code(text: str) -> Markup:
+    """Text with `code` between backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _failure(row: dict[str, Any]) -> dict[str, str]:

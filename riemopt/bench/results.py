@@ -127,7 +127,8 @@ class ProblemResults:
     def best(self, cells: Iterable[Cell]) -> Cell | None:
         """The cell with the best median metric."""
         sign = -1 if self.problem.higher_is_better else 1
-        return min(cells, key=lambda c: sign * c.metric.median, default=None)
+        resolved = self.problem.resolved
+        return min(cells, key=lambda c: sign * resolved(c.metric.median), default=None)
 
     def ratio(self, cell: Cell) -> Ratio | None:
         """Step time over that of the reference."""
@@ -209,7 +210,7 @@ def _warnings(results: ProblemResults) -> list[str]:
     notes = []
     if len({str(row["budget"]) for row in rows}) > 1:
         notes.append(f"{title}: the methods were run with different budgets.")
-    if len({cell.rows.__len__() for cell in results.cells.values()}) > 1:
+    if len({len(cell.rows) for cell in results.cells.values()}) > 1:
         notes.append(f"{title}: the methods have different numbers of repetitions.")
     starts: dict[int, set[str]] = {}
     for row in rows:

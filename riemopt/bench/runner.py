@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -39,10 +40,14 @@ class Plan:
         skips = [(p, m, m.skip(p)) for p in self.problems for m in self.methods]
         return [(p, m, skip) for p, m, skip in skips if skip is not None]
 
+    def tuned(self, method: Method) -> Method:
+        """The method whose trials decide the learning rate of `method`."""
+        known = registry.methods() | {m.name: m for m in self.methods}
+        return known[method.tuned_as or method.name]
+
     def tuning_specs(self) -> list[RunSpec]:
         """One trial per learning rate and tuning repetition; shared where the arithmetic is."""
-        known = registry.methods()
-        wanted = dict.fromkeys((p.name, known[m.tuned_as or m.name]) for p, m in self.pairs())
+        wanted = dict.fromkeys((p.name, self.tuned(m)) for p, m in self.pairs())
         return [
             RunSpec("tune", p, m.name, lr, repetition, self.suite.budgets[p])
             for p, m in wanted
@@ -108,7 +113,7 @@ class Runner:
         tuned = self._tune(done)
         specs = []
         for problem, method in self.plan.pairs():
-            choice = tuned[problem.name, method.tuned_as or method.name]
+            choice = tuned[problem.name, self.plan.tuned(method).name]
             budget = self.plan.suite.budgets[problem.name]
             for repetition in range(self.plan.repetitions):
                 spec = RunSpec("run", problem.name, method.name, choice.lr, repetition, budget)
@@ -122,16 +127,13 @@ class Runner:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _tune(self, done: dict[str, Row]) -> dict[tuple[str, str], Tuned]:
-        import os
-
         specs = [(spec, spec.head()) for spec in self.plan.tuning_specs()]
         jobs = max(self.jobs, os.cpu_count() or 1)  # trials are not timed
         self._execute("tuning", specs, jobs, done, _tune_text)
         chosen = {}
-        for problem, method in dict.fromkeys((s.problem, s.method) for s, _ in specs):
-            keys = [h["key"] for s, h in specs if (s.problem, s.method) == (problem, method)]
-            rows = [done[key] for key in keys]
-            chosen[problem, method] = choose(registry.methods()[method], rows)
+        for problem, method in ((p.name, self.plan.tuned(m)) for p, m in self.plan.pairs()):
+            keys = [h["key"] for s, h in specs if (s.problem, s.method) == (problem, method.name)]
+            chosen[problem, method.name] = choose(method, [done[key] for key in keys])
         return chosen
 
     def _execute(

@@ -25,6 +25,9 @@ class Row:
     best: Sequence[bool]
 
 
+SPLIT = 7  # the first columns make the table of results and times, the others the second one
+
+
 def header(p: ProblemResults) -> list[str]:
     """Column titles that belong to the texts of `table`."""
     return [
@@ -34,11 +37,13 @@ def header(p: ProblemResults) -> list[str]:
         "optimizer, ms",
         "time ÷ parametrize [95%]",
         "time to target",
+        "learning rate",
         "bytes held",
         "bytes at peak",
-        "stored weight off by: largest / last",
-        "used weight off by: largest / last",
-        "learning rate",
+        "stored weight off by, largest",
+        "at the end",
+        "used weight off by, largest",
+        "at the end",
     ]
 
 
@@ -60,7 +65,7 @@ def table(p: ProblemResults) -> list[Row]:
             notes.append(f"{cell.failed} of {len(cell.rows)} failed")
         if not cell.method.constrained:
             notes.append("not constrained")
-        marked = [metric, total, forward, optimizer, False, False, held, peak, *[False] * 3]
+        marked = [metric, total, forward, optimizer, *[False] * 3, held, peak, *[False] * 4]
         rows.append(
             Row(cell.method.title, cell.method.family, ", ".join(notes), _texts(p, cell), marked)
         )
@@ -69,7 +74,12 @@ def table(p: ProblemResults) -> list[Row]:
 
 def _numbers(cell: Cell) -> list[float]:
     parts = [cell.seconds(part).median for part in ("total", "forward_backward", "optimizer")]
-    return [cell.metric.median, *parts, cell.bytes("held"), cell.bytes("peak")]
+    return [
+        cell.problem.resolved(cell.metric.median),
+        *parts,
+        cell.bytes("held"),
+        cell.bytes("peak"),
+    ]
 
 
 def _texts(p: ProblemResults, cell: Cell) -> list[str]:
@@ -89,11 +99,10 @@ def _texts(p: ProblemResults, cell: Cell) -> list[str]:
         significant(1e3 * cell.seconds("optimizer").median),
         "1" if is_reference else ratio_text(p.ratio(cell)),
         target,
+        f"{cell.lr:g}" + (" (edge of grid)" if cell.edge else ""),
         size(cell.bytes("held")),
         size(cell.bytes("peak")),
-        " / ".join(f"{value:.1e}" for value in cell.violation("stored")),
-        " / ".join(f"{value:.1e}" for value in cell.violation("used")),
-        f"{cell.lr:g}" + (" (edge of its grid)" if cell.edge else ""),
+        *(f"{value:.1e}" for which in ("stored", "used") for value in cell.violation(which)),
     ]
 
 

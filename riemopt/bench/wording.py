@@ -29,6 +29,8 @@ def metric_text(results: ProblemResults, value: float) -> str:
         return "failed"
     if results.problem.higher_is_better:
         return f"{100 * value:.1f}%"
+    if abs(value) < results.problem.resolution:
+        return f"< {results.problem.resolution:.0e}"
     return f"{value:.1e}"
 
 
@@ -57,22 +59,23 @@ def times_as_long(ratio: Ratio) -> str:
             low, high = 1 / high, 1 / low
         interval = f" (95% interval {low:.2f} to {high:.2f})"
     if not ratio.clear and ratio.low is not None:
-        return f"which is no clear difference: ratio {ratio_text(ratio)}"
+        return f"no clear difference (ratio {ratio_text(ratio)})"
     if ratio.value < 1:
         return f"{1 / ratio.value:.2f} times less{interval}"
-    return f"{ratio.value:.2f} times as much{interval}: riemopt is slower here"
+    return f"riemopt is slower here and takes {ratio.value:.2f} times as much{interval}"
 
 
-def compare(a: Quartiles, b: Quartiles, higher_is_better: bool) -> str:
+def compare(p: ProblemResults, one: Quartiles, other: Quartiles) -> str:
     """'better', 'worse' or 'no clear difference', by whether the quartile ranges overlap."""
+    a, b = (Quartiles(*map(p.problem.resolved, values)) for values in (one, other))
     if a.q1 <= b.q3 and b.q1 <= a.q3:
         return "no clear difference"
-    return "better" if (a.median > b.median) == higher_is_better else "worse"
+    return "better" if (a.median > b.median) == p.problem.higher_is_better else "worse"
 
 
 def headline(results: Results) -> list[str]:
     """Two or three sentences over all problems."""
-    verdicts: dict[str, list[str]] = {"faster": [], "slower": [], "as fast": []}
+    verdicts: dict[str, list[str]] = {"faster": [], "slower": [], "not clearly different": []}
     quality: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
     for p in results.problems:
         own = p.cells.get("riemopt-adam")
@@ -80,13 +83,17 @@ def headline(results: Results) -> list[str]:
             continue
         ratio = p.ratio(own)
         if ratio is not None:
-            verdict = ("faster" if ratio.value < 1 else "slower") if ratio.clear else "as fast"
+            verdict = (
+                ("faster" if ratio.value < 1 else "slower")
+                if ratio.clear
+                else "not clearly different"
+            )
             if ratio.low is None:
                 verdict = "faster" if ratio.value < 1 else "slower"
             verdicts[verdict].append(f"{p.problem.title} ({ratio.value:.2f}×)")
         best = p.best(c for c in p.constrained if c.method.family == REFERENCE)
         if best is not None:
-            verdict = compare(own.metric, best.metric, p.problem.higher_is_better)
+            verdict = compare(p, own.metric, best.metric)
             quality[verdict].append(p.problem.title)
     sentences = []
     if any(verdicts.values()):
@@ -121,6 +128,7 @@ def problem_summary(p: ProblemResults) -> list[str]:
     sentences.append(_surface(p))
     sentences.append(_growth(p))
     sentences.append(_winners(p))
+    sentences.append(_edges(p))
     return [s for s in sentences if s]
 
 
@@ -143,7 +151,7 @@ def _quality(p: ProblemResults, own: Cell) -> str:
     best = p.best(others)
     if best is None:
         return text + "."
-    verdict = compare(own.metric, best.metric, p.problem.higher_is_better)
+    verdict = compare(p, own.metric, best.metric)
     text += f", against {metric_text(p, best.metric.median)} for {best.method.title}, the best"
     text += f" of the parametrize variants: {verdict}."
     free = next((c for c in p.cells.values() if not c.method.constrained and c.ok), None)
@@ -204,11 +212,21 @@ def _winners(p: ProblemResults) -> str:
     fastest, best = p.fastest(p.constrained), p.best(p.constrained)
     if fastest is None or best is None:
         return ""
+    value = metric_text(p, best.metric.median)
+    equal = [c.method.title for c in p.constrained if metric_text(p, c.metric.median) == value]
+    had = "had" if len(equal) == 1 else "share"
     return (
         f"Of all constrained methods, {fastest.method.title} was the fastest per step "
-        f"({milliseconds(fastest.seconds('total').median)}) and {best.method.title} had the best "
-        f"median {p.problem.metric} ({metric_text(p, best.metric.median)})."
+        f"({milliseconds(fastest.seconds('total').median)}); {_and(equal)} {had} the best median "
+        f"{p.problem.metric} ({value})."
     )
+
+
+def _edges(p: ProblemResults) -> str:
+    names = [c.method.title for c in p.cells.values() if c.edge]
+    if not names:
+        return ""
+    return f"The tuned learning rate is at the edge of what was tried for {_and(names)}."
 
 
 def _and(names: list[str]) -> str:

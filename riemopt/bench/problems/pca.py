@@ -67,4 +67,5 @@ PROBLEM = Problem(
     build=build,
     bounded=False,
     log_metric=True,
+    resolution=1e-6,  # f is a sum in float32
 )

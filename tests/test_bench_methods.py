@@ -1,0 +1,119 @@
+"""Every problem with every method: the same start, constraints kept, honest about what is off."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from riemopt.bench import measure, registry
+from riemopt.bench.interface import Constraint
+from riemopt.bench.memory import LiveBytes, bytes_of
+from riemopt.bench.suites import SUITES, Budget
+
+PROBLEMS = {name: p for name, p in registry.problems().items() if name != "mnist5k"}
+PAIRS = [
+    (p, m) for p in PROBLEMS.values() for m in registry.methods().values() if m.skip(p) is None
+]
+
+
+@pytest.mark.parametrize(("problem", "method"), PAIRS, ids=lambda v: v.name)
+def test_a_few_steps(problem, method):
+    task, attached = measure.fresh(problem, method, lr=1e-3, seed=1)
+    trace = measure.train(task, attached, Budget(4))
+    assert trace.step == [0, 1, 2, 3, 4]
+    assert len(trace.optimizer) == len(trace.forward_backward) == 4
+    assert trace.loss[-1] != trace.loss[0]
+    assert set(trace.used_violation) == set(trace.stored_violation) == set(task.constraints)
+    used = max(max(values) for values in trace.used_violation.values())
+    stored = max(max(values) for values in trace.stored_violation.values())
+    if method.constrained:
+        assert used < 1e-4
+    assert (stored > 1e-4) == (method.family in ("parametrize", "unconstrained"))
+    assert bool(trace.original_norm) == (method.family == "parametrize")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=lambda p: p.name)
+def test_the_task_comes_from_the_seed_alone(problem):
+    torch.manual_seed(0)
+    one = problem.build(3)
+    torch.manual_seed(7)
+    two = problem.build(3)
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert one.loss(one.model, one.batch(5)).item() == two.loss(two.model, two.batch(5)).item()
+    assert problem.kinds == {c.kind for c in one.constraints.values()}
+
+
+def test_left_out_methods_say_why():
+    skips = [m.skip(p) for p in PROBLEMS.values() for m in registry.methods().values()]
+    assert all(s is None or s.reason for s in skips)
+    assert any(s is not None and s.same_as in registry.methods() for s in skips)
+
+
+def test_every_method_has_as_many_trials():
+    assert len({len(m.grid) for m in registry.methods().values()}) == 1
+    assert all(list(m.grid) == sorted(m.grid) for m in registry.methods().values())
+
+
+def test_suites_name_known_problems():
+    assert all(set(s.budgets) <= set(registry.problems()) for s in SUITES.values())
+
+
+def test_a_method_that_moves_the_start_is_refused():
+    constraints = {"w": Constraint("sphere")}
+    start = {"w": torch.tensor([1.0, 0.0])}
+    measure.assert_same_start(start, start, constraints)
+    with pytest.raises(measure.UnequalStartError, match="w: the method starts"):
+        measure.assert_same_start(start, {"w": torch.tensor([0.0, 1.0])}, constraints)
+    off = {"w": torch.tensor([2.0, 0.0])}
+    with pytest.raises(measure.UnequalStartError, match="from its surface"):
+        measure.assert_same_start(off, off, constraints)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run():
+    problem = PROBLEMS["circle"]
+    build = problem.build
+
+    def broken(seed):
+        task = build(seed)
+        loss = task.loss
+        return dataclasses.replace(task, loss=lambda model, batch: loss(model, batch) / 0)
+
+    problem = dataclasses.replace(problem, build=broken)
+    task, attached = measure.fresh(problem, registry.methods()["geoopt-adam"], 0.1, 0)
+    with pytest.raises(measure.NotFiniteError, match="step 1 of 3"):
+        measure.train(task, attached, Budget(3))
+
+
+@pytest.mark.parametrize("kind", ["stiefel", "symmetric", "sphere"])
+def test_violation_and_nearest(kind):
+    constraint = Constraint(kind)
+    a = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
+    assert constraint.violation(a) > 0.1
+    assert constraint.violation(constraint.nearest(a)) < 1e-5
+
+
+def test_violation_of_known_matrices():
+    assert Constraint("stiefel").violation(2 * torch.eye(3)) == 3
+    assert Constraint("symmetric").violation(torch.tensor([[0.0, 1.0], [3.0, 0.0]])) == 2
+    assert Constraint("sphere", dim=0).violation(torch.tensor([[3.0, 0.0], [4.0, 1.0]])) == 4
+
+
+def test_recorded_steps_hold_both_ends():
+    assert measure.record_steps(3, 40) == [0, 1, 2, 3]
+    steps = measure.record_steps(1000, 40)
+    assert steps[:2] == [0, 1]
+    assert steps[-1] == 1000
+    assert 38 <= len(steps) <= 42
+    assert steps == sorted(set(steps))
+
+
+def test_live_bytes_sees_temporaries_and_forgets_them():
+    x = torch.zeros(1000)
+    with LiveBytes([x]) as live:
+        for _ in range(5):
+            y = x + 1
+            del y
+        z = (x * 2).sum()
+    assert live.peak == 4000 + 4000 + z.nbytes
+    assert bytes_of([x, x[:10], x.view(10, 100)]) == 4000
