@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow lint format notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  the long-running tests (10,000-step runs and the like)"
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
+	@echo "make notebooks  run the notebooks again and store their output"
 
 install: $(STAMP)
 
@@ -38,6 +39,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
