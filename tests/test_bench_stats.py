@@ -24,7 +24,14 @@ def test_quartiles_with_failures():
     assert quartiles([math.inf, math.inf, 1]) == (math.inf, math.inf, math.inf)
 
 
-def test_paired_ratio_is_the_geometric_mean_over_shared_repetitions():
+def test_one_disturbed_run_does_not_decide():
+    ratio = paired_ratio(
+        dict.fromkeys(range(5), 1.0), {0: 100.0, **dict.fromkeys(range(1, 5), 2.0)}
+    )
+    assert ratio.value == pytest.approx(0.5)
+
+
+def test_paired_ratio_is_the_median_log_ratio_over_shared_repetitions():
     ratio = paired_ratio({0: 1.0, 1: 4.0, 2: 9.0}, {0: 1.0, 1: 1.0, 3: 1.0})
     assert ratio.value == pytest.approx(2)
     assert ratio.pairs == 2

@@ -218,9 +218,10 @@ def overview(results: Results) -> Figure | None:
         task = p.problem.build(0)
         orthogonal = [n for n, c in task.constraints.items() if c.kind == "stiefel"]
         violation_panel(right, p, "stored", orthogonal or list(task.constraints))
-        right.set_title("How far the stored orthogonal weights are from WᵀW = I")
+        right.set_title("Distance of the stored weights from WᵀW = I")
+        right.set_ylim(bottom=1e-8)
         right.set_xlabel("step")
-        right.set_ylabel("largest entry of |WᵀW - I|, as stored")
+        right.set_ylabel("largest entry of |WᵀW - I|")
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

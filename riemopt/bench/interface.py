@@ -161,7 +161,7 @@ class Method:
 
 
 ADAM_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-SGD_GRID = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+SGD_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:

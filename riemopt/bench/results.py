@@ -218,6 +218,14 @@ def _warnings(results: ProblemResults) -> list[str]:
             starts.setdefault(row["repetition"], set()).add(row["start"])
     if any(len(found) > 1 for found in starts.values()):
         notes.append(f"{title}: runs of the same repetition had different data or starts.")
+    environments = [row["environment"] for row in rows if "environment" in row]
+    loads = [(e.get("load") or 0.0, e["cores"] or 1) for e in environments]
+    busy = [load for load, cores in loads if load > cores + 0.5]
+    if busy:
+        notes.append(
+            f"{title}: {len(busy)} of {len(rows)} runs began while the machine was busy with more "
+            f"than it has cores (load up to {max(busy)}): their times are disturbed."
+        )
     machines = {
         tuple(row["environment"].get(k) for k in ("cpu", "torch", "threads"))
         for row in rows

@@ -50,22 +50,23 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def paired_ratio(times: Mapping[int, float], reference: Mapping[int, float]) -> Ratio | None:
-    """Geometric mean of times/reference over the repetitions that both have.
+    """Median of times/reference over the repetitions that both have.
 
     The interval is the percentile bootstrap (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed)
-    of the mean log ratio. With three pairs it is little more than their range.
+    of the median log ratio: a median, since one run that something else disturbed must not decide.
+    With three pairs it is little more than their range.
     """
     shared = sorted(times.keys() & reference.keys())
     logs = np.array([math.log(times[r] / reference[r]) for r in shared])
     if len(logs) == 0:
         return None
-    value = math.exp(float(logs.mean()))
+    value = math.exp(float(np.median(logs)))
     if len(logs) < 2:
         return Ratio(value, None, None, len(logs))
     if np.ptp(logs) == 0:
         return Ratio(value, value, value, len(logs))
     interval = bootstrap(
-        (logs,), np.mean, method="percentile", rng=np.random.default_rng(0)
+        (logs,), np.median, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     return Ratio(value, math.exp(interval.low), math.exp(interval.high), len(logs))
 
