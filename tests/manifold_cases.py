@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import strategies
 from torch import Tensor
 
 from riemopt.manifolds import (
@@ -121,6 +122,15 @@ HALF = (torch.bfloat16, torch.float16)
 EXACT = (torch.float64, torch.complex128)
 FULL = (*REAL, *COMPLEX)
 DTYPES = (*FULL, torch.bfloat16)
+
+
+# Values are drawn by torch from these.
+seeds = strategies.integers(0, 2**32 - 1)
+
+
+def first_of_its_metric(case: Case) -> bool:
+    """Whether no case above differs from this one in its retraction alone."""
+    return getattr(case.manifold, "retraction", "polar") == "polar"
 
 
 def name(dtype: torch.dtype) -> str:

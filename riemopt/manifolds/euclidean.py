@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from riemopt.manifolds.linear import LinearSubspace
@@ -23,6 +24,18 @@ class Euclidean(LinearSubspace):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """`u` itself."""
         return u
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """Re(conj(u)·v) of each entry. (To torch, a sum over no dimensions is one over all.)"""
+        return (u.conj() * v).real if u.is_complex() else u * v
+
+    def violation(self, x: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(x.real)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """|x - y| of each entry."""
+        return (x - y).abs()
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Every shape is accepted."""

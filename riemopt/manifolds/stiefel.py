@@ -112,20 +112,23 @@ class Stiefel(Manifold):
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic of the chosen metric (Edelman et al. 1998, eq. 2.42 and theorem 2.1).
 
+        With V in place of the theorem's QR factors, which have no derivative where V loses rank.
         Costs the exponential of a 2p×2p matrix; synchronises on an accelerator.
         """
         wide = linalg.is_wide(x)
         X, U = (x.mH, u.mH) if wide else (x, u)
-        p = X.shape[-1]
         A = X.mH @ U
-        eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(A)
-        if self.metric == "euclidean":
-            generator = torch.cat([torch.cat([A, -U.mH @ U], -1), torch.cat([eye, A], -1)], -2)
-            Y = torch.cat([X, U], -1) @ torch.linalg.matrix_exp(generator)[..., :p]
-            Y = Y @ torch.linalg.matrix_exp(-A)
-        else:
-            Q, R = torch.linalg.qr(U - X @ A)
-            zero = torch.zeros(*R.shape[:-1], R.shape[-2], dtype=x.dtype, device=x.device)
-            generator = torch.cat([torch.cat([A, -R.mH], -1), torch.cat([R, zero], -1)], -2)
-            Y = torch.cat([X, Q], -1) @ torch.linalg.matrix_exp(generator)[..., :p]
+        euclidean = self.metric == "euclidean"
+        V = U if euclidean else U - X @ A
+        # Any s > 0 gives the same point; ‖V‖ balances the generator, and 1 leaves V = 0 alone.
+        s = torch.linalg.matrix_norm(V.detach(), keepdim=True)
+        s = torch.where(s > 0, s, 1)
+        eye = torch.eye(A.shape[-1], dtype=x.dtype, device=x.device).expand_as(A)
+        corner = A if euclidean else torch.zeros_like(A)
+        generator = torch.cat(
+            [torch.cat([A, -V.mH @ (V / s)], -1), torch.cat([s * eye, corner], -1)], -2
+        )
+        Y = torch.cat([X, V / s], -1) @ linalg.matrix_exp(generator)[..., : A.shape[-1]]
+        if euclidean:
+            Y = Y @ linalg.matrix_exp(-A)
         return (Y.mH if wide else Y).contiguous()

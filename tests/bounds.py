@@ -1,0 +1,79 @@
+"""Bounds on rounding errors, derived from eps and sizes.
+
+`eps` is the spacing of the dtype at 1. Half precision is stored in half and summed in float32.
+Errors are measured in float64, in the ambient norm of each point.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from riemopt.manifolds import Manifold
+
+# A formula of the package is a chain of about so many roundings, each of relative size eps.
+OPERATIONS = 8
+
+
+def eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
+def wide(a: Tensor) -> Tensor:
+    """`a` in double precision."""
+    return a.to(torch.complex128 if a.is_complex() else torch.float64)
+
+
+def entries(manifold: Manifold, x: Tensor) -> int:
+    """Number of entries of one point."""
+    return math.prod(x.shape[d] for d in manifold.event_dims(x.ndim))
+
+
+def rounding(manifold: Manifold, x: Tensor) -> float:
+    """Relative error of a computation on points like `x`: 8·(eps + √N·eps of the sums).
+
+    Each operation rounds its result once; the errors of a sum of N terms grow like √N. A complex
+    product is made of four real ones.
+    """
+    operations = OPERATIONS * (4 if x.is_complex() else 1)
+    summed = eps(torch.promote_types(x.dtype, torch.float32))
+    return operations * (eps(x.dtype) + summed * math.sqrt(entries(manifold, x)))
+
+
+def smaller_side(manifold: Manifold, x: Tensor) -> int:
+    """p: the smaller side of a matrix; for a vector its size, as its norm is a sum of so many."""
+    if hasattr(manifold, "radius"):
+        return entries(manifold, x)
+    dims = manifold.event_ndim
+    return min(x.shape[-dims], math.prod(x.shape[1 - dims :])) if dims else 1
+
+
+def on_surface(manifold: Manifold, x: Tensor) -> float:
+    """The promise for every stored point: violation ≤ 10·eps·√p (relative to a sphere's radius).
+
+    Rounding the entries of orthonormal columns alone gives |XᴴX - I| up to eps in each entry.
+    """
+    radius = getattr(manifold, "radius", 1.0)
+    return 10 * eps(x.dtype) * math.sqrt(smaller_side(manifold, x)) * radius
+
+
+def length(manifold: Manifold, a: Tensor, *, keepdim: bool = False) -> Tensor:
+    """Ambient norm of each point, in float64; without overflow."""
+    dims, a = manifold.event_dims(a.ndim), wide(a)
+    return torch.linalg.vector_norm(a, dim=dims, keepdim=keepdim) if dims else a.abs()
+
+
+def assert_close(
+    manifold: Manifold, a: Tensor, b: Tensor, scale: Tensor | float, bound: float | None = None
+) -> None:
+    """‖a - b‖ ≤ bound·scale at each point; the bound is `rounding` unless given."""
+    assert a.shape == b.shape
+    bound = rounding(manifold, a) if bound is None else bound
+    error = length(manifold, a - b)
+    worst = (
+        (error / (bound * torch.as_tensor(scale) + torch.finfo(torch.float64).tiny)).max()
+        if error.numel()
+        else 0
+    )
+    assert worst <= 1, f"error is {float(worst):.3g} times the bound {bound:.3g}"
+    assert bool(error.isfinite().all())

@@ -1,0 +1,46 @@
+"""Half precision: float64 rounded, and no more."""
+
+from hypothesis import given
+from torch import Generator, Tensor
+
+from riemopt.manifolds import Manifold
+from tests.bounds import assert_close, eps, length, rounding, wide
+from tests.laws import ambient, project_scale, tangent
+from tests.manifold_cases import HALF, generator, over, point, seeds
+
+
+def law_half_precision_is_rounded_double(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """Each method in half precision is the same method in float64, to a few roundings."""
+    u, a = tangent(manifold, x, gen), ambient(x, gen)
+    X, U, A = wide(x), wide(u), wide(a)
+    scale = length(manifold, A)
+    assert_close(
+        manifold,
+        manifold.proj_tangent(x, a),
+        manifold.proj_tangent(X, A),
+        scale,
+        rounding(manifold, x),
+    )
+    assert_close(
+        manifold,
+        manifold.egrad2rgrad(x, a),
+        manifold.egrad2rgrad(X, A),
+        scale,
+        rounding(manifold, x),
+    )
+    # Nothing but the result's rounding: retract and project compute in float32.
+    once = eps(x.dtype)
+    assert_close(
+        manifold, manifold.retract(x, u), manifold.retract(X, U), 1 + length(manifold, X), once
+    )
+    if not manifold.is_linear:
+        assert_close(
+            manifold, manifold.project(a), manifold.project(A), project_scale(manifold, a), once
+        )
+
+
+@over(dtypes=HALF)
+@given(seed=seeds)
+def test_half_precision(case, shape, dtype, seed):
+    x = point(case, shape, dtype)
+    law_half_precision_is_rounded_double(case.manifold, x, generator(seed))
