@@ -202,6 +202,14 @@ def test_unequal_data_is_noticed(finished):
     assert any("different data or starts" in note for note in collect(rows).notes)
 
 
+def test_a_busy_machine_is_noticed(finished):
+    rows = measured_rows(finished, "pca")
+    idle = [row | {"environment": row["environment"] | {"load": 0.5}} for row in rows]
+    assert collect(idle).notes == []
+    busy = [row | {"environment": row["environment"] | {"load": 999.0}} for row in rows]
+    assert "more work than cores" in collect(busy).notes[0]
+
+
 def test_a_report_of_nothing_is_an_error(tmp_path):
     Store(tmp_path).append({"key": "a", "phase": "tune"})
     with pytest.raises(StoreError, match="holds no measured runs"):

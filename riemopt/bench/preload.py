@@ -2,7 +2,7 @@
 
 import importlib
 
-from riemopt.bench import registry, worker
+from riemopt.bench import environment, registry, worker
 
 __all__ = ["worker"]
 
@@ -18,6 +18,7 @@ IMPORTS = (
 
 registry.methods()
 registry.problems()
+environment.riemopt_fingerprint()  # of the code as it is loaded, should a file change meanwhile
 for _name in IMPORTS:
     try:
         importlib.import_module(_name)

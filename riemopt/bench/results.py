@@ -192,7 +192,9 @@ def collect(rows: Sequence[Row], prefer: Iterable[str] = ()) -> Results:
             left_out = [(m, skip) for m, skip in skips if skip is not None]
             result.append(ProblemResults(problem, cells, left_out))
             notes.extend(_warnings(result[-1]))
-    return Results(result, notes)
+    results = Results(result, notes)
+    notes.extend(_busy(results.rows))
+    return results
 
 
 def _newest(rows: Sequence[Row], problem: str, method: str) -> list[Row]:
@@ -218,14 +220,6 @@ def _warnings(results: ProblemResults) -> list[str]:
             starts.setdefault(row["repetition"], set()).add(row["start"])
     if any(len(found) > 1 for found in starts.values()):
         notes.append(f"{title}: runs of the same repetition had different data or starts.")
-    environments = [row["environment"] for row in rows if "environment" in row]
-    loads = [(e.get("load") or 0.0, e["cores"] or 1) for e in environments]
-    busy = [load for load, cores in loads if load > cores + 0.5]
-    if busy:
-        notes.append(
-            f"{title}: {len(busy)} of {len(rows)} runs began while the machine was busy with more "
-            f"than it has cores (load up to {max(busy)}): their times are disturbed."
-        )
     machines = {
         tuple(row["environment"].get(k) for k in ("cpu", "torch", "threads"))
         for row in rows
@@ -234,3 +228,16 @@ def _warnings(results: ProblemResults) -> list[str]:
     if len(machines) > 1:
         notes.append(f"{title}: the runs come from different machines, threads or torch versions.")
     return notes
+
+
+def _busy(rows: Sequence[Row]) -> list[str]:
+    """Whether other work took the processor while runs were measured."""
+    environments = [row["environment"] for row in rows if "environment" in row]
+    loads = [(e.get("load") or 0.0, e.get("cores") or 1) for e in environments]
+    busy = [load for load, cores in loads if load > cores + 1]
+    if not busy:
+        return []
+    return [
+        f"{len(busy)} of {len(rows)} runs began while the machine had more work than cores (load "
+        f"up to {max(busy)} on {loads[0][1]} cores): times may be disturbed."
+    ]

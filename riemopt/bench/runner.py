@@ -128,7 +128,8 @@ class Runner:
 
     def _tune(self, done: dict[str, Row]) -> dict[tuple[str, str], Tuned]:
         specs = [(spec, spec.head()) for spec in self.plan.tuning_specs()]
-        jobs = max(self.jobs, os.cpu_count() or 1)  # trials are not timed
+        threads = max(self.plan.suite.budgets[p.name].threads for p in self.plan.problems)
+        jobs = max(self.jobs, (os.cpu_count() or 1) // threads)  # trials are not timed
         self._execute("tuning", specs, jobs, done, _tune_text)
         chosen = {}
         for problem, method in ((p.name, self.plan.tuned(m)) for p, m in self.plan.pairs()):

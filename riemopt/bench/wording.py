@@ -213,11 +213,14 @@ def _winners(p: ProblemResults) -> str:
     if fastest is None or best is None:
         return ""
     value = metric_text(p, best.metric.median)
-    equal = [c.method.title for c in p.constrained if metric_text(p, c.metric.median) == value]
-    had = "had" if len(equal) == 1 else "share"
+    equal = [c.method for c in p.constrained if metric_text(p, c.metric.median) == value]
+    who = f"{best.method.title} had"
+    if len(equal) > 1:
+        ours = _and([m.title for m in equal if m.family == RIEMOPT] or ["none of riemopt's"])
+        who = f"{len(equal)} of {len(p.constrained)} ({ours} among them) share"
     return (
         f"Of all constrained methods, {fastest.method.title} was the fastest per step "
-        f"({milliseconds(fastest.seconds('total').median)}); {_and(equal)} {had} the best median "
+        f"({milliseconds(fastest.seconds('total').median)}); {who} the best median "
         f"{p.problem.metric} ({value})."
     )
 
