@@ -89,7 +89,11 @@ class Flattened(Manifold):
         """`event_ndim` dimensions or more, and what the base needs of the matrix."""
         if len(shape) < self.event_ndim:
             self._reject(shape, f"at least {self.event_ndim} dimensions")
-        self.base.check_shape(self._flat_shape(shape))
+        try:
+            self.base.check_shape(self._flat_shape(shape))
+        except ValueError as error:
+            seen = f"{self!r} flattens a tensor of shape {tuple(shape)}"
+            raise ValueError(f"{seen}: {error}") from None
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """The base's dimension."""

@@ -1,0 +1,229 @@
+"""The kernels, against dense formulas and LAPACK in float64."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from riemopt import linalg
+from riemopt.manifolds import Stiefel
+from tests.bounds import eps, wide
+from tests.manifold_cases import EXACT, FULL, HALF, generator, name, seeds
+
+SHAPES = [(1, 1), (4, 4), (6, 3), (3, 6), (2, 5, 3), (0, 4, 2), (40, 12)]
+over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+over_full = pytest.mark.parametrize("dtype", FULL, ids=name)
+over_exact = pytest.mark.parametrize("dtype", EXACT, ids=name)
+
+
+def randn(shape, dtype, seed=0):
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def stepped(shape, dtype, size, seed=0):
+    """X + U with U a tangent of Frobenius norm `size`."""
+    x = Stiefel().random_point(*shape, generator=generator(seed), dtype=dtype)
+    u = Stiefel().random_tangent(x, generator=generator(seed + 1))
+    long = torch.linalg.matrix_norm(u, keepdim=True)
+    return x + u * (size / torch.where(long > eps(dtype), long, 1))
+
+
+def svd_polar(y):
+    U, _, Vh = torch.linalg.svd(wide(y), full_matrices=False)
+    return U @ Vh
+
+
+@pytest.fixture(params=["eager", "blind"])
+def path(request, monkeypatch):
+    """Both ways to choose the number of products: by the data, and fixed."""
+    if request.param == "blind":
+        monkeypatch.setattr(linalg, "host_readable", lambda a: False)
+
+
+# --- symmetric parts, Gram matrices ---
+
+
+@over_exact
+def test_sym_and_skew_are_the_two_parts(dtype):
+    a = randn((2, 4, 4), dtype)
+    torch.testing.assert_close(linalg.sym(a) + linalg.skew(a), a)
+    assert torch.equal(linalg.sym(a), linalg.sym(a).mH)
+    assert torch.equal(linalg.skew(a), -linalg.skew(a).mH)
+
+
+@over_exact
+def test_wide_matrices_stand_for_their_transposes(dtype):
+    x, y, s = randn((3, 6, 2), dtype), randn((3, 6, 2), dtype, 1), randn((3, 2, 2), dtype, 2)
+    torch.testing.assert_close(linalg.gram(x, y), x.mH @ y)
+    torch.testing.assert_close(linalg.gram(x.mH, y.mH), linalg.gram(x, y))
+    torch.testing.assert_close(linalg.right_multiply(x, s), x @ s)
+    torch.testing.assert_close(linalg.right_multiply(x.mH, s), (x @ s).mH)
+    torch.testing.assert_close(linalg.gram_defect(x.mH), linalg.gram_defect(x))
+
+
+@over_exact
+@given(seed=seeds)
+def test_spectral_bound_is_an_upper_bound(dtype, seed):
+    s = linalg.sym(randn((3, 5, 5), dtype, seed))
+    exact = torch.linalg.matrix_norm(s, ord=2)
+    bound = linalg.spectral_bound(s)
+    assert bool((bound >= exact * (1 - 10 * eps(dtype))).all())
+    assert bool((bound <= exact * 5**0.5 * (1 + 10 * eps(dtype))).all())
+
+
+# --- polar ---
+
+
+@over_full
+@over_shapes
+@pytest.mark.parametrize("size", [0.0, 0.1, 1.0, 10.0])
+def test_polar_is_the_svds(path, shape, dtype, size):
+    """To rounding, times the condition number of X + U, which is at most √(1 + size²)."""
+    y = stepped(shape, dtype, size)
+    expected = svd_polar(y)
+    error = torch.linalg.matrix_norm(wide(linalg.polar(y)) - expected)
+    assert bool((error <= 20 * eps(dtype) * min(shape[-2:]) ** 0.5 * (1 + size)).all())
+
+
+@pytest.mark.parametrize("size", ["float32", "float64"])
+def test_polar_of_the_longest_step(path, size):
+    """Singular values from 1 to `step_cap` come to 1."""
+    dtype = getattr(torch, size)
+    y = stepped((20, 6), dtype, linalg.step_cap(dtype))
+    defect = linalg.gram_defect(wide(linalg.polar(y))).abs().max()
+    assert defect <= 10 * eps(dtype) * 6**0.5
+
+
+def test_polar_repairs_a_point_that_is_off(path):
+    """Singular values down to 0.7, as of a weight loaded from a rounded checkpoint."""
+    x = Stiefel().random_point(8, 3, generator=generator(0), dtype=torch.float64)
+    y = x @ torch.diag(torch.tensor([0.75, 1.0, 1.2], dtype=torch.float64))
+    torch.testing.assert_close(linalg.polar(y), x)
+
+
+def test_polar_of_a_batch_does_not_suffer_from_one_bad_matrix(path):
+    y = stepped((3, 6, 2), torch.float32, 1.0)
+    alone = linalg.polar(y)
+    y[1] = float("nan")
+    torch.testing.assert_close(linalg.polar(y)[::2], alone[::2])
+
+
+@pytest.mark.parametrize("a", [0.1, 0.5, 0.9, 0.999])
+def test_the_cubic_is_the_best_one(a):
+    """It equioscillates: the error at both ends and at the interior maximum is ±ε."""
+    b = 2 - a
+    c1, c3, error = linalg._cubic(a, b)
+    top = (c1 / (3 * c3)) ** 0.5
+    values = torch.tensor([c1 * t - c3 * t**3 for t in (a, top, b)], dtype=torch.float64)
+    torch.testing.assert_close(values, torch.tensor([1 - error, 1 + error, 1 - error]).double())
+
+
+@over_full
+@over_shapes
+def test_project_polar_is_orthonormal_at_any_rank(shape, dtype):
+    for a in (randn(shape, dtype), torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)):
+        defect = linalg.gram_defect(wide(linalg.project_polar(a))).abs()
+        assert bool((defect <= 10 * eps(dtype) * min(shape[-2:]) ** 0.5).all())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_project_polar_at_any_scale(scale):
+    a = randn((6, 3), torch.float32)
+    expected = svd_polar(a).float()
+    torch.testing.assert_close(linalg.project_polar(a * scale), expected, atol=1e-5, rtol=0)
+
+
+# --- length of a step ---
+
+
+def test_cap_norm_shortens_what_is_longer(path):
+    u = randn((3, 4, 2), torch.float64)
+    u = u / torch.linalg.matrix_norm(u, keepdim=True)
+    sizes = torch.tensor([0.0, 0.5, 8.0], dtype=u.dtype)[:, None, None]
+    norms = torch.linalg.matrix_norm(linalg.cap_norm(u * sizes, 2.0))
+    torch.testing.assert_close(norms, torch.tensor([0.0, 0.5, 2.0], dtype=u.dtype))
+
+
+# --- QR, Cayley, exponential ---
+
+
+@over_exact
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (6, 3), (2, 5, 3)], ids=str)
+def test_qr_has_a_positive_diagonal(shape, dtype):
+    y = randn(shape, dtype)
+    Q = linalg.qr_positive(y)
+    R = Q.mH @ y
+    diagonal = R.diagonal(dim1=-2, dim2=-1)
+    assert bool((diagonal.real > 0).all())
+    torch.testing.assert_close(diagonal, diagonal.abs().to(dtype))
+    torch.testing.assert_close(R.tril(-1), torch.zeros_like(R))
+    torch.testing.assert_close(Q @ R, y)
+
+
+@over_exact
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (6, 3), (5, 4), (2, 5, 1)], ids=str)
+def test_cayley_is_the_dense_transform(shape, dtype):
+    """(I - W/2)⁻¹(I + W/2)X with the n×n matrix W, which satisfies WX = U."""
+    x = Stiefel().random_point(*shape, generator=generator(0), dtype=dtype)
+    u = Stiefel().random_tangent(x, generator=generator(1))
+    eye = torch.eye(shape[-2], dtype=dtype)
+    P = eye - x @ x.mH / 2
+    W = P @ u @ x.mH
+    W = W - W.mH
+    torch.testing.assert_close(W @ x, u)
+    torch.testing.assert_close(
+        linalg.cayley(x, u), torch.linalg.solve(eye - W / 2, (eye + W / 2) @ x)
+    )
+
+
+@pytest.mark.parametrize("norm", [1e-4, 1e-2, 0.04, 0.3, 0.5, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_exponential_of_one_matrix(dtype, norm):
+    """A rotation. (torch's own is off by 1e-5 in float32 at .5, 1e-10 in float64 at .04.)"""
+    angle = torch.tensor(norm, dtype=dtype)
+    A = angle * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=dtype)
+    c, s = angle.double().cos(), angle.double().sin()
+    expected = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+    error = (linalg.matrix_exp(A).double() - expected).abs().max()
+    assert error <= 8 * eps(dtype)
+
+
+def test_exponential_of_a_batch():
+    A = randn((3, 2, 4, 4), torch.float64)
+    torch.testing.assert_close(linalg.matrix_exp(A), torch.linalg.matrix_exp(A))
+    torch.testing.assert_close(linalg.matrix_exp(A[:1, :1]), torch.linalg.matrix_exp(A)[:1, :1])
+    assert linalg.matrix_exp(A[:0]).shape == (0, 2, 4, 4)
+
+
+# --- half precision and the host ---
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=name)
+def test_upcast_computes_in_float32_and_rounds_once(dtype):
+    seen = []
+
+    @linalg.upcast
+    def third(a, b=None):
+        """Divide."""
+        seen.append(a.dtype)
+        return a / 3
+
+    a = torch.arange(5, dtype=dtype)
+    assert torch.equal(third(a), (a.float() / 3).to(dtype))
+    assert third(a.float()).dtype == torch.float32
+    assert seen == [torch.float32] * 2
+    assert (third.__name__, third.__doc__) == ("third", "Divide.")
+
+
+def test_what_can_be_read_for_free():
+    a = torch.zeros(3)
+    assert linalg.host_readable(a)
+    assert not linalg.host_readable(a.to("meta"))
+    assert not linalg.host_readable(torch.nn.Parameter(a))
+    seen = []
+    torch.func.vmap(lambda row: seen.append(linalg.host_readable(row)) or row)(a)
+    assert seen == [False]
+
+
+def test_vmap_equals_the_batch():
+    y = stepped((4, 6, 2), torch.float64, 2.0)
+    torch.testing.assert_close(torch.func.vmap(linalg.polar)(y), linalg.polar(y))
