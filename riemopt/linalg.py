@@ -124,33 +124,34 @@ def _cubic_steps(dtype: torch.dtype) -> int:
 _BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
 
 
-def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
-    """(I + S)^(-1/2) for Hermitian S with -1/2 ≤ S ≤ bound, by products of k×k matrices.
+def _inverse_sqrt_correction(S: Tensor, bound: Any, steps: int | None) -> Tensor:
+    """(I + S)^(-1/2) - I for Hermitian S with -1/2 ≤ S ≤ bound, by products of k×k matrices.
 
-    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs.
+    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs. All
+    matrices are kept as their difference from I, so that rounding errors are relative to ‖S‖ and
+    not to 1.
     """
     eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
-    G, Z = S + eye, None
     # Singular values of X + ξ are at least 1; the floor leaves room for an X that is off by .3.
     a = max(1 - bound, 0.5) if steps is None else (1 - bound).clamp(min=0.5)
     a, b = a**0.5, (1 + bound) ** 0.5
     tolerance = torch.finfo(S.dtype).eps / 4
     remaining = 100 if steps is None else steps
+    Z = None
     while True:
         c1, c3, error = _cubic(a, b)
-        P = c1 * eye - c3 * G
-        Z = P if Z is None else Z @ P
+        P = (c1 - c3 - 1) * eye - c3 * S
+        Z = P if Z is None else Z + P + Z @ P
         remaining -= 1
         if remaining == 0 or (steps is None and error <= tolerance):
             return Z
-        G = sym(P @ (G @ P))
+        W = 2 * P + P @ P  # (I + P)² = I + W
+        S = sym(S + W + W @ S)
         a, b = 1 - error, 1 + error
 
 
 def _polar_sweep(y: Tensor, S: Tensor, bound: Any, steps: int | None) -> Tensor:
-    Z = _inverse_sqrt(S, bound, steps)
-    Z.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return y + right_multiply(y, Z)
+    return y + right_multiply(y, _inverse_sqrt_correction(S, bound, steps))
 
 
 def polar(y: Tensor) -> Tensor:

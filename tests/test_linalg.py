@@ -84,6 +84,18 @@ def test_polar_is_the_svds(path, shape, dtype, size):
     assert bool((error <= 20 * eps(dtype) * min(shape[-2:]) ** 0.5 * (1 + size)).all())
 
 
+@pytest.mark.parametrize("length", [0.03, 0.1, 0.2, 0.3, 0.5, 0.9, 2.0])
+@pytest.mark.parametrize("blind", [False, True])
+def test_polar_is_as_accurate_for_steps_of_medium_length(length, blind, monkeypatch):
+    if blind:
+        monkeypatch.setattr(linalg, "host_readable", lambda a: False)
+    x = Stiefel().random_point(128, 128, generator=generator(0))
+    u = Stiefel().random_tangent(x, generator=generator(1))
+    y = linalg.polar(x + u * (length / torch.linalg.matrix_norm(u, 2)))
+    # What is left is the error of one Gram matrix, which grows like a random walk of 128 terms.
+    assert linalg.gram_defect(y.double()).abs().max() < eps(torch.float32) * 128**0.5
+
+
 @pytest.mark.parametrize("size", ["float32", "float64"])
 def test_polar_of_the_longest_step(path, size):
     """Singular values from 1 to `step_cap` come to 1."""
