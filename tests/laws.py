@@ -25,10 +25,13 @@ def ambient(x: Tensor, gen: Generator) -> Tensor:
 
 def tangent(manifold: Manifold, x: Tensor, gen: Generator, size: float = 1.0) -> Tensor:
     """A tangent of ambient norm `size` at each point, or 0 where the tangent space is 0."""
-    u = wide(manifold.proj_tangent(x, ambient(x, gen)))
+    X = wide(x)
+    u = manifold.proj_tangent(X, wide(ambient(x, gen)))
     long = length(manifold, u, keepdim=True)
     trivial = long < math.sqrt(eps(x.dtype))
-    return (u * torch.where(trivial, 0, size / torch.where(trivial, 1, long))).to(x.dtype)
+    u = u * torch.where(trivial, 0, size / torch.where(trivial, 1, long))
+    # Once more, as where little of the noise was tangent its rounding error has been magnified.
+    return manifold.proj_tangent(X, u).to(x.dtype)
 
 
 def real_inner(a: Tensor, b: Tensor) -> Tensor:

@@ -39,6 +39,20 @@ def law_violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: 
     assert bool(((large / small - 100).abs() < 0.1).all())
 
 
+DEFECT = 1e-3
+
+
+def law_violation_sees_each_pair_of_columns(manifold: Manifold, x: Tensor) -> None:
+    """Adding δ times one orthonormal column to another makes a violation of δ. Tall matrices."""
+    p = x.shape[-1]
+    for i in range(p):
+        for j in set(range(p)) - {i}:
+            y = x.clone()
+            y[..., :, i] += DEFECT * x[..., :, j]
+            expected = torch.full(x.shape[:-2], DEFECT, dtype=x.dtype)
+            torch.testing.assert_close(manifold.violation(y), expected)
+
+
 # --- over the cases ---
 
 
@@ -52,9 +66,6 @@ def test_batch_shape(case, shape, dtype):
 def test_normal_displacements(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     law_violation_sees_normal_displacements(case.manifold, x, generator(seed))
-
-
-DEFECT = 1e-3
 
 
 @over_cases(lambda case: case.manifold.has_constant_norm)
@@ -76,7 +87,12 @@ def test_one_entry_of_one_matrix(manifold):
     torch.testing.assert_close(manifold.violation(x), expected)
 
 
-def test_one_column_of_one_matrix():
+def test_each_pair_of_columns():
+    x = Stiefel().random_point(5, 3, dtype=torch.float64)
+    law_violation_sees_each_pair_of_columns(Stiefel(), x)
+
+
+def test_one_matrix_of_a_batch():
     x = Stiefel().random_point(2, 5, 3, dtype=torch.float64)
     x[1, :, 0] += DEFECT * x[1, :, 1]
     torch.testing.assert_close(Stiefel().violation(x), torch.tensor([0.0, DEFECT], dtype=x.dtype))
