@@ -15,8 +15,10 @@ points, never for a step.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,10 +90,8 @@ def spectral_bound(s: Tensor) -> Tensor:
 
 # --- polar factor by matrix products ---------------------------------------------------------
 
-# Steps of the cubic iteration for a second sweep, which finds singular values in [0.7, 1.3].
-_BLIND_POLISH = 4
-# A Gram matrix carries an error of eps·‖Y‖²; beyond this ‖S‖ a second sweep removes it.
-_ONE_SWEEP_BOUND = 1.0
+# Where ‖YᴴY - I‖ is below this, one polynomial finishes; it is also left by any cubic sweep.
+_POLYNOMIAL_EXPONENT = -3
 _MAX_SWEEPS = 6
 
 
@@ -120,62 +120,92 @@ def _cubic_steps(dtype: torch.dtype) -> int:
     return steps
 
 
-# Where nothing may be read on the host; complex dtypes count as their parts.
-_BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
+def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
+    """(I + S)^(-1/2) for Hermitian S with -1/2 ≤ S ≤ bound, by products of k×k matrices.
 
-
-def _inverse_sqrt_correction(S: Tensor, bound: Any, steps: int | None) -> Tensor:
-    """(I + S)^(-1/2) - I for Hermitian S with -1/2 ≤ S ≤ bound, by products of k×k matrices.
-
-    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs. All
-    matrices are kept as their difference from I, so that rounding errors are relative to ‖S‖ and
-    not to 1.
+    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs.
     """
     eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    G, Z = S + eye, None
     # Singular values of X + ξ are at least 1; the floor leaves room for an X that is off by .3.
     a = max(1 - bound, 0.5) if steps is None else (1 - bound).clamp(min=0.5)
     a, b = a**0.5, (1 + bound) ** 0.5
-    tolerance = torch.finfo(S.dtype).eps / 4
     remaining = 100 if steps is None else steps
-    Z = None
     while True:
         c1, c3, error = _cubic(a, b)
-        P = (c1 - c3 - 1) * eye - c3 * S
-        Z = P if Z is None else Z + P + Z @ P
+        P = c1 * eye - c3 * G
+        Z = P if Z is None else Z @ P
         remaining -= 1
-        if remaining == 0 or (steps is None and error <= tolerance):
+        if remaining == 0 or (steps is None and error <= torch.finfo(S.dtype).eps):
             return Z
-        W = 2 * P + P @ P  # (I + P)² = I + W
-        S = sym(S + W + W @ S)
+        G = sym(P @ (G @ P))
         a, b = 1 - error, 1 + error
 
 
-def _polar_sweep(y: Tensor, S: Tensor, bound: Any, steps: int | None) -> Tensor:
-    return y + right_multiply(y, _inverse_sqrt_correction(S, bound, steps))
+@cache
+def _polynomial(exponent: int, dtype: torch.dtype) -> tuple[float, ...]:
+    """Coefficients of g with s·g(s) = (1 + s)^(-1/2) - 1 to eps/2 for |s| ≤ 2^exponent.
+
+    The Chebyshev interpolant of least degree. g and not s·g is interpolated, so that S = 0 gives 0.
+    """
+    reach, tolerance = 2.0**exponent, torch.finfo(dtype).eps / 2
+
+    def g(s: np.ndarray) -> np.ndarray:
+        root = np.sqrt(1 + s)
+        return -1 / (root * (1 + root))
+
+    grid = reach * np.cos(np.linspace(0, np.pi, 200))
+    for degree in range(30):
+        interpolant = np.polynomial.Chebyshev.interpolate(g, degree, domain=[-reach, reach])
+        if reach * np.abs(interpolant(grid) - g(grid)).max() <= tolerance:
+            break
+    return tuple(map(float, interpolant.convert(kind=np.polynomial.Polynomial).coef))
+
+
+def _evaluate(coefficients: tuple[float, ...], S: Tensor) -> Tensor:
+    """S·g(S), two coefficients for each product (Paterson & Stockmeyer 1973)."""
+    S2 = S @ S if len(coefficients) > 1 else S
+    value = None
+    for k in reversed(range(0, len(coefficients), 2)):
+        term = coefficients[k] * S
+        if k + 1 < len(coefficients):
+            term = term + coefficients[k + 1] * S2
+        value = term if value is None else term + S2 @ value
+    assert value is not None
+    return value
+
+
+# Where nothing may be read on the host; complex dtypes count as their parts.
+_BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
+_BLIND_POLYNOMIAL = {dtype: _polynomial(_POLYNOMIAL_EXPONENT, dtype) for dtype in _BLIND_STEPS}
 
 
 def polar(y: Tensor) -> Tensor:
     """Unitary polar factor Y(YᴴY)^(-1/2), by matrix products only.
 
     `(*, n, p)`, singular values at least about 0.7 (X + ξ with ξ tangent at X has σ ≥ 1) and at
-    most `step_cap`. 2 products with the n×p matrix and a few p×p ones;
-    twice that where ‖YᴴY - I‖ > 1. On an eager CPU tensor the number of products follows the data;
-    elsewhere it is fixed, so that nothing is read back to the host.
+    most `step_cap`. S = YᴴY - I is formed, and Y + Y·q(S) is orthonormal to rounding where ‖S‖ is
+    below 1/8: two products with the n×p matrix and a few p×p ones. A larger S is brought there
+    first by the cubic iteration, which in a Gram matrix of condition ‖S‖ loses that many digits. On
+    an eager CPU tensor the number of products follows the data; elsewhere it is fixed, so that
+    nothing is read back to the host.
     """
     if y.numel() == 0:
         return y.clone()
     if not host_readable(y):
-        for steps in (_BLIND_STEPS[y.real.dtype], _BLIND_POLISH):
-            S = gram_defect(y)
-            y = _polar_sweep(y, S, spectral_bound(S.detach())[..., None, None], steps)
-        return y
+        S = gram_defect(y)
+        bounds = spectral_bound(S.detach())[..., None, None]
+        y = right_multiply(y, _inverse_sqrt(S, bounds, _BLIND_STEPS[y.real.dtype]))
+        coefficients = _BLIND_POLYNOMIAL[y.real.dtype]
+        return y + right_multiply(y, _evaluate(coefficients, gram_defect(y)))
     for _ in range(_MAX_SWEEPS):
         S = gram_defect(y)
         # A matrix that is not finite must not set the interval of the others in its batch.
         bound = spectral_bound(S.detach()).nan_to_num(0.0, 0.0, 0.0).max().item()
-        y = _polar_sweep(y, S, bound, None)
-        if bound <= _ONE_SWEEP_BOUND:
-            break
+        exponent = math.frexp(max(bound, 2.0**-60))[1]
+        if exponent <= _POLYNOMIAL_EXPONENT:
+            return y + right_multiply(y, _evaluate(_polynomial(exponent, S.real.dtype), S))
+        y = right_multiply(y, _inverse_sqrt(S, bound, None))
     return y
 
 

@@ -239,3 +239,16 @@ def test_what_can_be_read_for_free():
 def test_vmap_equals_the_batch():
     y = stepped((4, 6, 2), torch.float64, 2.0)
     torch.testing.assert_close(torch.func.vmap(linalg.polar)(y), linalg.polar(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+@pytest.mark.parametrize("exponent", [-60, -20, -10, -5, -3])
+def test_the_polynomial_is_the_inverse_root(dtype, exponent):
+    s = 2.0**exponent * torch.linspace(-1, 1, 101, dtype=torch.float64)
+    coefficients = linalg._polynomial(exponent, dtype)
+    value = s * sum(c * s**k for k, c in enumerate(coefficients))
+    assert (value - torch.expm1(-torch.log1p(s) / 2)).abs().max() <= eps(dtype)
+    assert len(coefficients) <= 16
+    torch.testing.assert_close(
+        linalg._evaluate(coefficients, torch.diag(s)).diagonal(), value, rtol=0, atol=1e-16
+    )
