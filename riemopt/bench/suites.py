@@ -49,13 +49,13 @@ SUITES = {
         ),
         Suite(
             "small",
-            "The same problems with longer runs, 5 repetitions; about half an hour.",
+            "The same problems with longer runs and 5 repetitions.",
             {"digits": Budget(600), "pca": Budget(1500), "circle": Budget(3000)},
             repetitions=5,
         ),
         Suite(
             "full",
-            "All problems with the MNIST subset at width 1,024, 5 repetitions; many hours.",
+            "All problems, the MNIST subset with layers 1,024 wide; long, and resumable.",
             {
                 "digits": Budget(1000, threads=2),
                 "mnist5k": Budget(300, threads=2, time_limit=7200.0),
