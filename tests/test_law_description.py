@@ -87,6 +87,8 @@ WRONG_OPTIONS = [
     (lambda: Stiefel("svd"), "retraction"),
     (lambda: Stiefel(metric="flat"), "metric"),
     (lambda: Flattened(Euclidean()), "matrices"),
+    (lambda: Flattened(Sphere(dim=None)), "matrices"),
+    (lambda: Flattened(Sphere(dim=(0, 1))), "matrices"),  # of a batch these are not the last two
     (lambda: Flattened(Stiefel(), event_ndim=1), "event_ndim"),
 ]
 

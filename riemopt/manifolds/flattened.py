@@ -28,7 +28,7 @@ class Flattened(Manifold):
     event_ndim: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Manifold) or self.base.event_ndim != 2:
+        if not isinstance(self.base, Manifold) or self.base.event_dims(3) != (-2, -1):
             raise ValueError(f"Flattened needs a manifold of matrices; got {self.base!r}.")
         if self.event_ndim < 2:
             raise ValueError(f"Flattened needs event_ndim ≥ 2; got {self.event_ndim!r}.")
