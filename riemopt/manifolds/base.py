@@ -34,7 +34,10 @@ class Manifold(ABC):
     @property
     @abstractmethod
     def event_ndim(self) -> int:
-        """Number of trailing dimensions that make one point."""
+        """Number of dimensions that make one point: the last ones, unless a class says otherwise.
+
+        Code for any manifold asks `event_dims(ndim)`, which is right for `Sphere(dim=0)` too.
+        """
 
     @property
     def is_constraint(self) -> bool:

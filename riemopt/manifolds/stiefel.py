@@ -21,9 +21,11 @@ class Stiefel(Manifold):
     is tall; a wide matrix stands for its transpose. Dimension np - p(p+1)/2.
 
     Args:
-        retraction: how a step comes back. "polar": the nearest point to X + U, second order, by
-            matrix products alone. "qr": the Q factor of X + U. "cayley": Wen & Yin (2013), which
-            needs a 2p×2p solve and suits p ≪ n. All three stay on the surface to rounding.
+        retraction: how a step comes back. "polar": the nearest point to X + U, by matrix
+            products alone. "qr": the Q factor of X + U. "cayley": Wen & Yin (2013), which
+            needs a 2p×2p solve and suits p ≪ n. All three stay on the surface to rounding. All are
+            of first order; "polar" is of second order in the Euclidean metric, "cayley" in the
+            canonical one.
         metric: "euclidean" or "canonical" (Edelman, Arias & Smith 1998, §2.4). The canonical
             gradient is G - XGᴴX, whose part along the columns' own span is twice the Euclidean one.
 
