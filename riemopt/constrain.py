@@ -111,8 +111,8 @@ def constrain(
         `module`.
 
     Raises:
-        AttributeError: `module` has no such parameter.
-        TypeError: `manifold` is not an instance of `Manifold`.
+        AttributeError: `module` has no such parameter of its own.
+        TypeError: `manifold` is not an instance of `Manifold`, or arguments are swapped.
         ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite.
     """
     param = _parameter(module, name)
@@ -252,14 +252,25 @@ def _project_value(param: Tensor, manifold: Manifold) -> None:
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
-    param = module._parameters.get(name)
-    if param is None:
-        known = [n for n, p in module._parameters.items() if p is not None]
-        raise AttributeError(
-            f"{type(module).__name__} has no parameter {name!r}; it has {known}. "
-            "Give the module that owns the parameter, and a name without dots."
+    if not isinstance(module, nn.Module) or not isinstance(name, str):
+        raise TypeError(
+            "constrain takes a module, the name of its parameter and a manifold; got "
+            f"{type(module).__name__} and {name!r} for the first two."
         )
-    return param
+    param = module._parameters.get(name)
+    if param is not None:
+        return param
+    if nn.utils.parametrize.is_parametrized(module, name):
+        raise AttributeError(
+            f"{name!r} of {type(module).__name__} is computed by a parametrization. Take that away "
+            "with torch.nn.utils.parametrize.remove_parametrizations, then constrain it."
+        )
+    known = [n for n, p in module._parameters.items() if p is not None]
+    owner, _, last = name.rpartition(".")
+    hint = f" Call constrain(model.get_submodule({owner!r}), {last!r}, …)." if owner else ""
+    raise AttributeError(
+        f"{type(module).__name__} has no parameter {name!r}; it has {known}.{hint}"
+    )
 
 
 def _check(data: Tensor, manifold: Manifold, name: str = "the value") -> None:

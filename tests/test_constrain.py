@@ -104,6 +104,20 @@ def test_what_is_refused_leaves_the_module_as_it_was():
     refused = [
         (lambda: constrain(layer, "wieght", Stiefel()), AttributeError, r"'wieght'.*\['weight'"),
         (lambda: constrain(layer, "weight", Stiefel), TypeError, r"write Stiefel\(\)"),
+        (lambda: constrain(layer, Stiefel(), "weight"), TypeError, "a module, the name"),
+        (lambda: constrain(layer.weight, "weight", Stiefel()), TypeError, "a module, the name"),
+        (
+            lambda: constrain(nn.Sequential(layer), "0.weight", Stiefel()),
+            AttributeError,
+            r"get_submodule\('0'\), 'weight'",
+        ),
+        (
+            lambda: constrain(
+                nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)), "weight", Stiefel()
+            ),
+            AttributeError,
+            "remove_parametrizations",
+        ),
         (lambda: constrain(layer, "weight", None), TypeError, "got None"),
         (lambda: constrain(layer, "weight", Symmetric()), ValueError, r"Symmetric.*\(6, 4\)"),
         (lambda: constrain(layer, "bias", Stiefel()), ValueError, r"Stiefel.*\(6,\)"),
@@ -149,6 +163,8 @@ def test_a_group_that_contradicts_the_constraint_is_refused_whole():
         with pytest.raises(error, match=message):
             optimizer.add_param_group({"params": [layer.weight], "manifold": manifold})
         assert len(optimizer.param_groups) == 1
+    with pytest.raises(TypeError, match=r"key 'manifold'; got \['manifld'\]"):
+        optimizer.add_param_group({"params": [layer.weight], "manifld": Stiefel()})
     with pytest.raises(ValueError, match=r"Symmetric.*\(2, 3\)"):
         optimizer.add_param_group(
             {"params": [nn.Parameter(torch.ones(2, 3))], "manifold": Symmetric()}
@@ -256,3 +272,12 @@ def test_averages_stay_on_the_surface(kind):
 def test_ema_decay_is_checked():
     with pytest.raises(ValueError, match="decay"):
         riemopt.swa_utils.get_ema_avg_fn(1.5)
+
+
+def test_a_group_puts_its_weight_on_the_surface_with_the_first_step():
+    for shape in ((20, 8), (64, 20)):
+        weight = nn.Linear(*shape).weight
+        optimizer = riemopt.RiemannianAdam([{"params": [weight], "manifold": Stiefel()}])
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        assert Stiefel().violation(weight.detach()) < 1e-5

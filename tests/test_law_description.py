@@ -6,7 +6,15 @@ import pickle
 
 import pytest
 
-from riemopt.manifolds import Euclidean, Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    Euclidean,
+    Flattened,
+    LinearSubspace,
+    SkewSymmetric,
+    Sphere,
+    Stiefel,
+    Symmetric,
+)
 from tests.manifold_cases import CASES, over_cases
 
 
@@ -110,3 +118,19 @@ def test_what_an_optimizer_asks():
         base = getattr(case.manifold, "base", case.manifold)
         assert case.manifold.has_constant_norm == isinstance(base, Sphere | Stiefel)
         assert case.manifold.has_ambient_metric == (getattr(base, "metric", "") != "canonical")
+
+
+def test_a_manifold_that_is_no_dataclass_can_be_printed():
+    class Plain(LinearSubspace):
+        event_ndim = 1
+
+        def proj_tangent(self, x, u):
+            return u
+
+        def check_shape(self, shape):
+            pass
+
+        def dim(self, shape, *, is_complex=False):
+            return shape[-1]
+
+    assert repr(Plain()) == "Plain()"

@@ -4,7 +4,8 @@ A manifold is a *description*: frozen, hashable, equal by value, and free of ten
 ordinary tensor; its last `event_ndim` dimensions are one point and all leading dimensions are a
 batch. Five methods are required (`proj_tangent`, `retract`, `project`, `violation`, `check_shape`)
 and `dim`; everything else has a default built from them. Implementations are final: they inherit
-from `Manifold` alone.
+from `Manifold` alone. Decorate one with `@dataclass(frozen=True, repr=False)`: equality and hash by
+value are what lets an optimizer step equal manifolds together.
 
     @dataclass(frozen=True)
     class Simplex(Manifold):
@@ -176,11 +177,9 @@ class Manifold(ABC):
 
     def __repr__(self) -> str:
         """The constructor call, without options that have their default."""
-        options = [
-            f"{field.name}={value!r}"
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            if (value := getattr(self, field.name)) != field.default
-        ]
+        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        values = {field.name: getattr(self, field.name) for field in fields}
+        options = [f"{f.name}={values[f.name]!r}" for f in fields if values[f.name] != f.default]
         return f"{type(self).__name__}({', '.join(options)})"
 
     def _reject(self, shape: Sequence[int], need: str) -> NoReturn:

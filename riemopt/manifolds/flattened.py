@@ -21,7 +21,9 @@ class Flattened(Manifold):
         base: a manifold of matrices.
         event_ndim: dimensions of one point: 4 for a 2-d convolution, 3 for 1-d, 5 for 3-d.
 
-    Orthonormality of this matrix is not orthogonality of the convolution as a linear map.
+    The first dimension is against all others, so for a transposed convolution, which torch stores as
+    (in, out, kh, kw), it is the matrix (in, out·kh·kw). The groups of a grouped convolution are not
+    told apart. Orthonormality of this matrix is not orthogonality of the convolution as a linear map.
     """
 
     base: Manifold
@@ -29,7 +31,8 @@ class Flattened(Manifold):
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, Manifold) or self.base.event_dims(3) != (-2, -1):
-            raise ValueError(f"Flattened needs a manifold of matrices; got {self.base!r}.")
+            hint = f"; write {self.base.__name__}()" if isinstance(self.base, type) else ""
+            raise ValueError(f"Flattened needs a manifold of matrices; got {self.base!r}{hint}.")
         if self.event_ndim < 2:
             raise ValueError(f"Flattened needs event_ndim ≥ 2; got {self.event_ndim!r}.")
 
@@ -88,7 +91,9 @@ class Flattened(Manifold):
     def check_shape(self, shape: Sequence[int]) -> None:
         """`event_ndim` dimensions or more, and what the base needs of the matrix."""
         if len(shape) < self.event_ndim:
-            self._reject(shape, f"at least {self.event_ndim} dimensions")
+            self._reject(
+                shape, f"at least event_ndim={self.event_ndim} dimensions (3 for a 1-d convolution)"
+            )
         try:
             self.base.check_shape(self._flat_shape(shape))
         except ValueError as error:

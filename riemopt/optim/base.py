@@ -113,9 +113,10 @@ class RiemannianOptimizer(Optimizer):
         """Add a group, as torch does; its manifolds are looked up now.
 
         A group may name the manifold of its parameters: `{"params": …, "manifold": Stiefel()}`.
+        Their values are not touched now; the first step ends on the surface.
 
         Raises:
-            TypeError: "manifold" is not an instance of `Manifold`.
+            TypeError: "manifold" is not an instance of `Manifold`, or one is under another key.
             ValueError: it contradicts what a parameter is constrained to, or a shape is wrong.
             LostManifoldError: see `riemopt.registry.resolve`.
         """
@@ -123,6 +124,9 @@ class RiemannianOptimizer(Optimizer):
         named = param_group.pop("manifold", None)
         if named is not None and not isinstance(named, Manifold):
             raise TypeError(f"A group's 'manifold' must be an instance of Manifold; got {named!r}.")
+        misplaced = [key for key, value in param_group.items() if isinstance(value, Manifold)]
+        if misplaced:
+            raise TypeError(f"A manifold belongs under the key 'manifold'; got {misplaced}.")
         super().add_param_group(param_group)
         self.__dict__.setdefault("_skipped", {})
         manifolds = self.__dict__.setdefault("_manifolds", [])
@@ -233,9 +237,9 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """Steps of constrained parameters refused because the step was not finite.
+        """How often a constrained parameter was left as it was since its step was not finite.
 
-        Such a parameter and its state are left as they were. Counted on the device; reading it
+        Two parameters left out of one `step()` count twice. Counted on the device; reading it
         synchronises.
         """
         return sum(int(count) for count in self._skipped.values())
