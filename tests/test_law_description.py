@@ -64,7 +64,7 @@ REJECTED = [
     (Symmetric(), (3,), "square"),
     (SkewSymmetric(), (2, 3, 2), "square"),
     (SkewSymmetric(), (0, 0), "square"),
-    (Flattened(Stiefel()), (3, 2, 2), "at least 4 dimensions"),
+    (Flattened(Stiefel()), (3, 2, 2), "at least event_ndim=4 dimensions"),
     (Flattened(Stiefel()), (3, 0, 2, 2), "n ≥ 1 and p ≥ 1"),
     (Flattened(Symmetric(), event_ndim=3), (4, 2, 3), "square"),
 ]

@@ -177,9 +177,11 @@ class Manifold(ABC):
 
     def __repr__(self) -> str:
         """The constructor call, without options that have their default."""
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        values = {field.name: getattr(self, field.name) for field in fields}
-        options = [f"{f.name}={values[f.name]!r}" for f in fields if values[f.name] != f.default]
+        if not dataclasses.is_dataclass(self):
+            return f"{type(self).__name__}()"
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        options = [f"{name}={v!r}" for name, v in values.items() if v != defaults[name]]
         return f"{type(self).__name__}({', '.join(options)})"
 
     def _reject(self, shape: Sequence[int], need: str) -> NoReturn:

@@ -21,9 +21,9 @@ class Flattened(Manifold):
         base: a manifold of matrices.
         event_ndim: dimensions of one point: 4 for a 2-d convolution, 3 for 1-d, 5 for 3-d.
 
-    The first dimension is against all others, so for a transposed convolution, which torch stores as
-    (in, out, kh, kw), it is the matrix (in, out·kh·kw). The groups of a grouped convolution are not
-    told apart. Orthonormality of this matrix is not orthogonality of the convolution as a linear map.
+    The first dimension is against all others: of a transposed convolution, which torch stores as
+    (in, out, kh, kw), this is the matrix (in, out·kh·kw). The groups of a grouped convolution are
+    not told apart. Orthonormality of the matrix is not orthogonality of the convolution as a map.
     """
 
     base: Manifold
