@@ -223,6 +223,7 @@ def test_tangent_gradient_of_a_loose_parameter_survives_deepcopy():
     assert abs(p.grad @ p.detach()) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_tangent_gradient_keeps_the_graph_of_a_double_backward():
     p = ManifoldParameter(torch.randn(4, dtype=torch.float64), Sphere(), tangent_grad=True)
     (p**3).sum().backward(create_graph=True)
