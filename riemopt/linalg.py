@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_HALF = (torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+"""Dtypes that no factorisation takes, and that are computed with in float32."""
+
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
@@ -30,10 +32,10 @@ def upcast(function: _Function) -> _Function:
     """Decorator: compute in float32 what is given in half precision, and round the result."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Tensor:
-        halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in _HALF]
+        halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
         if not halves:
             return function(*args, **kwargs)
-        full = (a.float() if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args)
+        full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
         return function(*full, **kwargs).to(halves[0])
 
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__

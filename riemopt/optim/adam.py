@@ -12,6 +12,7 @@ from torch.optim.optimizer import (
 )
 
 from riemopt.dtensor import local_view
+from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
 from riemopt.optim.base import RiemannianOptimizer, Stack
@@ -219,7 +220,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             saved_groups, self.param_groups, self._manifolds, strict=True
         ):
             for index, p, manifold in zip(saved["params"], group["params"], manifolds, strict=True):
-                if manifold is not None and p.dtype in (torch.bfloat16, torch.float16):
+                if manifold is not None and p.dtype in HALF:
                     for key in _SECOND_MOMENTS:
                         value = state_dict["state"].get(index, {}).get(key)
                         if value is not None:

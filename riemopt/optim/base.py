@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 
 from riemopt import registry
 from riemopt.dtensor import local_view
+from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.functional import move
 
-_HALF = (torch.bfloat16, torch.float16)
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
 # 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
@@ -46,7 +46,7 @@ class Stack:
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
         grads = self._stack([local_view(p.grad) for p in self.params if p.grad is not None])
-        dtype = torch.float32 if self.params[0].dtype in _HALF else self.params[0].dtype
+        dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
         grads = grads.to(dtype)
         return grads if grad_scale is None else grads / grad_scale.to(grads.device)
 
@@ -58,7 +58,7 @@ class Stack:
         one = len(tensors) == 1 and self.in_place
         # A view, where nothing is saved for backward that writing in place would spoil.
         stacked = tensors[0].detach().unsqueeze(0) if one else torch.stack(tensors)
-        return stacked.float() if stacked.dtype in _HALF else stacked
+        return stacked.float() if stacked.dtype in HALF else stacked
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""

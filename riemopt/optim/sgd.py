@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, _device_dtype_check_for_fused
+from torch.optim.optimizer import _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
 from riemopt.optim import functional
@@ -36,33 +36,6 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     Raises:
         ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
     """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float | Tensor = 0,
-        nesterov: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            momentum,
-            dampening,
-            weight_decay,
-            nesterov,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
 
     def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if group["fused"] and getattr(self, "_need_device_dtype_check_for_fused", True):
