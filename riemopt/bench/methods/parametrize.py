@@ -10,6 +10,7 @@ them with `.int()`, so that any decay turns them, and the weight, into 0.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -73,21 +74,13 @@ def attach(task: Task, lr: float, *, orthogonal_map: str, cached: bool) -> Attac
     originals = {name: _original(*owner(task.model, name)) for name in task.constraints}
     optimizer = torch.optim.Adam(task.model.parameters(), lr=lr, weight_decay=0)
     current = functools.partial(weights, task)
-    if cached:
-        return Attached(
-            optimizer,
-            optimizer.step,
-            stored=lambda: originals,
-            used=current,
-            originals=lambda: originals,
-            forward_context=torch_parametrize.cached,
-        )
     return Attached(
         optimizer,
         optimizer.step,
         stored=lambda: originals,
         used=current,
         originals=lambda: originals,
+        forward_context=torch_parametrize.cached if cached else contextlib.nullcontext,
     )
 
 
