@@ -53,14 +53,21 @@ def host_readable(a: Tensor) -> bool:
     )
 
 
+def _adjoint(a: Tensor) -> Tensor:
+    """A copy of Aᴴ in memory. Of one matrix, torch copies it in blocks only as a 2-d tensor."""
+    one = a.ndim == 3 and len(a) == 1
+    copy = (a[0] if one else a).mH.clone(memory_format=torch.contiguous_format)
+    return copy.unsqueeze(0) if one else copy
+
+
 def sym(a: Tensor) -> Tensor:
     """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices."""
-    return (a + a.mH) / 2
+    return _adjoint(a).add_(a).mul_(0.5)
 
 
 def skew(a: Tensor) -> Tensor:
     """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices."""
-    return (a - a.mH) / 2
+    return _adjoint(a).sub_(a).mul_(-0.5)
 
 
 def is_wide(x: Tensor) -> bool:
@@ -68,32 +75,66 @@ def is_wide(x: Tensor) -> bool:
     return x.shape[-2] < x.shape[-1]
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """A·B of batches of equal shape, without the overhead of broadcasting."""
+    return torch.bmm(a, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a @ b
+
+
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """XᴴY, where X is `x` if tall and `xᴴ` if wide: `(*, k, k)` with k = min(n, p)."""
-    return x @ y.mH if is_wide(x) else x.mH @ y
+    return product(x, y.mH) if is_wide(x) else product(x.mH, y)
 
 
 def right_multiply(x: Tensor, s: Tensor) -> Tensor:
     """X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide; S is `(*, k, k)`."""
-    return s.mH @ x if is_wide(x) else x @ s
+    return product(s.mH, x) if is_wide(x) else product(x, s)
 
 
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
     G = gram(x, x)
-    return G - torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
+    G.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return G
 
 
-def spectral_bound(s: Tensor) -> Tensor:
-    """Upper bound of ‖S‖₂ for Hermitian `(*, k, k)`: min(‖S‖_F, largest row sum), shape `(*,)`."""
-    rows = s.abs().sum(-1).amax(-1) if s.shape[-1] else s.abs().sum((-2, -1))
-    return torch.minimum(torch.linalg.matrix_norm(s), rows)
+def add_product(
+    c: Tensor, x: Tensor, s: Tensor, scale: float = 1, *, overwrite: bool = False
+) -> Tensor:
+    """C + scale·X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide.
+
+    One pass over C where torch has a fused kernel, with one batch dimension. `overwrite` allows
+    the result to take the place of C.
+    """
+    a, b = (s.mH, x) if is_wide(x) else (x, s)
+    if c.ndim == a.ndim == b.ndim == 3:
+        return (c.baddbmm_ if overwrite else c.baddbmm)(a, b, alpha=scale)
+    return torch.add(c, a @ b, alpha=scale)
+
+
+def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+    """X + t·U in one pass; `t` is a number, or a tensor that broadcasts."""
+    if isinstance(t, Tensor):
+        return torch.addcmul(x, u, t) if t.ndim == x.ndim else x + t * u
+    # Inductor of torch 2.13 keeps an old `alpha` where the number changes between calls.
+    return x + t * u if torch.compiler.is_compiling() else torch.add(x, u, alpha=t)
+
+
+def average(new: Tensor, old: Tensor, decay: float | Tensor) -> Tensor:
+    """decay·old + (1 - decay)·new, in one pass."""
+    if isinstance(decay, Tensor):
+        decay = decay.to(new.dtype)
+    return torch.lerp(new, old, decay)
+
+
+def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Σ|u|² over `dims`, kept with size 1; real."""
+    return torch.linalg.vector_norm(u, dim=dims, keepdim=True).square()
 
 
 # --- polar factor by matrix products ---------------------------------------------------------
 
 # Where ‖YᴴY - I‖ is below this, one polynomial finishes; it is also left by any cubic sweep.
-_POLYNOMIAL_EXPONENT = -3
+_POLYNOMIAL_REACH = 1 / 8
 _MAX_SWEEPS = 6
 
 
@@ -144,42 +185,83 @@ def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
         a, b = 1 - error, 1 + error
 
 
-@cache
-def _polynomial(exponent: int, dtype: torch.dtype) -> tuple[float, ...]:
-    """Coefficients of g with s·g(s) = (1 + s)^(-1/2) - 1 to eps/2 for |s| ≤ 2^exponent.
+def _chebyshev(count: int, reach: float) -> tuple[tuple[float, ...], float]:
+    """`count` coefficients of g with s·g(s) ≈ (1 + s)^(-1/2) - 1 for |s| ≤ reach, and the error.
 
-    The Chebyshev interpolant of least degree. g and not s·g is interpolated, so that S = 0 gives 0.
+    The Chebyshev series of g, cut off. Of g, and not of s·g, so that S = 0 gives 0.
     """
-    reach, tolerance = 2.0**exponent, torch.finfo(dtype).eps / 2
 
     def g(s: np.ndarray) -> np.ndarray:
         root = np.sqrt(1 + s)
         return -1 / (root * (1 + root))
 
-    grid = reach * np.cos(np.linspace(0, np.pi, 200))
-    for degree in range(30):
-        interpolant = np.polynomial.Chebyshev.interpolate(g, degree, domain=[-reach, reach])
-        if reach * np.abs(interpolant(grid) - g(grid)).max() <= tolerance:
-            break
-    return tuple(map(float, interpolant.convert(kind=np.polynomial.Polynomial).coef))
+    series = np.polynomial.Chebyshev.interpolate(g, 24, domain=[-reach, reach])
+    error = reach * np.abs(series.coef[count:]).sum()
+    coefficients = series.truncate(count).convert(kind=np.polynomial.Polynomial).coef
+    padding = [0.0] * (count - len(coefficients))  # numpy drops trailing zeros
+    return (*map(float, coefficients), *padding), float(error)
 
 
-def _evaluate(coefficients: tuple[float, ...], S: Tensor) -> Tensor:
-    """S·g(S), two coefficients for each product (Paterson & Stockmeyer 1973)."""
-    S2 = S @ S if len(coefficients) > 1 else S
-    value = None
-    for k in reversed(range(0, len(coefficients), 2)):
-        term = coefficients[k] * S
-        if k + 1 < len(coefficients):
-            term = term + coefficients[k + 1] * S2
-        value = term if value is None else term + S2 @ value
-    assert value is not None
-    return value
+def _reach(count: int, dtype: torch.dtype) -> float:
+    """The widest interval, in steps of a tenth, where `count` coefficients are exact to eps/2."""
+    reach = _POLYNOMIAL_REACH
+    while _chebyshev(count, reach)[1] > torch.finfo(dtype).eps / 2:
+        reach *= 0.9
+    return reach
+
+
+def _widest_polynomial(dtype: torch.dtype) -> tuple[float, ...]:
+    """The shortest that is exact to eps/2 for |s| ≤ `_POLYNOMIAL_REACH`."""
+    count = 2
+    while _chebyshev(count, _POLYNOMIAL_REACH)[1] > torch.finfo(dtype).eps / 2:
+        count += 2
+    return _chebyshev(count, _POLYNOMIAL_REACH)[0]
+
+
+@cache
+def _polynomials(dtype: torch.dtype) -> tuple[tuple[float, tuple[float, ...]], ...]:
+    """`(reach, coefficients)` by cost, exact to eps/2 for |s| ≤ reach, up to the widest reach.
+
+    One coefficient costs no product, two cost S², and each further pair one more.
+    """
+    widest = _widest_polynomial(dtype)
+    shorter = [(_reach(n, dtype), n) for n in (1, *range(2, len(widest), 2))]
+    return (*((r, _chebyshev(n, r)[0]) for r, n in shorter), (_POLYNOMIAL_REACH, widest))
+
+
+def _evaluate(coefficients: tuple[float, ...], S: Tensor, S2: Tensor) -> tuple[Tensor, float]:
+    """`(P, c)` with c·P = S·g(S), two coefficients for each product (Paterson & Stockmeyer 1973).
+
+    No pass over a matrix is spent on multiplying with a coefficient: products take them along.
+    """
+
+    def pair(k: int) -> Tensor:
+        return torch.add(S, S2, alpha=coefficients[k + 1] / coefficients[k])
+
+    k = len(coefficients) - 2
+    value, scale = pair(k), coefficients[k]
+    while k > 0:
+        k -= 2
+        value = torch.add(coefficients[k] * pair(k), product(S2, value), alpha=scale)
+        scale = 1.0
+    return value, scale
 
 
 # Where nothing may be read on the host; complex dtypes count as their parts.
 _BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
-_BLIND_POLYNOMIAL = {dtype: _polynomial(_POLYNOMIAL_EXPONENT, dtype) for dtype in _BLIND_STEPS}
+_BLIND_POLYNOMIAL = {dtype: _widest_polynomial(dtype) for dtype in _BLIND_STEPS}
+
+
+def _norms(s: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(s.detach(), dim=(-2, -1))
+
+
+def _largest(norms: Tensor) -> float:
+    """Read on the host. A matrix that is not finite does not count for the others of its batch."""
+    largest: float = norms.max().item()
+    if not math.isfinite(largest):
+        largest = norms.nan_to_num(0.0, 0.0, 0.0).max().item()
+    return largest
 
 
 def polar(y: Tensor) -> Tensor:
@@ -194,21 +276,47 @@ def polar(y: Tensor) -> Tensor:
     """
     if y.numel() == 0:
         return y.clone()
-    if not host_readable(y):
+    if host_readable(y):
         S = gram_defect(y)
-        bounds = spectral_bound(S.detach())[..., None, None]
-        y = right_multiply(y, _inverse_sqrt(S, bounds, _BLIND_STEPS[y.real.dtype]))
-        coefficients = _BLIND_POLYNOMIAL[y.real.dtype]
-        return y + right_multiply(y, _evaluate(coefficients, gram_defect(y)))
+        return _polar_on_host(y, S, _largest(_norms(S)))
+    S = gram_defect(y)
+    root = _inverse_sqrt(S, _norms(S)[..., None, None], _BLIND_STEPS[y.real.dtype])
+    y = right_multiply(y, root)
+    S = gram_defect(y)
+    P, scale = _evaluate(_BLIND_POLYNOMIAL[y.real.dtype], S, product(S, S))
+    return add_product(y, y, P, scale)
+
+
+def _polar_on_host(y: Tensor, S: Tensor, bound: float) -> Tensor:
+    """The polar factor, with S = YᴴY - I and an upper bound of ‖S‖."""
+    (linear_reach, linear), *longer = _polynomials(S.real.dtype)
     for _ in range(_MAX_SWEEPS):
-        S = gram_defect(y)
-        # A matrix that is not finite must not set the interval of the others in its batch.
-        bound = spectral_bound(S.detach()).nan_to_num(0.0, 0.0, 0.0).max().item()
-        exponent = math.frexp(max(bound, 2.0**-60))[1]
-        if exponent <= _POLYNOMIAL_EXPONENT:
-            return y + right_multiply(y, _evaluate(_polynomial(exponent, S.real.dtype), S))
+        if bound <= linear_reach:
+            return add_product(y, y, S, linear[0])
+        S2 = product(S, S)  # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed
+        bound = min(bound, _largest(_norms(S2)) ** 0.5)
+        for reach, coefficients in longer:
+            if bound <= reach:
+                P, scale = _evaluate(coefficients, S, S2)
+                del S, S2
+                return add_product(y, y, P, scale)
         y = right_multiply(y, _inverse_sqrt(S, bound, None))
+        S = gram_defect(y)
+        bound = _largest(_norms(S))
     return y
+
+
+def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
+    """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
+    limit = step_cap(u.dtype)
+    if host_readable(u) and u.numel():
+        y = add_scaled(x, u, t)
+        S = gram_defect(y)
+        # ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
+        bound: float = _norms(S).max().item()
+        if bound * S.shape[-1] ** 0.5 < limit**2:
+            return _polar_on_host(y, S, bound)
+    return polar(x + cap_norm(t * u, limit))
 
 
 def cap_norm(u: Tensor, limit: float) -> Tensor:

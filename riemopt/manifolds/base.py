@@ -20,6 +20,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from riemopt import linalg
+
 
 class Manifold(ABC):
     """A smooth set of tensors with a tangent space at every point and a way to move along it.
@@ -99,13 +101,31 @@ class Manifold(ABC):
         """Riemannian gradient of a function whose Euclidean gradient at `x` is `g`."""
         return self.proj_tangent(x, g)
 
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Running mean of the Riemannian gradient: what Adam's first moment does in a step.
+
+        `m` is tangent where the last step started, `g` the Euclidean gradient at `x`. A manifold
+        overrides it where the parts share work.
+
+        Returns:
+            decay·transport(m) + (1 - decay)·grad, and ‖grad‖² with event dimensions of size 1.
+        """
+        grad = self.egrad2rgrad(x, g)
+        mean = linalg.average(grad, self.proj_tangent(x, m), decay)
+        return mean, self.inner(x, grad, grad, keepdim=True)
+
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """Riemannian inner product of tangents at each point; the batch's shape, real.
 
         With `keepdim` the event dimensions stay, with size 1, so that it broadcasts to `x`.
         """
+        dims = self.event_dims(x.ndim)
+        if u is v:  # half the memory traffic
+            return torch.linalg.vector_norm(u, dim=dims, keepdim=keepdim).square()
         product = (u.conj() * v).real if u.is_complex() else u * v
-        return product.sum(self.event_dims(x.ndim), keepdim=keepdim)
+        return product.sum(dims, keepdim=keepdim)
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """Riemannian norm √⟨u, u⟩ at each point; its autograd gradient at u = 0 is 0, not NaN."""
@@ -122,9 +142,17 @@ class Manifold(ABC):
         y = self.retract(x, u)
         return y, self.transport(x, y, v)
 
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """`retract(x, t·u)`: the retraction's curve along the tangent `u`, at the parameter `t`.
+
+        `t` is a number, or a tensor that broadcasts to one number for each point. A manifold
+        overrides it to save the pass over memory that t·u costs.
+        """
+        return self.retract(x, t * u)
+
     def step(self, x: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
         """`retract(x, -lr·proj_tangent(x, direction))`: one step of projected descent."""
-        return self.retract(x, -lr * self.proj_tangent(x, direction))
+        return self.curve(x, self.proj_tangent(x, direction), -lr)
 
     def random_point(
         self,

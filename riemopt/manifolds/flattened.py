@@ -80,6 +80,21 @@ class Flattened(Manifold):
         """The base's retraction."""
         return self.base.retract(self._flat(x), self._flat(u)).view_as(x)
 
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """The base's curve."""
+        if isinstance(t, Tensor) and t.ndim == x.ndim:
+            t = self._flat(t)
+        return self.base.curve(self._flat(x), self._flat(u), t).view_as(x)
+
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The base's running mean."""
+        flat = self._flat(x)
+        mean, squared = self.base.average(flat, self._flat(m), self._flat(g), decay)
+        points = x.shape[: x.ndim - self.event_ndim]
+        return mean.view_as(x), squared.reshape(*points, *[1] * self.event_ndim)
+
     def project(self, a: Tensor) -> Tensor:
         """The base's nearest point."""
         return self.base.project(self._flat(a)).view(a.shape)

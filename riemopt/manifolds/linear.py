@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from riemopt.linalg import add_scaled
 from riemopt.manifolds.base import Manifold
 
 
@@ -20,6 +21,10 @@ class LinearSubspace(Manifold):
         """X + U, projected so that a rounding error of X does not stay for good: the geodesic."""
         return self.project(x + u)
 
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """X + t·U, projected likewise."""
+        return self.project(add_scaled(x, u, t))
+
     def project(self, a: Tensor) -> Tensor:
         """The orthogonal projection of A."""
         return self.proj_tangent(a, a).contiguous()
@@ -27,6 +32,10 @@ class LinearSubspace(Manifold):
     def violation(self, x: Tensor) -> Tensor:
         """max |X - project(X)| of each point."""
         return (x - self.proj_tangent(x, x)).abs().amax(self.event_dims(x.ndim))
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """V itself: the tangent space is the same everywhere."""
+        return v
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """X + U."""

@@ -8,7 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from riemopt.linalg import upcast
+from riemopt import linalg
+from riemopt.linalg import host_readable, upcast
 from riemopt.manifolds.base import Manifold
 
 
@@ -78,12 +79,35 @@ class Sphere(Manifold):
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - x⟨x, u⟩/r²."""
-        return u - x * (self.inner(x, x, u, keepdim=True) / self.radius**2)
+        cosine = self.inner(x, x, u, keepdim=True)
+        return torch.addcmul(u, x, cosine, value=-1 / self.radius**2)
 
-    @upcast
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As any manifold's, in fewer passes over memory."""
+        grad = self.proj_tangent(x, g)
+        squared = linalg.squared_norm(grad, self.event_dims(x.ndim))
+        mean = linalg.average(grad, m, decay)
+        del grad
+        # The new part is tangent already; the old one is what this projection carries along.
+        return self.proj_tangent(x, mean), squared
+
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """r(x + u)/‖x + u‖."""
-        return self.project(x + u)
+        return self.curve(x, u, 1.0)
+
+    @upcast
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """r(x + t·u)/‖x + t·u‖."""
+        y = linalg.add_scaled(x, u, t)
+        if host_readable(y) and y.numel():
+            norm = self._norm(y)
+            # ‖x + u‖ ≥ ‖x‖: it only can overflow, or be zero where x was no point.
+            if norm.amin().item() > 0 and norm.amax().item() < math.inf:
+                scale = self.radius / norm
+                return (y * scale if y.requires_grad else y.mul_(scale)).contiguous()
+        return self.project(y)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:

@@ -8,8 +8,21 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.linalg import gram, right_multiply, sym, upcast
+from riemopt.linalg import (
+    add_product,
+    average,
+    gram,
+    host_readable,
+    right_multiply,
+    skew,
+    squared_norm,
+    sym,
+    upcast,
+)
 from riemopt.manifolds.base import Manifold
+
+# Share of ‖G‖² above which ‖G‖² - ‖sym XᴴG‖² keeps all but three digits.
+_RESOLVED = 1e-3
 
 
 @final
@@ -59,13 +72,37 @@ class Stiefel(Manifold):
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""
-        return u - right_multiply(x, sym(gram(x, u)))
+        return add_product(u, x, sym(gram(x, u)), -1)
 
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
         if self.metric == "euclidean":
             return self.proj_tangent(x, g)
-        return g - right_multiply(x, gram(g, x))
+        return add_product(g, x, gram(g, x), -1)
+
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As any manifold's, with three n×p×p products for four where rounding allows it.
+
+        ‖grad‖² = ‖G‖² - ‖sym XᴴG‖² needs no gradient, but cancels where G is nearly normal; that is
+        looked at where reading a value is free. A square X has XᴴG = X⁻¹G, and all is p×p.
+        """
+        if self.metric == "canonical":
+            return super().average(x, m, g, decay)
+        if x.shape[-1] == x.shape[-2]:
+            new = skew(gram(x, g))
+            squared = squared_norm(new, (-2, -1))
+            return right_multiply(x, average(new, skew(gram(x, m)), decay)), squared
+        S, T = sym(gram(x, g)), sym(gram(x, m))
+        whole = squared_norm(g, (-2, -1))
+        squared = whole - squared_norm(S, (-2, -1))
+        if host_readable(x) and bool((squared > _RESOLVED * whole).all()):
+            mean = average(g, m, decay)
+            return add_product(mean, x, average(S, T, decay), -1, overwrite=True), squared
+        grad = add_product(g, x, S, -1)
+        squared = squared_norm(grad, (-2, -1))
+        return average(grad, add_product(m, x, T, -1), decay), squared
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """tr(UᴴV), or tr(Uᴴ(I - XXᴴ/2)V) in the canonical metric; real, of the batch's shape."""
@@ -74,12 +111,16 @@ class Stiefel(Manifold):
             return product
         return product - super().inner(x, gram(x, u), gram(x, v), keepdim=keepdim) / 2
 
-    @upcast
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """polar(X + U), qf(X + U) or the Cayley transform of X along U."""
-        u = linalg.cap_norm(u, linalg.step_cap(u.dtype))
+        return self.curve(x, u, 1.0)
+
+    @upcast
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """As `retract`; "polar" forms X + t·U in one pass."""
         if self.retraction == "polar":
-            return linalg.polar(x + u).contiguous()
+            return linalg.polar_step(x, u, t).contiguous()
+        u = linalg.cap_norm(t * u, linalg.step_cap(u.dtype))
         wide = linalg.is_wide(x)
         X, U = (x.mH, u.mH) if wide else (x, u)
         # The Cayley transform keeps the defect that X has, so one polar pass takes that away.

@@ -152,7 +152,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
                 state[key] = torch.zeros(shape, dtype=dtype, device=param.device)
         return state
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         elementwise = self._elementwise(stack.manifold)
         amsgrad = group["amsgrad"]
@@ -161,7 +161,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             v = stack.load(key)
             return torch.view_as_real(v) if v.is_complex() else v
 
-        u, new = functional.adam(
+        u, t, new = functional.adam(
             stack.manifold,
             x,
             g,
@@ -181,14 +181,11 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             maximize=group["maximize"],
             elementwise=elementwise,
         )
-        accepted = self._move(stack, x, u)
-        complex_moments = x.is_complex() and elementwise
-        stack.store("step", new.step, accepted)
-        stack.store("exp_avg", new.m, accepted)
+        state = {"step": new.step, "exp_avg": new.m}
         for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
             if v is not None:
-                stack.store(key, torch.view_as_complex(v) if complex_moments else v, accepted)
-        return accepted
+                state[key] = torch.view_as_complex(v) if x.is_complex() and elementwise else v
+        self._take(stack, x, u, t, state)
 
     # --- checkpoints in torch's layout ---
 
@@ -240,6 +237,10 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
                 state[key] = _expand_moment(value, param)
             elif value.shape == param.shape:
                 state[key] = _reduce_moment(value, param, manifold)
+        if manifold is not None and manifold.is_linear:
+            # Its moments stay in the subspace by themselves; those of another optimizer need not.
+            m, x = local_view(state["exp_avg"]), local_view(param).detach()
+            m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "second_moment": self.second_moment}

@@ -21,7 +21,7 @@ from riemopt import registry
 from riemopt.dtensor import local_view
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim.functional import move
+from riemopt.optim import functional
 
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
@@ -47,7 +47,8 @@ class Stack:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
         grads = self._stack([local_view(p.grad) for p in self.params if p.grad is not None])
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
-        grads = grads.to(dtype)
+        if grads.dtype != dtype:
+            grads = grads.to(dtype)
         return grads if grad_scale is None else grads / grad_scale.to(grads.device)
 
     def load(self, key: str) -> Tensor:
@@ -55,31 +56,31 @@ class Stack:
         return self._stack([local_view(s[key]) for s in self.states])
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
-        one = len(tensors) == 1 and self.in_place
-        # A view, where nothing is saved for backward that writing in place would spoil.
-        stacked = tensors[0].detach().unsqueeze(0) if one else torch.stack(tensors)
+        # One alone is a view, where nothing is saved for backward that writing would spoil.
+        alone = len(tensors) == 1 and self.in_place
+        stacked = tensors[0].unsqueeze(0) if alone else torch.stack(tensors)
         return stacked.float() if stacked.dtype in HALF else stacked
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
         self._write([local_view(p) for p in self.params], x)
 
-    def store(self, key: str, value: Tensor, accepted: Tensor) -> None:
-        """Write one state tensor of each parameter whose step was accepted."""
-        old = self.load(key)
-        new = torch.where(accepted.reshape(-1, *[1] * (old.ndim - 1)), value.view_as(old), old)
+    def store(self, key: str, value: Tensor, accepted: Tensor | None) -> None:
+        """Write one state tensor of each parameter whose step was accepted; None means all."""
+        if accepted is not None:
+            value = functional.select(accepted, value, self.load(key))
         if self.in_place:
-            self._write([local_view(s[key]) for s in self.states], new)
+            self._write([local_view(s[key]) for s in self.states], value)
         else:
-            for state, tensor in zip(self.states, new.unbind(), strict=True):
+            for state, tensor in zip(self.states, value.unbind(), strict=True):
                 state[key] = tensor
 
     @staticmethod
     def _write(targets: list[Tensor], values: Tensor) -> None:
         if len(targets) == 1:
-            targets[0].copy_(values[0])
+            targets[0].copy_(values.squeeze(0))
         else:
-            torch._foreach_copy_(targets, list(values.unbind()))
+            torch._foreach_copy_(targets, values.unbind())
 
 
 class RiemannianOptimizer(Optimizer):
@@ -100,8 +101,8 @@ class RiemannianOptimizer(Optimizer):
         """State of a constrained parameter before its first step."""
         return {}
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
-        """Step one stack; return which parameters had a finite step, `(K,)`."""
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
+        """Step one stack: find its direction, and hand that to `_take`."""
         raise NotImplementedError
 
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
@@ -186,7 +187,7 @@ class RiemannianOptimizer(Optimizer):
                 if plain:
                     self._plain_step(group, plain)
                 for stack in self._stacks(group, constrained):
-                    self._count_skipped(stack, self._stack_step(group, stack))
+                    self._stack_step(group, stack)
         return loss
 
     def _stacks(
@@ -218,19 +219,27 @@ class RiemannianOptimizer(Optimizer):
         found_inf = getattr(self, "found_inf", None)
         return None if found_inf is None else found_inf.to(device).squeeze() > 0
 
-    def _move(self, stack: Stack, x: Tensor, u: Tensor) -> Tensor:
-        x, accepted = move(stack.manifold, x, u, self._skip(x.device))
-        stack.store_points(x)
-        return accepted
+    def _take(
+        self, stack: Stack, x: Tensor, u: Tensor, t: float | Tensor, state: dict[str, Tensor]
+    ) -> None:
+        """Store the new state and move the points along t·u, where the step is finite."""
+        skip = self._skip(x.device)
+        acceptance = functional.accept(u, t, skip)
+        accepted = None
+        if acceptance is not None:
+            accepted = acceptance.accepted
+            self._count_skipped(accepted, skip)
+        for key, value in state.items():
+            stack.store(key, value, accepted)
+        stack.store_points(functional.move(stack.manifold, x, u, t, acceptance))
 
     # --- steps refused ---
 
-    def _count_skipped(self, stack: Stack, accepted: Tensor) -> None:
+    def _count_skipped(self, accepted: Tensor, skip: Tensor | None) -> None:
         device = accepted.device
         if device not in self._skipped:
             self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
         refused = (~accepted).sum()
-        skip = self._skip(device)
         if skip is not None:  # a GradScaler's own decision, which it counts itself
             refused = refused * ~skip
         self._skipped[device].add_(refused)

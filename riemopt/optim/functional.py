@@ -1,33 +1,36 @@
 """One step of each algorithm, as pure functions on a stack of points.
 
 A stack is a tensor `(K, *shape)`: K parameters of one shape, dtype and device on one manifold. The
-functions return the tangent step to take and the new state; `move` takes it. They write nothing,
-read nothing on the host and know no manifold by name.
+functions return the tangent step to take, as a direction and a factor, and the new state; `accept`
+says which members may take theirs, and `move` takes it. They write nothing and know no manifold by
+name. Nothing is read on the host, except where that is free (`linalg.host_readable`).
 
 Letters: `x` points, `g` Euclidean gradients, `m` first moments (tangent at x, or at the previous
-point), `v` second moments, `u` the tangent step.
+point), `v` second moments, `u` a tangent direction, `t` the factor.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from riemopt import linalg
 from riemopt.manifolds import Manifold
 
 Scalar = float | Tensor
 
 
 def _momentum(
-    manifold: Manifold, x: Tensor, m: Tensor, g: Tensor, decay: Scalar, weight: Scalar
+    manifold: Manifold, x: Tensor, m: Tensor, g: Tensor, decay: float, weight: float
 ) -> Tensor:
     """Decay·transport(m) + weight·grad, tangent at x.
 
     In the ambient metric one projection both carries the old buffer and projects the gradient.
     """
     if manifold.has_ambient_metric:
-        return manifold.proj_tangent(x, decay * m + weight * g)
+        g = g if weight == 1 else weight * g
+        return manifold.proj_tangent(x, linalg.add_scaled(g, m, decay))
     return decay * manifold.proj_tangent(x, m) + weight * manifold.egrad2rgrad(x, g)
 
 
@@ -53,24 +56,24 @@ def sgd(
     weight_decay: Scalar,
     nesterov: bool,
     maximize: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Scalar, Tensor | None]:
     """Riemannian gradient descent with momentum (Bonnabel 2013; torch's form of momentum).
 
-    m ← proj_x(μ·m + (1-τ)·g), the first m being the Riemannian gradient, and u = -lr·m; with
-    `nesterov` u = -lr·(grad + μ·m); without momentum u = -lr·grad.
+    m ← proj_x(μ·m + (1-τ)·g), the first m being the Riemannian gradient. The step goes along m;
+    with `nesterov` along grad + μ·m; without momentum along grad.
 
     Returns:
-        The step `u` and the new `m` (None without momentum).
+        The direction, the factor -lr, and the new `m` (None without momentum).
     """
     g = _ascent(manifold, x, g, weight_decay, maximize)
     if momentum == 0:
-        return -lr * manifold.egrad2rgrad(x, g), m
+        return manifold.egrad2rgrad(x, g), -lr, m
     if m is None:
         m = manifold.egrad2rgrad(x, g)
     else:
         m = _momentum(manifold, x, m, g, momentum, 1 - dampening)
-    direction = manifold.egrad2rgrad(x, g) + momentum * m if nesterov else m
-    return -lr * direction, m
+    u = linalg.add_scaled(manifold.egrad2rgrad(x, g), m, momentum) if nesterov else m
+    return u, -lr, m
 
 
 class AdamState(NamedTuple):
@@ -99,7 +102,7 @@ def adam(
     amsgrad: bool,
     maximize: bool,
     elementwise: bool,
-) -> tuple[Tensor, AdamState]:
+) -> tuple[Tensor, Scalar, AdamState]:
     """Adam on a manifold (Kingma & Ba 2015; Bécigneul & Ganea 2019).
 
     m ← β₁·proj_x(m) + (1-β₁)·grad and v ← β₂·v + (1-β₂)·mean |grad|² over the real entries of each
@@ -108,29 +111,43 @@ def adam(
     Decoupled weight decay is the gradient of ½‖x‖², projected.
 
     Returns:
-        The step `u` and the new state.
+        The direction, the factor of each member, and the new state.
     """
     coupled = 0.0 if decoupled_weight_decay else weight_decay
-    grad = manifold.egrad2rgrad(x, _ascent(manifold, x, g, coupled, maximize))
-    m = beta1 * manifold.proj_tangent(x, state.m) + (1 - beta1) * grad
-    square = _squares(grad) if elementwise else _mean_square(manifold, x, grad)
-    v = beta2 * state.v + (1 - beta2) * square
+    g = _ascent(manifold, x, g, coupled, maximize)
+    if elementwise:
+        grad = manifold.egrad2rgrad(x, g)
+        # A linear subspace carries vectors as they are, and m was in it before.
+        carried = state.m if manifold.is_linear else manifold.proj_tangent(x, state.m)
+        m, square = linalg.average(grad, carried, beta1), _squares(grad)
+    else:
+        m, square = manifold.average(x, state.m, g, beta1)
+        square = square / _entries(manifold, x)
+    v = linalg.average(square, state.v, beta2)
     v_max = torch.maximum(state.v_max, v) if amsgrad and state.v_max is not None else state.v_max
 
     step = state.step + 1
-    t = step.to(x.real.dtype)
+    # One parameter alone on a CPU needs no tensors for its two bias corrections.
+    alone = len(x) == 1 and linalg.host_readable(step)
+    t: Scalar = step.item() if alone else step.to(x.real.dtype)
     largest = v_max if amsgrad and v_max is not None else v
     denominator = (largest / _along(1 - beta2**t, largest)).sqrt() + eps
-    direction = _divide(m / _along(1 - beta1**t, m), denominator)
-    if elementwise and not manifold.is_linear:
-        direction = manifold.proj_tangent(x, direction)
+    length = -lr / _along(1 - beta1**t, m)
+    if elementwise:
+        u = _divide(m, denominator)
+        if not manifold.is_linear:
+            u = manifold.proj_tangent(x, u)
+    else:
+        u, length = m, length / denominator
     if decoupled_weight_decay and weight_decay != 0 and not manifold.has_constant_norm:
-        direction = direction + weight_decay * manifold.proj_tangent(x, x)
-    return -lr * direction, AdamState(step, m, v, v_max)
+        u, length = length * u - lr * weight_decay * manifold.proj_tangent(x, x), 1.0
+    return u, length, AdamState(step, m, v, v_max)
 
 
-def _along(values: Tensor, stack: Tensor) -> Tensor:
-    """One value per member of a stack, shaped to broadcast to it."""
+def _along(values: Scalar, stack: Tensor) -> Any:
+    """One value per member of a stack, shaped to broadcast to it; a number is for all."""
+    if not isinstance(values, Tensor) or values.ndim == 0:
+        return values
     return values.reshape(-1, *[1] * (stack.ndim - 1))
 
 
@@ -145,29 +162,62 @@ def _divide(m: Tensor, denominator: Tensor) -> Tensor:
     return m / denominator
 
 
-def _mean_square(manifold: Manifold, x: Tensor, grad: Tensor) -> Tensor:
-    entries = math.prod([x.shape[d] for d in manifold.event_dims(x.ndim)])
-    entries *= 2 if x.is_complex() else 1
-    return manifold.inner(x, grad, grad, keepdim=True) / entries
+def _entries(manifold: Manifold, x: Tensor) -> int:
+    """Real numbers in one point."""
+    entries = 2 if x.is_complex() else 1
+    for d in manifold.event_dims(x.ndim):
+        entries *= x.shape[d]
+    return entries
+
+
+class Acceptance(NamedTuple):
+    """Which members of a stack take their step, as `(K,)` booleans."""
+
+    accepted: Tensor
+    """The step is finite, and no GradScaler objects: the state may change."""
+    moved: Tensor
+    """And it is not zero: the point may change."""
+
+
+def accept(u: Tensor, t: Scalar, skip: Tensor | None = None) -> Acceptance | None:
+    """Look at the steps t·u of a stack; None where the host knows that all are to be taken.
+
+    Args:
+        u: tangent directions `(K, *shape)`.
+        t: factor, a number or broadcasting to `u`.
+        skip: a 0-dimensional boolean: refuse the whole stack.
+    """
+    largest = _largest_entries(u)
+    if isinstance(t, Tensor) and t.ndim:  # one factor for each point
+        sizes = (largest.reshape(-1, *[1] * (u.ndim - 1)) * t).abs().flatten(1).amax(1)
+    else:
+        sizes = (largest * t).abs()
+    readable = skip is None and len(sizes) > 0 and linalg.host_readable(sizes)
+    if readable and sizes.amin().item() > 0 and sizes.amax().item() < math.inf:
+        return None
+    accepted = sizes.isfinite()
+    if skip is not None:
+        accepted = accepted & ~skip
+    return Acceptance(accepted, accepted & (sizes > 0))
 
 
 def move(
-    manifold: Manifold, x: Tensor, u: Tensor, skip: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Retract along `u`; a parameter whose step is zero keeps every bit, as does a refused one.
+    manifold: Manifold, x: Tensor, u: Tensor, t: Scalar, acceptance: Acceptance | None
+) -> Tensor:
+    """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one."""
+    y = manifold.curve(x, u, t)
+    return y if acceptance is None else select(acceptance.moved, y, x)
 
-    Args:
-        manifold: where `x` lies.
-        x: the stack of points.
-        u: their tangent steps.
-        skip: a 0-dimensional boolean: refuse the whole stack.
 
-    Returns:
-        The new points and `(K,)` booleans: whether each parameter's step was finite and taken.
-    """
-    length = u.abs().flatten(1).amax(1) if u.numel() else u.new_zeros(len(u), dtype=u.real.dtype)
-    accepted = length.isfinite()
-    if skip is not None:
-        accepted = accepted & ~skip
-    moved = _along(accepted & (length > 0), x)
-    return torch.where(moved, manifold.retract(x, u), x), accepted
+def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for the chosen members of a stack, `old` for the others."""
+    return torch.where(_along(chosen, old), new.view_as(old), old)
+
+
+def _largest_entries(u: Tensor) -> Tensor:
+    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
+    parts = torch.view_as_real(u) if u.is_complex() else u
+    flat = parts.reshape(len(u), -1)
+    if flat.numel() == 0:
+        return flat.new_zeros(len(u))
+    return torch.maximum(flat.amax(1), -flat.amin(1))

@@ -64,10 +64,10 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> Tensor:
+    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         first = stack.states[0].get("momentum_buffer") is None
-        u, m = functional.sgd(
+        u, t, m = functional.sgd(
             stack.manifold,
             x,
             g,
@@ -79,12 +79,12 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             nesterov=group["nesterov"],
             maximize=group["maximize"],
         )
-        accepted = self._move(stack, x, u)
+        state = {}
         if m is not None and group["momentum"] != 0:
+            state["momentum_buffer"] = m
             if first:
-                for p, state in zip(stack.params, stack.states, strict=True):
-                    state["momentum_buffer"] = torch.zeros_like(
+                for p, old in zip(stack.params, stack.states, strict=True):
+                    old["momentum_buffer"] = torch.zeros_like(
                         p, memory_format=torch.contiguous_format
                     )
-            stack.store("momentum_buffer", m, accepted)
-        return accepted
+        self._take(stack, x, u, t, state)
