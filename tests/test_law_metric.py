@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from riemopt.manifolds import Manifold
 from tests.bounds import assert_close, length, rounding, wide
 from tests.laws import ambient, batch_shape, event_dims_kept, tangent
-from tests.manifold_cases import first_of_its_metric, generator, over, point, seeds
+from tests.manifold_cases import FULL, first_of_its_metric, generator, over, point, seeds
 from tests.slopes import assert_order
 
 
@@ -80,6 +80,31 @@ def law_retract_transport_is_both(manifold: Manifold, x: Tensor, gen: Generator)
     assert_close(manifold, carried, manifold.transport(x, y, v), length(manifold, v))
 
 
+def law_average_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """decay·transport(m) + (1 - decay)·grad and ‖grad‖², to the accuracy of the gradient.
+
+    Also for a gradient that is a thousand times longer than its tangent part, of which a short cut
+    through ‖g‖² would keep no digit. The generic formula in float64 is the oracle.
+    """
+    bound = rounding(manifold, x)
+    m = tangent(manifold, manifold.retract(x, tangent(manifold, x, gen, 0.1)), gen)
+    a = ambient(x, gen)
+    normal = a - manifold.proj_tangent(x, a)
+    long = length(manifold, normal, keepdim=True)
+    normal = normal / torch.where(long > bound, long, 1).to(x.real.dtype)
+    v = tangent(manifold, x, gen)
+    for g in (a, v + 1e3 * normal, v, torch.zeros_like(x)):
+        mean, squared = manifold.average(x, m, g, 0.9)
+        expected, norm2 = Manifold.average(manifold, wide(x), wide(m), wide(g), 0.9)
+        assert_close(manifold, mean, expected, length(manifold, g) + length(manifold, m))
+        assert squared.shape == norm2.shape == event_dims_kept(manifold, x)
+        size = length(manifold, g, keepdim=True)
+        close = bound * size * (bound * size + norm2.sqrt())
+        # Where the tangent part is seen in ‖g‖², digits in which it is small may be given up.
+        allowed = torch.where(norm2 > 1e-3 * size**2, bound * size**2, 4 * close)
+        assert bool(((wide(squared) - norm2).abs() <= allowed).all())
+
+
 # --- over the cases ---
 
 
@@ -101,6 +126,12 @@ def test_gradient_represents_the_differential(case, shape, dtype, seed):
     law_gradient_represents_the_differential(
         case.manifold, point(case, shape, dtype), generator(seed)
     )
+
+
+@over(dtypes=FULL, where=first_of_its_metric)
+@given(seed=seeds)
+def test_average_is_its_definition(case, shape, dtype, seed):
+    law_average_is_its_definition(case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)

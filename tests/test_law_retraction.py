@@ -7,7 +7,14 @@ from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold, Stiefel
 from tests.bounds import assert_close, length, wide
-from tests.laws import SIZES, ambient, assert_on_surface, project_scale, tangent
+from tests.laws import (
+    SIZES,
+    ambient,
+    assert_on_surface,
+    event_dims_kept,
+    project_scale,
+    tangent,
+)
 from tests.manifold_cases import CASES, EXACT, FULL, generator, over, point, seeds
 from tests.slopes import assert_order
 
@@ -93,6 +100,16 @@ def law_step_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) ->
     assert_close(manifold, manifold.step(x, d, torch.tensor(0.125)), expected, scale)
 
 
+def law_curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """curve(x, u, t) = retract(x, t·u), with a number or one number for each point."""
+    u = tangent(manifold, x, gen)
+    each = torch.rand(event_dims_kept(manifold, x), generator=gen, dtype=x.real.dtype)
+    for t in (0.0, -0.25, torch.tensor(0.125), each, 500 * each):
+        expected = manifold.retract(x, t * u)
+        size = length(manifold, x) + length(manifold, t * u)
+        assert_close(manifold, manifold.curve(x, u, t), expected, size)
+
+
 def law_arguments_are_unchanged(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """No method of a step writes to its arguments or returns memory that it shares with them.
 
@@ -108,6 +125,8 @@ def law_arguments_are_unchanged(manifold: Manifold, x: Tensor, gen: Generator) -
     manifold.transport(x, y, u)
     manifold.retract_transport(x, u, u)
     manifold.step(x, v, 0.1)
+    manifold.curve(x, u, 0.1)
+    manifold.average(x, u, v, 0.9)
     manifold.violation(x)
     nearest = manifold.project(v)
     for a, b in zip((x, u, v), saved, strict=True):
@@ -130,7 +149,10 @@ def test_stays_on_surface(case, shape, dtype, seed):
         law_retract_stays_on_surface(case.manifold, x, generator(seed + 1), size)
 
 
-@pytest.mark.parametrize("law", [law_retract_keeps_layout, law_step_is_its_definition])
+@pytest.mark.parametrize(
+    "law",
+    [law_retract_keeps_layout, law_step_is_its_definition, law_curve_is_its_definition],
+)
 @over()
 def test_layout_and_step(law, case, shape, dtype):
     law(case.manifold, point(case, shape, dtype), generator(1))

@@ -74,6 +74,30 @@ class NormalizedProjector(Sphere):
         return u / self.norm(x, u, keepdim=True).clamp(min=1)
 
 
+class ShortCutAverage(Stiefel):
+    """‖G‖² - ‖sym XᴴG‖² for ‖grad‖², whatever cancels."""
+
+    def average(self, x, m, g, decay):
+        mean, _ = super().average(x, m, g, decay)
+        S = sym(gram(x, g))
+        return mean, (self.inner(x, g, g, keepdim=True) - self.inner(x, S, S, keepdim=True))
+
+
+class UncarriedAverage(Sphere):
+    """m taken as it was at the last point."""
+
+    def average(self, x, m, g, decay):
+        grad = self.egrad2rgrad(x, g)
+        return decay * m + (1 - decay) * grad, self.inner(x, grad, grad, keepdim=True)
+
+
+class UnscaledCurve(Sphere):
+    """Every step is as long as `u`."""
+
+    def curve(self, x, u, t):
+        return super().curve(x, u, 1.0)
+
+
 class WrongDim(Stiefel):
     """np - p(p-1)/2."""
 
@@ -447,6 +471,9 @@ MISTAKES = [
     planted(NormalizedProjector, projection.law_projection_is_linear),
     planted(WrongDim, projection.law_projection_has_rank_dim, takes=POINT),
     planted(WrongComplexDim, projection.law_projection_has_rank_dim, takes=POINT, dtype=C128),
+    planted(ShortCutAverage, metric.law_average_is_its_definition),
+    planted(UncarriedAverage, metric.law_average_is_its_definition),
+    planted(UnscaledCurve, retraction.law_curve_is_its_definition),
     planted(UnsignedQR, retraction.law_retract_is_first_order),
     planted(UnsignedQR, retraction.law_retract_fixes_zero, takes=POINT),
     planted(NoRetraction, retraction.law_retract_stays_on_surface, 1.0),

@@ -15,7 +15,8 @@ from riemopt.dtensor import local_view
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
-from riemopt.optim.base import RiemannianOptimizer, Stack
+from riemopt.optim.base import RiemannianOptimizer
+from riemopt.optim.stack import Stack
 
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 

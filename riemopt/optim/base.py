@@ -9,8 +9,7 @@ trainer swaps the tensors of a group for sharded or moved ones. Nothing of ours 
 or `state_dict()`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import registry
-from riemopt.dtensor import local_view
-from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
+from riemopt.optim.stack import Plan, Stack
 
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
@@ -29,65 +27,12 @@ from riemopt.optim import functional
 _STACK_NUMEL = 1 << 14
 
 
-@dataclass
-class Stack:
-    """Constrained parameters that are stepped as one batch, and their part of the state."""
-
-    manifold: Manifold
-    params: list[Tensor]
-    states: list[dict[str, Any]]
-    in_place: bool
-    """Write results into the existing tensors; False where autograd records the step."""
-
-    def points(self) -> Tensor:
-        """`(K, *shape)` values, in float32 if the parameters are in half precision."""
-        return self._stack([local_view(p) for p in self.params])
-
-    def gradients(self, grad_scale: Tensor | None) -> Tensor:
-        """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
-        grads = self._stack([local_view(p.grad) for p in self.params if p.grad is not None])
-        dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
-        if grads.dtype != dtype:
-            grads = grads.to(dtype)
-        return grads if grad_scale is None else grads / grad_scale.to(grads.device)
-
-    def load(self, key: str) -> Tensor:
-        """`(K, …)` stack of one state tensor."""
-        return self._stack([local_view(s[key]) for s in self.states])
-
-    def _stack(self, tensors: list[Tensor]) -> Tensor:
-        # One alone is a view, where nothing is saved for backward that writing would spoil.
-        alone = len(tensors) == 1 and self.in_place
-        stacked = tensors[0].unsqueeze(0) if alone else torch.stack(tensors)
-        return stacked.float() if stacked.dtype in HALF else stacked
-
-    def store_points(self, x: Tensor) -> None:
-        """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
-        self._write([local_view(p) for p in self.params], x)
-
-    def store(self, key: str, value: Tensor, accepted: Tensor | None) -> None:
-        """Write one state tensor of each parameter whose step was accepted; None means all."""
-        if accepted is not None:
-            value = functional.select(accepted, value, self.load(key))
-        if self.in_place:
-            self._write([local_view(s[key]) for s in self.states], value)
-        else:
-            for state, tensor in zip(self.states, value.unbind(), strict=True):
-                state[key] = tensor
-
-    @staticmethod
-    def _write(targets: list[Tensor], values: Tensor) -> None:
-        if len(targets) == 1:
-            targets[0].copy_(values.squeeze(0))
-        else:
-            torch._foreach_copy_(targets, values.unbind())
-
-
 class RiemannianOptimizer(Optimizer):
     """Base of `RiemannianSGD` and `RiemannianAdam`; put it before torch's class in the bases."""
 
     _manifolds: list[list[Manifold | None]]
     _skipped: dict[torch.device, Tensor]
+    _plans: dict[int, Plan]
 
     # --- what a subclass supplies ---
 
@@ -130,6 +75,7 @@ class RiemannianOptimizer(Optimizer):
             raise TypeError(f"A manifold belongs under the key 'manifold'; got {misplaced}.")
         super().add_param_group(param_group)
         self.__dict__.setdefault("_skipped", {})
+        self.__dict__.setdefault("_plans", {})
         manifolds = self.__dict__.setdefault("_manifolds", [])
         try:
             manifolds.append(_find_manifolds(self.param_groups[-1]["params"], named))
@@ -147,17 +93,23 @@ class RiemannianOptimizer(Optimizer):
 
     def _split(
         self, group: dict[str, Any], manifolds: list[Manifold | None]
-    ) -> tuple[list[Tensor], list[tuple[Tensor, Manifold]]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Manifold]]:
+        """The parameters with a gradient: the plain, the constrained, and where these lie."""
         if len(manifolds) != len(group["params"]):
             raise registry.LostManifoldError(
                 f"A group has {len(group['params'])} parameters, but {len(manifolds)} when it was "
                 "added: which of them are constrained is not known. Use add_param_group."
             )
-        stepped = [
-            (p, m) for p, m in zip(group["params"], manifolds, strict=True) if p.grad is not None
-        ]
-        plain = [p for p, manifold in stepped if manifold is None]
-        return plain, [(p, manifold) for p, manifold in stepped if manifold is not None]
+        plain, constrained, theirs = [], [], []
+        for p, manifold in zip(group["params"], manifolds, strict=True):
+            if p.grad is None:
+                continue
+            if manifold is None:
+                plain.append(p)
+            else:
+                constrained.append(p)
+                theirs.append(manifold)
+        return plain, constrained, theirs
 
     # --- the step ---
 
@@ -182,37 +134,68 @@ class RiemannianOptimizer(Optimizer):
                     "param_groups was changed by hand; use add_param_group, so that the manifolds "
                     "of its parameters are found."
                 )
-            for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
-                plain, constrained = self._split(group, manifolds)
+            for i, (group, manifolds) in enumerate(
+                zip(self.param_groups, self._manifolds, strict=True)
+            ):
+                plain, constrained, theirs = self._split(group, manifolds)
                 if plain:
                     self._plain_step(group, plain)
-                for stack in self._stacks(group, constrained):
+                for stack in self._stacks(i, group, constrained, theirs):
                     self._stack_step(group, stack)
         return loss
 
     def _stacks(
-        self, group: dict[str, Any], constrained: list[tuple[Tensor, Manifold]]
-    ) -> Iterator[Stack]:
-        in_place = not group["differentiable"]
-        buckets: dict[Any, Stack] = {}
-        for i, (p, manifold) in enumerate(constrained):
+        self,
+        index: int,
+        group: dict[str, Any],
+        params: list[Tensor],
+        manifolds: list[Manifold],
+    ) -> list[Stack]:
+        """What is stepped as one; found again where it is as in the step before."""
+        if not params:
+            return []
+        states = [self.state[p] for p in params]
+        options = (group["foreach"] is False, group["differentiable"])
+        signature = [options, *map(_signature, params, states)]
+        plan = None if torch.compiler.is_compiling() else self._plans.get(index)
+        if plan is None or not plan.fits(params, manifolds, states, signature):
+            stacks = self._make_stacks(group, params, manifolds, states)
+            signature = [options, *map(_signature, params, states)]  # there is a state now
+            plan = Plan(params, manifolds, states, signature, stacks)
+            if not torch.compiler.is_compiling():
+                self._plans[index] = plan
+        return plan.stacks
+
+    def _make_stacks(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        manifolds: list[Manifold],
+        states: list[dict[str, Any]],
+    ) -> list[Stack]:
+        buckets: dict[Any, list[int]] = {}
+        for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
             assert p.grad is not None
             if p.grad.is_sparse:
                 raise RuntimeError(
                     f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
                     "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
                 )
-            state = self.state[p]
             if not state:
                 state.update(self._initial_state(group, p, manifold))
-            alone = group["foreach"] is False or p.numel() > _STACK_NUMEL
-            key = (manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
-            stack = buckets.setdefault(
-                (i, *key) if alone else key, Stack(manifold, [], [], in_place)
+            alone = i if group["foreach"] is False or p.numel() > _STACK_NUMEL else None
+            key = (alone, manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
+            buckets.setdefault(key, []).append(i)
+        in_place = not group["differentiable"]
+        return [
+            Stack(
+                manifolds[members[0]],
+                [params[i] for i in members],
+                [states[i] for i in members],
+                in_place=in_place,
             )
-            stack.params.append(p)
-            stack.states.append(state)
-        yield from buckets.values()
+            for members in buckets.values()
+        ]
 
     def _skip(self, device: torch.device) -> Tensor | None:
         """What a GradScaler that left the unscaling to a fused optimizer found, if there is one."""
@@ -272,6 +255,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._plans = {}
         registry.listen(self)
 
     def __repr__(self) -> str:
@@ -281,6 +265,12 @@ class RiemannianOptimizer(Optimizer):
             counts[name] = counts.get(name, 0) + 1
         summary = ", ".join(f"{count} {name}" for name, count in counts.items())
         return f"{super().__repr__()[:-1]}\nParameters: {summary}\n)"
+
+
+def _signature(param: Tensor, state: dict[str, Any]) -> Any:
+    grad = param.grad
+    assert grad is not None
+    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
 
 
 def _find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:

@@ -8,7 +8,8 @@ from torch.optim.optimizer import _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
 from riemopt.optim import functional
-from riemopt.optim.base import RiemannianOptimizer, Stack
+from riemopt.optim.base import RiemannianOptimizer
+from riemopt.optim.stack import Stack
 
 
 class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
