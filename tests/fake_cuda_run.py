@@ -1,0 +1,190 @@
+"""Steps on tensors that say they are on a GPU and hold no data; prints a report as JSON.
+
+    python -m tests.fake_cuda_run
+
+A process of its own, as it registers a device guard for all of it. What `meta` tensors cannot show
+is shown here: `capturable=True`, which torch accepts on a GPU only, and copies between devices.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import riemopt
+from riemopt import linalg
+from riemopt.manifolds import Stiefel
+from tests.test_no_host_sync import MANIFOLDS, OPTIMIZERS, SYNCHRONISING, NoHostSync
+
+ADAMS = ("adam", "adamw", "elementwise")
+HALF_PRECISION = ("sphere", "stiefel", "stiefel-cayley", "symmetric")
+
+# A CPU build of torch links no guard for CUDA devices, without which copy_ and indexing refuse.
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>);
+"""
+
+
+def register_guard() -> None:
+    if torch.backends.cuda.is_built():
+        return
+    from torch.utils.cpp_extension import load_inline
+
+    load_inline(
+        "noop_cuda_guard",
+        cpp_sources=GUARD,
+        is_python_module=False,
+        no_implicit_headers=True,
+        extra_cflags=["-O0"],
+    )
+
+
+def parameters(shape, dtype=torch.float32, count=3):
+    return [nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for _ in range(count)]
+
+
+def step_twice(optimizer):
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.randn_like(p)
+    with NoHostSync("cuda") as mode:
+        optimizer.step()
+        optimizer.step()
+    assert mode.dispatched > 0
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state[p]
+            assert not isinstance(optimizer, torch.optim.Adam) or "step" in state
+            for key, value in state.items():
+                assert value.device.type == "cuda", f"{key} is on {value.device}"
+
+
+def build(make, case="stiefel", dtype=torch.float32, *, plain=True, **options):
+    manifold, shape = MANIFOLDS[case]
+    groups = [{"params": parameters(shape, dtype), "manifold": manifold}]
+    if plain:
+        groups.append({"params": parameters((5,), count=1)})
+    if make in ADAMS and "fused" not in options:
+        options["capturable"] = True
+    return OPTIMIZERS[make](groups, **options)
+
+
+def with_tensor_lr(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = torch.full((), 0.1, device="cuda")
+    return optimizer
+
+
+def step_with_tensors_for_numbers(make, case):
+    # torch's SGD reads a tensor lr on the host, so no unconstrained parameters here.
+    optimizer = with_tensor_lr(build(make, case, plain=False))
+    if make in ADAMS:
+        optimizer.param_groups[0]["betas"] = tuple(torch.full((2,), 0.9, device="cuda").unbind())
+    step_twice(optimizer)
+
+
+def step_scaled(make):
+    """As under a GradScaler that leaves the unscaling to the optimizer."""
+    optimizer = build(make, plain=False)
+    optimizer.grad_scale = torch.full((), 1024.0, device="cuda")
+    optimizer.found_inf = torch.zeros((), device="cuda")
+    step_twice(optimizer)
+
+
+def step_with_the_state_of_torch():
+    """A checkpoint of torch's Adam, `step` on the CPU."""
+    params = parameters((6, 3))
+    other = torch.optim.Adam(params)
+    optimizer = riemopt.RiemannianAdam([{"params": params, "manifold": Stiefel()}])
+    for p in params:
+        p.grad = torch.randn_like(p)
+    other.step()
+    optimizer.load_state_dict(other.state_dict())
+    step_twice(optimizer)
+
+
+def attempt(function: Callable[[], object]) -> str:
+    """An empty string, or what went wrong."""
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def steps() -> dict[str, str]:
+    cases = {}
+    for make in OPTIMIZERS:
+        for case in MANIFOLDS:
+            here = f"{make}, {case}"
+            cases[here] = lambda a=(make, case): step_twice(build(*a))
+            cases[f"{here}, tensors"] = lambda a=(make, case): step_with_tensors_for_numbers(*a)
+            if case in HALF_PRECISION:
+                cases[f"{here}, half"] = lambda a=(make, case): step_twice(
+                    build(*a, torch.bfloat16)
+                )
+        cases[f"{make}, scaled"] = lambda make=make: step_scaled(make)
+    for make in ADAMS:
+        cases[f"{make}, tensor lr"] = lambda make=make: step_twice(with_tensor_lr(build(make)))
+        cases[f"{make}, fused"] = lambda make=make: step_twice(build(make, fused=True))
+    cases["state of torch's Adam"] = step_with_the_state_of_torch
+    return {name: attempt(case) for name, case in cases.items()}
+
+
+def detected(function: Callable[[], object]) -> str:
+    def watched() -> None:
+        with NoHostSync("cuda"):
+            function()
+
+    return attempt(watched)
+
+
+def plants() -> dict[str, str]:
+    """What the mode says of mistakes planted here and inside a step; an empty string is a miss."""
+    p = torch.randn(3, 3, device="cuda")
+    host = torch.ones(3, 3)
+    found = {name: detected(lambda bad=bad: bad(p)) for name, bad in SYNCHRONISING.items()}
+    found["copy from the host"] = detected(lambda: p.copy_(host))
+    found["move from the host"] = detected(lambda: host.to("cuda"))
+    found["number from the host"] = detected(lambda: torch.tensor(1.0, device="cuda"))
+    found["torch's SGD with a tensor lr"] = attempt(
+        lambda: step_twice(with_tensor_lr(build("sgd")))
+    )
+    for make in OPTIMIZERS:
+        for name, mistake in mistakes().items():
+            with mistake:
+                found[f"{make} {name}"] = attempt(lambda make=make: step_twice(build(make)))
+    return found
+
+
+def mistakes():
+    return {
+        "treats the device as the host": mock.patch.object(
+            linalg, "host_readable", return_value=True
+        ),
+        "polar factor by an SVD": mock.patch.object(
+            Stiefel, "curve", lambda self, x, u, t: self.project(x + t * u)
+        ),
+        "asks whether to move": mock.patch.object(
+            Stiefel, "curve", lambda self, x, u, t: x + t * u if u.isfinite().all() else x
+        ),
+    }
+
+
+def main() -> None:
+    register_guard()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with FakeTensorMode():
+        report = {"steps": steps(), "plants": plants()}
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
