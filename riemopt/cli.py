@@ -3,6 +3,7 @@
 riemopt bench list
 riemopt bench run --suite demo
 riemopt bench report results/demo
+riemopt bench speed --quick
 """
 
 from __future__ import annotations
@@ -102,6 +103,52 @@ def run(
             jobs=jobs,
             resume=resume,
             report=report,
+        )
+
+
+@bench.command("speed")
+def speed(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option("--workload", "--shape", help="Only this one; may be repeated."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few rounds on small shapes: about a minute.")
+    ] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Instead: how time grows with size and number.")
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds over the methods.", show_default="30")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch.", show_default="all cores")
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds that one call may take.", show_default="120"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("results/speed"),
+) -> None:
+    """Time the optimizers' steps in turns, against others and against a floor.
+
+    Prints a table per workload and the targets; writes JSON and a picture, whose paths come last.
+    """
+    with _explained():
+        from riemopt.bench import commands
+
+        commands.speed(
+            workloads=workload,
+            methods=method,
+            quick=quick,
+            growth=growth,
+            rounds=rounds,
+            threads=threads,
+            limit=limit,
+            directory=out,
         )
 
 

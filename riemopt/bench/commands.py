@@ -22,7 +22,10 @@ class UsageError(Exception):
 
 
 def show_list() -> None:
-    """Print the problems, methods and suites."""
+    """Print the problems, methods and suites, and what `riemopt bench speed` measures."""
+    from riemopt.bench.speed.methods import METHODS
+    from riemopt.bench.speed.workloads import WORKLOADS
+
     console = Console()
     problems = [(p.name, p.description, p.metric) for p in registry.problems().values()]
     console.print(_table("Problems", ("name", "what it is", "result"), problems))
@@ -30,6 +33,10 @@ def show_list() -> None:
     console.print(_table("Methods", ("name", "what it is"), methods))
     suites = [(s.name, s.description, ", ".join(s.budgets)) for s in SUITES.values()]
     console.print(_table("Suites", ("name", "what it is", "problems"), suites))
+    titles = [(w.name, w.title, "yes" if w.quick else "") for w in WORKLOADS.values()]
+    console.print(_table("Workloads of bench speed", ("name", "what it is", "quick"), titles))
+    steps = [(m.name, m.description) for m in METHODS.values()]
+    console.print(_table("Methods of bench speed", ("name", "what it is"), steps))
     console.print("A new problem or method is one file in riemopt/bench/problems or methods.")
 
 
@@ -87,6 +94,44 @@ def run(
         runner.say(
             f"Interrupted. Finished runs are in {runner.store.path}; the same command goes on."
         )
+        raise SystemExit(130) from None
+
+
+def speed(
+    *,
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    quick: bool,
+    growth: bool,
+    rounds: int | None,
+    threads: int | None,
+    limit: float | None,
+    directory: Path,
+) -> None:
+    """Time optimizer steps; print tables, targets and the path of the results."""
+    from riemopt.bench.speed.methods import METHODS
+    from riemopt.bench.speed.runner import Runner, default_settings
+    from riemopt.bench.speed.workloads import WORKLOADS
+
+    known = {n: w for n, w in WORKLOADS.items() if w.quick or workloads or not quick}
+    chosen = _choose("workload", workloads, known)
+    some = _choose("method", methods, METHODS)
+    if growth and (workloads or methods):
+        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
+    if not any(m.applies(w) for m in some for w in chosen):
+        raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
+    _make_writable(directory)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)
+    runner = Runner(default_settings(quick, rounds, threads, limit), directory, console)
+    try:
+        if growth:
+            runner.growth()
+        else:
+            runner.workloads(chosen, some)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. Finished workloads are in {directory}.", highlight=False)
         raise SystemExit(130) from None
 
 
