@@ -98,17 +98,26 @@ def gram_defect(x: Tensor) -> Tensor:
 
 
 def add_product(
-    c: Tensor, x: Tensor, s: Tensor, scale: float = 1, *, overwrite: bool = False
+    c: Tensor,
+    x: Tensor,
+    s: Tensor,
+    scale: float = 1,
+    *,
+    weight: float = 1,
+    overwrite: bool = False,
 ) -> Tensor:
-    """C + scale·X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide.
+    """weight·C + scale·X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide.
 
-    One pass over C where torch has a fused kernel, with one batch dimension. `overwrite` allows
-    the result to take the place of C.
+    One pass over C for a batch, for which torch has a fused kernel. `overwrite` allows the result
+    to take the place of C.
     """
     a, b = (s.mH, x) if is_wide(x) else (x, s)
-    if c.ndim == a.ndim == b.ndim == 3:
-        return (c.baddbmm_ if overwrite else c.baddbmm)(a, b, alpha=scale)
-    return torch.add(c, a @ b, alpha=scale)
+    shape = c.shape
+    if shape[:-2] == a.shape[:-2] == b.shape[:-2] and c.ndim > 2:
+        c, a, b = c.flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)
+        add = c.baddbmm_ if overwrite else c.baddbmm
+        return add(a, b, beta=weight, alpha=scale).view(shape)
+    return torch.add(c if weight == 1 else weight * c, a @ b, alpha=scale)
 
 
 def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
@@ -163,25 +172,40 @@ def _cubic_steps(dtype: torch.dtype) -> int:
     return steps
 
 
+def _own(a: Tensor) -> Tensor:
+    """`a`, to be overwritten; a copy where autograd may have saved it."""
+    return a.clone() if a.requires_grad else a
+
+
+def _add_identity(a: Tensor, c: float | Tensor) -> Tensor:
+    """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix."""
+    a.diagonal(dim1=-2, dim2=-1).add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
+    return a
+
+
 def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
     """(I + S)^(-1/2) for Hermitian S with -1/2 ≤ S ≤ bound, by products of k×k matrices.
 
-    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs.
+    `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs. S may
+    be overwritten.
     """
-    eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
-    G, Z = S + eye, None
+    G, Z = _add_identity(_own(S), 1), None
+    del S
     # Singular values of X + ξ are at least 1; the floor leaves room for an X that is off by .3.
     a = max(1 - bound, 0.5) if steps is None else (1 - bound).clamp(min=0.5)
     a, b = a**0.5, (1 + bound) ** 0.5
     remaining = 100 if steps is None else steps
     while True:
         c1, c3, error = _cubic(a, b)
-        P = c1 * eye - c3 * G
-        Z = P if Z is None else Z @ P
+        P = _add_identity(-c3 * G, c1)
+        Z = P if Z is None else product(Z, P)
         remaining -= 1
-        if remaining == 0 or (steps is None and error <= torch.finfo(S.dtype).eps):
+        if remaining == 0 or (steps is None and error <= torch.finfo(G.dtype).eps):
             return Z
-        G = sym(P @ (G @ P))
+        G = product(G, P)
+        G = product(P, G)
+        del P
+        G = sym(G)
         a, b = 1 - error, 1 + error
 
 
@@ -232,19 +256,25 @@ def _polynomials(dtype: torch.dtype) -> tuple[tuple[float, tuple[float, ...]], .
 def _evaluate(coefficients: tuple[float, ...], S: Tensor, S2: Tensor) -> tuple[Tensor, float]:
     """`(P, c)` with c·P = S·g(S), two coefficients for each product (Paterson & Stockmeyer 1973).
 
-    No pass over a matrix is spent on multiplying with a coefficient: products take them along.
+    No pass over a matrix is spent on multiplying with a coefficient: products take them along. S
+    may be overwritten.
     """
-
-    def pair(k: int) -> Tensor:
-        return torch.add(S, S2, alpha=coefficients[k + 1] / coefficients[k])
-
     k = len(coefficients) - 2
-    value, scale = pair(k), coefficients[k]
-    while k > 0:
+    value, scale = None, 1.0
+    while True:
+        ratio = coefficients[k + 1] / coefficients[k]
+        if k == 0 and not S.requires_grad:
+            pair = S.add_(S2, alpha=ratio)
+        else:
+            pair = torch.add(S, S2, alpha=ratio)
+        if value is None:
+            value, scale = pair, coefficients[k]
+        else:
+            value = add_product(pair, S2, value, scale, weight=coefficients[k], overwrite=True)
+            scale = 1.0
+        if k == 0:
+            return value, scale
         k -= 2
-        value = torch.add(coefficients[k] * pair(k), product(S2, value), alpha=scale)
-        scale = 1.0
-    return value, scale
 
 
 # Where nothing may be read on the host; complex dtypes count as their parts.
@@ -277,8 +307,9 @@ def polar(y: Tensor) -> Tensor:
     if y.numel() == 0:
         return y.clone()
     if host_readable(y):
-        S = gram_defect(y)
-        return _polar_on_host(y, S, _largest(_norms(S)))
+        factor = _polar_on_host(y, math.inf)
+        assert factor is not None
+        return factor
     S = gram_defect(y)
     root = _inverse_sqrt(S, _norms(S)[..., None, None], _BLIND_STEPS[y.real.dtype])
     y = right_multiply(y, root)
@@ -287,10 +318,15 @@ def polar(y: Tensor) -> Tensor:
     return add_product(y, y, P, scale)
 
 
-def _polar_on_host(y: Tensor, S: Tensor, bound: float) -> Tensor:
-    """The polar factor, with S = YᴴY - I and an upper bound of ‖S‖."""
-    (linear_reach, linear), *longer = _polynomials(S.real.dtype)
+def _polar_on_host(y: Tensor, limit: float) -> Tensor | None:
+    """The polar factor of X + U; None where U may be longer than `limit`."""
+    (linear_reach, linear), *longer = _polynomials(y.real.dtype)
     for _ in range(_MAX_SWEEPS):
+        S = gram_defect(y)
+        bound = _largest(_norms(S))
+        # ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
+        if bound * S.shape[-1] ** 0.5 > limit**2:
+            return None
         if bound <= linear_reach:
             return add_product(y, y, S, linear[0])
         S2 = product(S, S)  # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed
@@ -300,9 +336,11 @@ def _polar_on_host(y: Tensor, S: Tensor, bound: float) -> Tensor:
                 P, scale = _evaluate(coefficients, S, S2)
                 del S, S2
                 return add_product(y, y, P, scale)
-        y = right_multiply(y, _inverse_sqrt(S, bound, None))
-        S = gram_defect(y)
-        bound = _largest(_norms(S))
+        del S2
+        root = _inverse_sqrt(S, bound, None)
+        del S
+        y = right_multiply(y, root)
+        del root
     return y
 
 
@@ -310,12 +348,9 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
     limit = step_cap(u.dtype)
     if host_readable(u) and u.numel():
-        y = add_scaled(x, u, t)
-        S = gram_defect(y)
-        # ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
-        bound: float = _norms(S).max().item()
-        if bound * S.shape[-1] ** 0.5 < limit**2:
-            return _polar_on_host(y, S, bound)
+        factor = _polar_on_host(add_scaled(x, u, t), limit)
+        if factor is not None:
+            return factor
     return polar(x + cap_norm(t * u, limit))
 
 

@@ -15,7 +15,7 @@ from riemopt.dtensor import local_view
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
-from riemopt.optim.base import RiemannianOptimizer
+from riemopt.optim.base import RiemannianOptimizer, Update
 from riemopt.optim.stack import Stack
 
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
@@ -153,7 +153,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
                 state[key] = torch.zeros(shape, dtype=dtype, device=param.device)
         return state
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
+    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         elementwise = self._elementwise(stack.manifold)
         amsgrad = group["amsgrad"]
@@ -186,7 +186,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
             if v is not None:
                 state[key] = torch.view_as_complex(v) if x.is_complex() and elementwise else v
-        self._take(stack, x, u, t, state)
+        return Update(x, u, t, state)
 
     # --- checkpoints in torch's layout ---
 

@@ -10,6 +10,7 @@ or `state_dict()`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ from riemopt.optim.stack import Plan, Stack
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
 # 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
 _STACK_NUMEL = 1 << 14
+
+
+@dataclass
+class Update:
+    """A step to be taken: from `x` along t·u, and the state that belongs to it."""
+
+    x: Tensor
+    u: Tensor
+    t: float | Tensor
+    state: dict[str, Tensor]
 
 
 class RiemannianOptimizer(Optimizer):
@@ -46,8 +57,8 @@ class RiemannianOptimizer(Optimizer):
         """State of a constrained parameter before its first step."""
         return {}
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
-        """Step one stack: find its direction, and hand that to `_take`."""
+    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
+        """The step of one stack."""
         raise NotImplementedError
 
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
@@ -141,7 +152,7 @@ class RiemannianOptimizer(Optimizer):
                 if plain:
                     self._plain_step(group, plain)
                 for stack in self._stacks(i, group, constrained, theirs):
-                    self._stack_step(group, stack)
+                    self._take(stack, self._update(group, stack))
         return loss
 
     def _stacks(
@@ -183,6 +194,8 @@ class RiemannianOptimizer(Optimizer):
                 )
             if not state:
                 state.update(self._initial_state(group, p, manifold))
+            if p.device not in self._skipped:
+                self._skipped[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
             alone = i if group["foreach"] is False or p.numel() > _STACK_NUMEL else None
             key = (alone, manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
             buckets.setdefault(key, []).append(i)
@@ -202,30 +215,34 @@ class RiemannianOptimizer(Optimizer):
         found_inf = getattr(self, "found_inf", None)
         return None if found_inf is None else found_inf.to(device).squeeze() > 0
 
-    def _take(
-        self, stack: Stack, x: Tensor, u: Tensor, t: float | Tensor, state: dict[str, Tensor]
-    ) -> None:
-        """Store the new state and move the points along t·u, where the step is finite."""
-        skip = self._skip(x.device)
-        acceptance = functional.accept(u, t, skip)
+    def _take(self, stack: Stack, update: Update) -> None:
+        """Store the new state and move the points, where the step is finite.
+
+        What is stored is let go of before the points move: a step needs less memory so.
+        """
+        skip = self._skip(update.x.device)
+        acceptance = functional.accept(update.u, update.t, skip)
         accepted = None
         if acceptance is not None:
             accepted = acceptance.accepted
             self._count_skipped(accepted, skip)
-        for key, value in state.items():
+        for key in list(update.state):
+            value = update.state.pop(key)
             stack.store(key, value, accepted)
-        stack.store_points(functional.move(stack.manifold, x, u, t, acceptance))
+            if value is update.u and accepted is None and stack.in_place:
+                update.u = stack.load(key)
+            del value
+        stack.store_points(
+            functional.move(stack.manifold, update.x, update.u, update.t, acceptance)
+        )
 
     # --- steps refused ---
 
     def _count_skipped(self, accepted: Tensor, skip: Tensor | None) -> None:
-        device = accepted.device
-        if device not in self._skipped:
-            self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
         refused = (~accepted).sum()
         if skip is not None:  # a GradScaler's own decision, which it counts itself
             refused = refused * ~skip
-        self._skipped[device].add_(refused)
+        self._skipped[accepted.device].add_(refused)
 
     @property
     def skipped_steps(self) -> int:

@@ -9,7 +9,6 @@ Letters: `x` points, `g` Euclidean gradients, `m` first moments (tangent at x, o
 point), `v` second moments, `u` a tangent direction, `t` the factor.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -187,18 +186,35 @@ def accept(u: Tensor, t: Scalar, skip: Tensor | None = None) -> Acceptance | Non
         t: factor, a number or broadcasting to `u`.
         skip: a 0-dimensional boolean: refuse the whole stack.
     """
+    if skip is None and linalg.host_readable(u) and _all_taken(u, t):
+        return None
     largest = _largest_entries(u)
     if isinstance(t, Tensor) and t.ndim:  # one factor for each point
         sizes = (largest.reshape(-1, *[1] * (u.ndim - 1)) * t).abs().flatten(1).amax(1)
     else:
         sizes = (largest * t).abs()
-    readable = skip is None and len(sizes) > 0 and linalg.host_readable(sizes)
-    if readable and sizes.amin().item() > 0 and sizes.amax().item() < math.inf:
-        return None
     accepted = sizes.isfinite()
     if skip is not None:
         accepted = accepted & ~skip
     return Acceptance(accepted, accepted & (sizes > 0))
+
+
+def _all_taken(u: Tensor, t: Scalar) -> bool:
+    """Whether each member's step is seen to be finite and not zero, read on the host."""
+    if u.numel() == 0:
+        return False
+    if len(u) == 1 and not u.is_complex():
+        smallest = largest = max(u.amax().item(), -u.amin().item())
+    else:
+        sizes = _largest_entries(u)
+        smallest, largest = sizes.amin().item(), sizes.amax().item()
+    if isinstance(t, Tensor):
+        low, high = (t.amin().item(), t.amax().item()) if t.numel() > 1 else (t.item(), t.item())
+    else:
+        low = high = t
+    least = low if low > 0 else -high  # where all factors have one sign
+    numbers = torch.finfo(u.dtype)
+    return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
 
 
 def move(

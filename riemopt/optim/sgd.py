@@ -8,7 +8,7 @@ from torch.optim.optimizer import _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
 from riemopt.optim import functional
-from riemopt.optim.base import RiemannianOptimizer
+from riemopt.optim.base import RiemannianOptimizer, Update
 from riemopt.optim.stack import Stack
 
 
@@ -65,7 +65,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
 
-    def _stack_step(self, group: dict[str, Any], stack: Stack) -> None:
+    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         first = stack.states[0].get("momentum_buffer") is None
         u, t, m = functional.sgd(
@@ -88,4 +88,4 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
                     old["momentum_buffer"] = torch.zeros_like(
                         p, memory_format=torch.contiguous_format
                     )
-        self._take(stack, x, u, t, state)
+        return Update(x, u, t, state)
