@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import riemopt
-from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, RiemannianSGD
+from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, RiemannianSGD, linalg
 from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
 
 POINTS = {
@@ -467,3 +467,42 @@ def test_repr_says_what_is_constrained():
 def test_unknown_second_moment_is_refused():
     with pytest.raises(ValueError, match="'point' or 'elementwise'; got 'row'"):
         RiemannianAdam([_parameter("sphere")], second_moment="row")
+
+
+@pytest.fixture(params=["high", "medium"])
+def lowered_precision(request):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+def walk(steps=20):
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(Stiefel().random_point(256, 128))
+    optimizer = riemopt.RiemannianAdam([{"params": [p], "manifold": Stiefel()}], lr=1e-2)
+    for _ in range(steps):
+        p.grad = torch.randn_like(p)
+        optimizer.step()
+    return (p.detach().double().mT @ p.detach().double() - torch.eye(128)).abs().max()
+
+
+def test_the_surface_is_kept_where_products_may_be_of_low_precision(lowered_precision):
+    """TF32 on a GPU, bfloat16 on some CPUs: the step sees to its own Gram matrices."""
+    assert walk() <= 1e-6
+    assert torch.get_float32_matmul_precision() == lowered_precision
+
+
+def test_gram_matrices_of_a_step_are_made_in_full_precision(lowered_precision, monkeypatch):
+    seen = []
+    gram_defect = linalg.gram_defect
+
+    def spy(x):
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return gram_defect(x)
+
+    monkeypatch.setattr(linalg, "gram_defect", spy)
+    walk(steps=1)
+    assert set(seen) == {"ieee"}
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"

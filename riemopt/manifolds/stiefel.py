@@ -11,6 +11,7 @@ from riemopt import linalg
 from riemopt.linalg import (
     add_product,
     average,
+    exact_products,
     gram,
     host_readable,
     right_multiply,
@@ -44,8 +45,10 @@ class Stiefel(Manifold):
 
     An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`. Steps
     longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are cut to that length: beyond it
-    X + U no longer resolves X. Do not use it where only the column space matters (that is the
-    Grassmann manifold). Convolution kernels: `Flattened(Stiefel())`.
+    X + U no longer resolves X. Products of the retraction are true float32 also where
+    `torch.set_float32_matmul_precision` allows less, except under torch.compile. Do not use it
+    where only the column space matters (that is the Grassmann manifold). Convolution kernels:
+    `Flattened(Stiefel())`.
     """
 
     event_ndim = 2
@@ -116,6 +119,7 @@ class Stiefel(Manifold):
         return self.curve(x, u, 1.0)
 
     @upcast
+    @exact_products
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """As `retract`; "polar" forms X + t·U in one pass."""
         if self.retraction == "polar":
@@ -132,11 +136,13 @@ class Stiefel(Manifold):
         return (Y.mH if wide else Y).contiguous()
 
     @upcast
+    @exact_products
     def project(self, a: Tensor) -> Tensor:
         """The polar factor UVᴴ of A = USVᴴ; not unique where A is rank-deficient."""
         return linalg.project_polar(a)
 
     @upcast
+    @exact_products
     def violation(self, x: Tensor) -> Tensor:
         """max |XᴴX - I| of each matrix."""
         return linalg.gram_defect(x).abs().amax((-2, -1))
@@ -152,6 +158,7 @@ class Stiefel(Manifold):
         return 2 * n * p - p * p if is_complex else n * p - p * (p + 1) // 2
 
     @upcast
+    @exact_products
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic of the chosen metric (Edelman et al. 1998, eq. 2.42 and theorem 2.1).
 
