@@ -118,9 +118,27 @@ def right_multiply(x: Tensor, s: Tensor) -> Tensor:
 
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
-    G = gram(x, x)
-    G.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return G
+    a, b = (x, x.mH) if is_wide(x) else (x.mH, x)
+    return _add_identity(_hermitian_product(a, b), -1)
+
+
+# Where one product takes so many multiplications, a quarter of them can be had for a copy: on two
+# cores 512² takes .88, 1024² .84, 16384×128 .85 of the time; 256² 1.06, 4096×64 .91.
+_MIRRORED_WORK, _MIRRORED_SIZE = 1 << 27, 128
+
+
+def _hermitian_product(a: Tensor, b: Tensor) -> Tensor:
+    """A·B that is known to be Hermitian: of a large one, three blocks of four are computed."""
+    k, n = a.shape[-2:]
+    large = k >= _MIRRORED_SIZE and a.numel() * k >= _MIRRORED_WORK
+    if not large or a.numel() > k * n or a.requires_grad or not host_readable(a):
+        return product(a, b)
+    A, B, half = a.reshape(k, n), b.reshape(n, k), k // 2
+    C = A.new_empty(k, k)
+    torch.mm(A[:half], B, out=C[:half])
+    torch.mm(A[half:], B[:, half:], out=C[half:, half:])
+    C[half:, :half] = C[:half, half:].mH
+    return C.view(*a.shape[:-2], k, k)
 
 
 def add_product(
@@ -355,7 +373,8 @@ def _polar_on_host(y: Tensor, limit: float) -> Tensor | None:
             return None
         if bound <= linear_reach:
             return add_product(y, y, S, linear[0])
-        S2 = product(S, S)  # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed
+        S2 = _hermitian_product(S, S)
+        # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed anyway.
         bound = min(bound, _largest(_norms(S2)) ** 0.5)
         for reach, coefficients in longer:
             if bound <= reach:

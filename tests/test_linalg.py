@@ -243,3 +243,25 @@ def test_the_polynomials_are_the_inverse_root(dtype):
             P, scale = linalg._evaluate(coefficients, S, S @ S)
             torch.testing.assert_close(scale * P.diagonal(), value, rtol=0, atol=1e-16)
     assert polynomials[-1][0] == linalg._POLYNOMIAL_REACH
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.1, 0.3, 1.0, 1e3])
+@pytest.mark.parametrize("shape", [(64, 16), (32, 32)])
+def test_a_thousand_steps_end_on_the_surface(path, shape, rho):
+    """Random tangents of spectral norm rho in float32: nothing accumulates, nothing diverges."""
+    random = generator(0)
+    x = Stiefel().random_point(*shape, generator=random)
+    for _ in range(1000):
+        u = Stiefel().random_tangent(x, generator=random)
+        x = linalg.polar_step(x, u * (rho / torch.linalg.matrix_norm(u, 2)))
+    assert linalg.gram_defect(x.double()).abs().max() <= 1e-6
+
+
+@over_exact
+@pytest.mark.parametrize("shape", [(40, 9), (9, 40), (1, 30, 8), (2, 30, 8)])
+def test_three_blocks_of_a_gram_matrix_give_the_fourth(dtype, shape, monkeypatch):
+    x = randn(shape, dtype)
+    whole = linalg.gram(x, x)
+    monkeypatch.setattr(linalg, "_MIRRORED_WORK", 1)
+    monkeypatch.setattr(linalg, "_MIRRORED_SIZE", 1)
+    torch.testing.assert_close(linalg.gram_defect(x), whole - torch.eye(whole.shape[-1]))
