@@ -110,6 +110,14 @@ def test_violation_sees_each_constraint():
         assert violation(kind, point) > 1e-3
 
 
+def test_what_takes_too_long_to_count_is_left_out(monkeypatch):
+    monkeypatch.setattr(cost, "MOST_OPERATORS", 5)
+    found = cost.measure(TINY["tall"], METHODS["pogo-sgd"].attach(TINY["tall"].starts()), 1.0, 1.0)
+    assert found.operators > 5
+    assert found.flops is None
+    assert found.peak is None
+
+
 def test_flops_of_the_floor():
     n, p = 12, 3
     attached = METHODS["floor"].attach(matrix(n, p).starts())
@@ -136,6 +144,7 @@ def counting(log, name, fails_at=None):
 def test_all_methods_take_turns_in_a_random_order(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0)
     monkeypatch.setattr(timing, "WARM_UP_CALLS", (3, 3))
+    monkeypatch.setattr(timing, "LEADING_SECONDS", 0)
     log = []
     attached = {name: counting(log, name)[0] for name in "abc"}
     found = timing.interleave(attached, 20)

@@ -20,6 +20,7 @@ from riemopt.bench.memory import bytes_of
 from riemopt.bench.speed.interface import Attached, Workload, violation
 
 STEPS = 100
+MOST_OPERATORS = 100_000  # flops and peak of more than these would take minutes
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler writes to the terminal otherwise
 _SECOND = "second call"
 # Operators that multiply matrices inside, of which torch's counter knows nothing.
@@ -53,7 +54,7 @@ class Cost:
     flops: int | None
     flops_partial: bool
     state: float
-    peak: float
+    peak: float | None
     step_rms: float
     violation: float | None
     violation_steps: int
@@ -74,7 +75,7 @@ class OperatorCount(TorchDispatchMode):
 
 def measure(workload: Workload, attached: Attached, seconds: float, budget: float) -> Cost:
     """All of it, for a method that is warm. As many of the 100 steps as `budget` seconds allow."""
-    operators, flops, partial = None, None, False
+    operators, flops, partial, peak = None, None, False, None
     weight_bytes = 4 * sum(item.count * math.prod(item.shape) for item in workload.items)
     attached.put_back()
     step_rms = _step_rms(attached)
@@ -83,10 +84,12 @@ def measure(workload: Workload, attached: Attached, seconds: float, budget: floa
             attached.call()
         operators = len(count.names)
         partial = any(name.startswith(_UNCOUNTED) for name in count.names)
-        with FlopCounterMode(display=False) as counter:
-            attached.call()
-        flops = counter.get_total_flops()
-    peak = peak_bytes(attached) / workload.group_bytes
+        if operators <= MOST_OPERATORS:
+            with FlopCounterMode(display=False) as counter:
+                attached.call()
+            flops = counter.get_total_flops()
+    if operators is None or operators <= MOST_OPERATORS:
+        peak = peak_bytes(attached) / workload.group_bytes
     state = (bytes_of(attached.held()) - weight_bytes) / weight_bytes
     steps = min(max(int(budget / seconds), 1), STEPS)
     largest = feasibility(attached, steps)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from riemopt.bench.speed.cost import STEPS
 from riemopt.bench.speed.interface import Workload
 from riemopt.bench.speed.methods import METHODS
 from riemopt.bench.speed.results import Ratio, Row, WorkloadResult, ratio
@@ -71,11 +72,14 @@ def _costs(row: Row) -> tuple[str, ...]:
     if cost is None:
         return (NOTHING,) * 5
     violation = NOTHING if cost.violation is None else f"{cost.violation:.1e}"
+    if cost.violation is not None and cost.violation_steps < STEPS:
+        violation += f" ({cost.violation_steps})"
     flops = NOTHING
     if cost.flops is not None:
         flops = ("> " if cost.flops_partial else "") + significant(cost.flops / 1e6)
     operators = NOTHING if cost.operators is None else f"{cost.operators:,}"
-    return (violation, operators, flops, f"{cost.state:.2f}", f"{cost.peak:.2f}")
+    peak = NOTHING if cost.peak is None else f"{cost.peak:.2f}"
+    return (violation, operators, flops, f"{cost.state:.2f}", peak)
 
 
 def target_table(verdicts: Sequence[Verdict]) -> Table:

@@ -1,8 +1,9 @@
 """The clock: rounds over all methods, so that whatever disturbs the machine disturbs them alike.
 
 In each round every method has its turn, in a new random order: everything is put back to where the
-steps began, off the clock, and a block of calls is timed as one. A ratio of two methods is the
-median over the rounds that both took part in.
+steps began and a first call is made, both off the clock, and a block of calls is timed as one. (The
+first call meets the heap and the caches as another method has left them.) A ratio of two methods is
+the median over the rounds that both took part in.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ import torch
 from riemopt.bench.speed.interface import Attached
 
 BLOCK_SECONDS, MOST_CALLS = 0.02, 20
+LEADING_SECONDS = 0.1  # to slower calls it makes no difference what was there before
 WARM_UP_SECONDS, WARM_UP_CALLS = 1.0, (3, 30)
 METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
 
 
 @dataclass
 class Timing:
-    """Seconds per call of each block, by round; `calls` is the size of a block."""
+    """Seconds per call of each block, by round.
+
+    `calls` is the size of a block, `leading` the number of calls before it that are not timed.
+    """
 
     calls: int
+    leading: int = 0
     seconds: dict[int, float] = field(default_factory=dict)
 
 
@@ -53,18 +59,20 @@ def warm_up(attached: Attached) -> float:
     while len(seconds) < fewest or (
         len(seconds) < most and time.perf_counter() - begin < WARM_UP_SECONDS
     ):
-        seconds.append(_block(attached, 1))
+        seconds.append(_block(attached, Timing(calls=1)))
     attached.settle()
     return min(seconds[fewest - 1 :])
 
 
-def _block(attached: Attached, calls: int) -> float:
+def _block(attached: Attached, timing: Timing) -> float:
     attached.put_back()
     call = attached.call
-    begin = time.perf_counter()
-    for _ in range(calls):
+    for _ in range(timing.leading):
         call()
-    return (time.perf_counter() - begin) / calls
+    begin = time.perf_counter()
+    for _ in range(timing.calls):
+        call()
+    return (time.perf_counter() - begin) / timing.calls
 
 
 def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timing | Exception]:
@@ -82,18 +90,19 @@ def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timin
             results[name] = error
             continue
         calls = min(max(int(BLOCK_SECONDS / max(seconds, 1e-9)), 1), MOST_CALLS)
-        results[name] = Timing(calls)
-        every[name] = _every(rounds, calls * seconds)
+        timing = Timing(calls, leading=int(seconds < LEADING_SECONDS))
+        results[name] = timing
+        every[name] = _every(rounds, (timing.leading + calls) * seconds)
     shuffle = random.Random(0).shuffle
     with _no_garbage_collection():
         for number in range(rounds):
             turn = [name for name, k in every.items() if number % k == 0]
             shuffle(turn)
             for name in turn:
-                timing = results[name]
-                if isinstance(timing, Timing):
+                entry = results[name]
+                if isinstance(entry, Timing):
                     try:
-                        timing.seconds[number] = _block(attached[name], timing.calls)
+                        entry.seconds[number] = _block(attached[name], entry)
                     except Exception as error:
                         results[name] = error
     return results
