@@ -79,21 +79,26 @@ def host_readable(a: Tensor) -> bool:
     )
 
 
-def _adjoint(a: Tensor) -> Tensor:
-    """A copy of Aᴴ in memory. Of one matrix, torch copies it in blocks only as a 2-d tensor."""
-    one = a.ndim == 3 and len(a) == 1
-    copy = (a[0] if one else a).mH.clone(memory_format=torch.contiguous_format)
-    return copy.unsqueeze(0) if one else copy
+def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
+    """A + Aᴴ of `(*, n, n)` matrices, or A - Aᴴ with `sign` -1: twice a part of A.
+
+    Where it is multiplied next, the product takes the half along as a coefficient.
+    """
+    if a.ndim == 3 and len(a) == 1 and a.shape[-1] > 128:
+        # As a 2-d tensor torch copies the adjoint in blocks: 4 times faster at 1024².
+        copy = a[0].mH.clone(memory_format=torch.contiguous_format).unsqueeze(0)
+        return copy.add_(a) if sign == 1 else copy.sub_(a).neg_()
+    return a + a.mH if sign == 1 else a - a.mH
 
 
 def sym(a: Tensor) -> Tensor:
     """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices."""
-    return _adjoint(a).add_(a).mul_(0.5)
+    return plus_adjoint(a).mul_(0.5)
 
 
 def skew(a: Tensor) -> Tensor:
     """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices."""
-    return _adjoint(a).sub_(a).mul_(-0.5)
+    return plus_adjoint(a, -1).mul_(0.5)
 
 
 def is_wide(x: Tensor) -> bool:
@@ -158,9 +163,11 @@ def add_product(
     a, b = (s.mH, x) if is_wide(x) else (x, s)
     shape = c.shape
     if shape[:-2] == a.shape[:-2] == b.shape[:-2] and c.ndim > 2:
-        c, a, b = c.flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)
+        if c.ndim > 3:
+            c, a, b = c.flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)
         add = c.baddbmm_ if overwrite else c.baddbmm
-        return add(a, b, beta=weight, alpha=scale).view(shape)
+        sum = add(a, b, beta=weight, alpha=scale)
+        return sum if len(shape) == 3 else sum.view(shape)
     return torch.add(c if weight == 1 else weight * c, a @ b, alpha=scale)
 
 
@@ -172,8 +179,10 @@ def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     return x + t * u if torch.compiler.is_compiling() else torch.add(x, u, alpha=t)
 
 
-def average(new: Tensor, old: Tensor, decay: float | Tensor) -> Tensor:
-    """decay·old + (1 - decay)·new, in one pass."""
+def average(new: Any, old: Any, decay: float | Tensor) -> Any:
+    """decay·old + (1 - decay)·new of tensors, in one pass, or of numbers."""
+    if not isinstance(new, Tensor):
+        return decay * old + (1 - decay) * new
     if isinstance(decay, Tensor):
         decay = decay.to(new.dtype)
     return torch.lerp(new, old, decay)
@@ -327,7 +336,7 @@ _BLIND_POLYNOMIAL = {dtype: _widest_polynomial(dtype) for dtype in _BLIND_STEPS}
 
 
 def _norms(s: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(s.detach(), dim=(-2, -1))
+    return torch.linalg.vector_norm(s.detach() if s.requires_grad else s, dim=(-2, -1))
 
 
 def _largest(norms: Tensor) -> float:

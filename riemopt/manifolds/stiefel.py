@@ -14,10 +14,8 @@ from riemopt.linalg import (
     exact_products,
     gram,
     host_readable,
-    right_multiply,
-    skew,
+    plus_adjoint,
     squared_norm,
-    sym,
     upcast,
 )
 from riemopt.manifolds.base import Manifold
@@ -75,7 +73,7 @@ class Stiefel(Manifold):
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""
-        return add_product(u, x, sym(gram(x, u)), -1)
+        return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)
 
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
@@ -94,18 +92,19 @@ class Stiefel(Manifold):
         if self.metric == "canonical":
             return super().average(x, m, g, decay)
         if x.shape[-1] == x.shape[-2]:
-            new = skew(gram(x, g))
-            squared = squared_norm(new, (-2, -1))
-            return right_multiply(x, average(new, skew(gram(x, m)), decay)), squared
-        S, T = sym(gram(x, g)), sym(gram(x, m))
+            new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
+            squared = squared_norm(new, (-2, -1)) * 0.25
+            twice = average(new, plus_adjoint(gram(x, m), -1), decay)
+            return add_product(m, x, twice, 0.5, weight=0), squared
+        S, T = plus_adjoint(gram(x, g)), plus_adjoint(gram(x, m))
         whole = squared_norm(g, (-2, -1))
-        squared = whole - squared_norm(S, (-2, -1))
+        squared = whole - squared_norm(S, (-2, -1)) * 0.25
         if host_readable(x) and bool((squared > _RESOLVED * whole).all()):
             mean = average(g, m, decay)
-            return add_product(mean, x, average(S, T, decay), -1, overwrite=True), squared
-        grad = add_product(g, x, S, -1)
+            return add_product(mean, x, average(S, T, decay), -0.5, overwrite=True), squared
+        grad = add_product(g, x, S, -0.5)
         squared = squared_norm(grad, (-2, -1))
-        return average(grad, add_product(m, x, T, -1), decay), squared
+        return average(grad, add_product(m, x, T, -0.5), decay), squared
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """tr(UᴴV), or tr(Uᴴ(I - XXᴴ/2)V) in the canonical metric; real, of the batch's shape."""

@@ -182,7 +182,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             maximize=group["maximize"],
             elementwise=elementwise,
         )
-        state = {"step": new.step, "exp_avg": new.m}
+        state: dict[str, Any] = {"step": new.step, "exp_avg": new.m}
         for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
             if v is not None:
                 state[key] = torch.view_as_complex(v) if x.is_complex() and elementwise else v

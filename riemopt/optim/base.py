@@ -35,7 +35,7 @@ class Update:
     x: Tensor
     u: Tensor
     t: float | Tensor
-    state: dict[str, Tensor]
+    state: dict[str, Any]
 
 
 class RiemannianOptimizer(Optimizer):

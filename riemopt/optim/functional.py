@@ -9,6 +9,7 @@ Letters: `x` points, `g` Euclidean gradients, `m` first moments (tangent at x, o
 point), `v` second moments, `u` a tangent direction, `t` the factor.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -76,14 +77,17 @@ def sgd(
 
 
 class AdamState(NamedTuple):
-    """Moments of a stack of K points, and how many steps each has taken."""
+    """Moments of a stack of K points, and how many steps each has taken.
 
-    step: Tensor
+    On return, what is one number for the whole stack may be a Python number.
+    """
+
+    step: Any
     """(K,): steps taken, before this one on entry and after it on return."""
     m: Tensor
-    v: Tensor
+    v: Any
     """Like the points, or with event dimensions of size 1."""
-    v_max: Tensor | None
+    v_max: Any
 
 
 def adam(
@@ -114,6 +118,7 @@ def adam(
     """
     coupled = 0.0 if decoupled_weight_decay else weight_decay
     g = _ascent(manifold, x, g, coupled, maximize)
+    square: Any
     if elementwise:
         grad = manifold.egrad2rgrad(x, g)
         # A linear subspace carries vectors as they are, and m was in it before.
@@ -122,25 +127,41 @@ def adam(
     else:
         m, square = manifold.average(x, state.m, g, beta1)
         square = square / _entries(manifold, x)
-    v = linalg.average(square, state.v, beta2)
-    v_max = torch.maximum(state.v_max, v) if amsgrad and state.v_max is not None else state.v_max
-
-    step = state.step + 1
-    # One parameter alone on a CPU needs no tensors for its two bias corrections.
-    alone = len(x) == 1 and linalg.host_readable(step)
-    t: Scalar = step.item() if alone else step.to(x.real.dtype)
+    step, v_max = state.step, state.v_max
+    numbers = (step, square, state.v, v_max)
+    if not elementwise and len(x) == square.numel() == 1 and _are_read_for_free(*numbers):
+        # One point alone on a CPU: a dozen operators on single numbers cost more than its step.
+        step, square, old, v_max = (None if n is None else n.item() for n in numbers)
+        v = linalg.average(square, old, beta2)
+    else:
+        v = linalg.average(square, state.v, beta2)
+    if amsgrad and v_max is not None:
+        v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
+    step = step + 1
+    t = step.to(x.real.dtype) if isinstance(step, Tensor) else step
     largest = v_max if amsgrad and v_max is not None else v
-    denominator = (largest / _along(1 - beta2**t, largest)).sqrt() + eps
+    denominator = _root(largest / _along(1 - beta2**t, largest)) + eps
     length = -lr / _along(1 - beta1**t, m)
     if elementwise:
         u = _divide(m, denominator)
         if not manifold.is_linear:
             u = manifold.proj_tangent(x, u)
     else:
-        u, length = m, length / denominator
+        u, length = m, length / denominator if isinstance(v, Tensor) or denominator else math.nan
     if decoupled_weight_decay and weight_decay != 0 and not manifold.has_constant_norm:
         u, length = length * u - lr * weight_decay * manifold.proj_tangent(x, x), 1.0
     return u, length, AdamState(step, m, v, v_max)
+
+
+def _are_read_for_free(*numbers: Tensor | None) -> bool:
+    known = [n for n in numbers if n is not None]
+    return not torch.is_grad_enabled() and all(map(linalg.host_readable, known))
+
+
+def _root(a: Any) -> Any:
+    if isinstance(a, Tensor):
+        return a.sqrt()
+    return math.sqrt(a) if a >= 0 else math.nan
 
 
 def _along(values: Scalar, stack: Tensor) -> Any:

@@ -67,8 +67,17 @@ class Stack:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
         self._write(self._local(self.params), x)
 
-    def store(self, key: str, value: Tensor, accepted: Tensor | None) -> None:
-        """Write one state tensor of each parameter whose step was accepted; None means all."""
+    def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:
+        """Write one state tensor of each parameter whose step was accepted; None means all.
+
+        Of one parameter alone it may be a number, which fills the tensor.
+        """
+        if not isinstance(value, Tensor):
+            if accepted is None:
+                local_view(self.states[0][key]).fill_(value)
+                return
+            old = self.load(key)
+            value = torch.full_like(old, value)
         if accepted is not None:
             value = functional.select(accepted, value, self.load(key))
         batch, views = self._batches.get(key, (None, ()))
