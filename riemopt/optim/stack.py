@@ -120,7 +120,9 @@ class Stack:
 
     @staticmethod
     def _write(targets: list[Tensor], values: Tensor) -> None:
-        if len(targets) == 1:
+        # In a graph, `copy_` of one tensor too often meets an error of inductor on CPUs: torch 2.13
+        # raises KeyError where it fuses the loops of two of them (pytorch #196570).
+        if len(targets) == 1 and not torch.compiler.is_compiling():
             targets[0].copy_(values.squeeze(0))
         else:
             torch._foreach_copy_(targets, values.unbind())
