@@ -67,7 +67,7 @@ WORKLOADS = {
         ),
         Workload(
             "mixed-model",
-            f"{len(_MIXED) + 1} tensors of a transformer, two of them on Stiefel",
+            f"{len(_MIXED) + 1} tensors of a transformer, two on Stiefel",
             _MIXED,
         ),
     )
