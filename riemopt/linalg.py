@@ -179,13 +179,17 @@ def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     return x + t * u if torch.compiler.is_compiling() else torch.add(x, u, alpha=t)
 
 
-def average(new: Any, old: Any, decay: float | Tensor) -> Any:
-    """decay·old + (1 - decay)·new of tensors, in one pass, or of numbers."""
+def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = False) -> Any:
+    """decay·old + (1 - decay)·new of tensors, in one pass, or of numbers.
+
+    `overwrite` allows the result to take the place of `new`, where autograd does not look on.
+    """
     if not isinstance(new, Tensor):
         return decay * old + (1 - decay) * new
     if isinstance(decay, Tensor):
         decay = decay.to(new.dtype)
-    return torch.lerp(new, old, decay)
+    in_place = overwrite and not torch.is_grad_enabled()
+    return new.lerp_(old, decay) if in_place else torch.lerp(new, old, decay)
 
 
 def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:

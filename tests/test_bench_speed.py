@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from riemopt.bench.speed import cost, figures, growth, probe, runner, tables, timing
@@ -343,3 +344,13 @@ def test_help_names_every_option():
     result = CliRunner().invoke(app, ["bench", "speed", "--help"], env={"COLUMNS": "200"})
     for option in ("workload", "shape", "method", "quick", "growth", "rounds", "threads", "limit"):
         assert f"--{option}" in result.output
+
+
+def test_products_into_existing_memory_are_counted():
+    a, b, c = torch.randn(1, 8, 4), torch.randn(1, 4, 4), torch.randn(1, 8, 4)
+    counts = []
+    for product in (c.baddbmm, c.baddbmm_):
+        with FlopCounterMode(display=False, custom_mapping=cost._IN_PLACE) as counter:
+            product(a, b)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 8 * 4 * 4

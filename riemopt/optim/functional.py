@@ -124,6 +124,7 @@ def adam(
         # A linear subspace carries vectors as they are, and m was in it before.
         carried = state.m if manifold.is_linear else manifold.proj_tangent(x, state.m)
         m, square = linalg.average(grad, carried, beta1), _squares(grad)
+        del grad, carried
     else:
         m, square = manifold.average(x, state.m, g, beta1)
         square = square / _entries(manifold, x)
@@ -134,13 +135,14 @@ def adam(
         step, square, old, v_max = (None if n is None else n.item() for n in numbers)
         v = linalg.average(square, old, beta2)
     else:
-        v = linalg.average(square, state.v, beta2)
+        v = linalg.average(square, state.v, beta2, overwrite=True)
+        del square
     if amsgrad and v_max is not None:
         v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
     step = step + 1
     t = step.to(x.real.dtype) if isinstance(step, Tensor) else step
     largest = v_max if amsgrad and v_max is not None else v
-    denominator = _root(largest / _along(1 - beta2**t, largest)) + eps
+    denominator = _root_plus(largest / _along(1 - beta2**t, largest), eps)
     length = -lr / _along(1 - beta1**t, m)
     if elementwise:
         u = _divide(m, denominator)
@@ -158,10 +160,11 @@ def _are_read_for_free(*numbers: Tensor | None) -> bool:
     return not torch.is_grad_enabled() and all(map(linalg.host_readable, known))
 
 
-def _root(a: Any) -> Any:
-    if isinstance(a, Tensor):
-        return a.sqrt()
-    return math.sqrt(a) if a >= 0 else math.nan
+def _root_plus(a: Any, eps: float) -> Any:
+    """√a + eps of a number, or of a tensor that may be overwritten if autograd does not look on."""
+    if not isinstance(a, Tensor):
+        return (math.sqrt(a) if a >= 0 else math.nan) + eps
+    return a.sqrt() + eps if torch.is_grad_enabled() else a.sqrt_().add_(eps)
 
 
 def _along(values: Scalar, stack: Tensor) -> Any:
@@ -177,8 +180,11 @@ def _squares(grad: Tensor) -> Tensor:
 
 
 def _divide(m: Tensor, denominator: Tensor) -> Tensor:
+    """m/denominator, in the memory of the denominator where that can be."""
     if m.is_complex() and denominator.ndim > m.ndim:
         return torch.view_as_complex(torch.view_as_real(m) / denominator)
+    if linalg.host_readable(denominator) and not torch.is_grad_enabled():
+        return torch.div(m, denominator, out=denominator)
     return m / denominator
 
 
