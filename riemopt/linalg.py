@@ -15,7 +15,7 @@ points, never for a step.
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 def upcast(function: _Function) -> _Function:
     """Decorator: compute in float32 what is given in half precision, and round the result."""
 
+    @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Tensor:
         halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
         if not halves:
@@ -38,8 +39,6 @@ def upcast(function: _Function) -> _Function:
         full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
         return function(*full, **kwargs).to(halves[0])
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-    wrapper.__wrapped__ = function  # type: ignore[attr-defined]
     return cast(_Function, wrapper)
 
 
@@ -50,6 +49,7 @@ def exact_products(function: _Function) -> _Function:
     2e-3. In a graph of torch.compile the user's setting holds.
     """
 
+    @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
@@ -64,8 +64,6 @@ def exact_products(function: _Function) -> _Function:
             for backend, precision in lowered:
                 backend.fp32_precision = precision
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-    wrapper.__wrapped__ = function  # type: ignore[attr-defined]
     return cast(_Function, wrapper)
 
 
@@ -166,8 +164,8 @@ def add_product(
         if c.ndim > 3:
             c, a, b = c.flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3)
         add = c.baddbmm_ if overwrite else c.baddbmm
-        sum = add(a, b, beta=weight, alpha=scale)
-        return sum if len(shape) == 3 else sum.view(shape)
+        result = add(a, b, beta=weight, alpha=scale)
+        return result if len(shape) == 3 else result.view(shape)
     return torch.add(c if weight == 1 else weight * c, a @ b, alpha=scale)
 
 
@@ -229,11 +227,6 @@ def _cubic_steps(dtype: torch.dtype) -> int:
     return steps
 
 
-def _own(a: Tensor) -> Tensor:
-    """`a`, to be overwritten; a copy where autograd may have saved it."""
-    return a.clone() if a.requires_grad else a
-
-
 def _add_identity(a: Tensor, c: float | Tensor) -> Tensor:
     """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix."""
     a.diagonal(dim1=-2, dim2=-1).add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
@@ -246,7 +239,8 @@ def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
     `steps` cubic iterations, or, with None and a float `bound`, as many as the dtype needs. S may
     be overwritten.
     """
-    G, Z = _add_identity(_own(S), 1), None
+    G = _add_identity(S.clone() if S.requires_grad else S, 1)  # autograd may have saved S
+    Z: Tensor | None = None
     del S
     # Singular values of X + ξ are at least 1; the floor leaves room for an X that is off by .3.
     a = max(1 - bound, 0.5) if steps is None else (1 - bound).clamp(min=0.5)

@@ -19,7 +19,7 @@ class LinearSubspace(Manifold):
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """X + U, projected so that a rounding error of X does not stay for good: the geodesic."""
-        return self.project(x + u)
+        return self.curve(x, u, 1.0)
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """X + t·U, projected likewise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from riemopt.bench.speed.interface import Attached, Item, Kind, Start, Workload
 # The root mean square of the entries of a step is 1e-3 with Adam. With gradients N(0, 1) and
 # momentum .9, whose buffer grows to ten gradients, SGD gets there with a tenth of that.
 ADAM_LR, SGD_LR, MOMENTUM = 1e-3, 1e-4, 0.9
+
+Rule = Literal["sgd", "adam"]
 
 
 def point_norm(item: Item) -> float:

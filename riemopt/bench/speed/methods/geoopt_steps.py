@@ -17,6 +17,7 @@ from riemopt.bench.speed.methods._common import (
     ADAM_LR,
     MOMENTUM,
     SGD_LR,
+    Rule,
     gradient_size,
     only,
     point_norm,
@@ -24,7 +25,6 @@ from riemopt.bench.speed.methods._common import (
 )
 
 Surface = Literal["EuclideanStiefel", "CanonicalStiefel", "Sphere"]
-Rule = Literal["sgd", "adam"]
 
 
 def attach(starts: Sequence[Start], *, surface: Surface, rule: Rule) -> Attached:

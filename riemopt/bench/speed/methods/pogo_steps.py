@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,13 @@ from riemopt.bench.speed.methods._common import (
     ADAM_LR,
     MOMENTUM,
     SGD_LR,
+    Rule,
     gradient_size,
     only,
     point_norm,
     stepped,
     with_gradients,
 )
-
-Rule = Literal["sgd", "adam"]
 
 
 def attach(starts: Sequence[Start], *, rule: Rule) -> Attached:
