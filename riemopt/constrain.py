@@ -173,9 +173,9 @@ class Constraint(NamedTuple):
     """Qualified name of the parameter."""
     manifold: Manifold
     violation: float
-    """Largest violation over the points of the weight; NaN on the meta device."""
+    """Of the point for which it is largest as a multiple of the tolerance; NaN on `meta`."""
     tolerance: float
-    """What rounding explains: 10·eps·√n·max(1, max |x|), n the longest side of a point."""
+    """What rounding explains at that point: `Manifold.tolerance`."""
 
     @property
     def satisfied(self) -> bool:
@@ -239,10 +239,9 @@ def _measure(x: Tensor, manifold: Manifold) -> tuple[float, float]:
         return math.nan, math.nan
     if x.numel() == 0:
         return 0.0, 0.0
-    side = max([x.shape[d] for d in manifold.event_dims(x.ndim)] or [1])
-    scale = max(1.0, x.abs().max().item())
-    tolerance = 10 * torch.finfo(x.dtype).eps * math.sqrt(side) * scale
-    return manifold.violation(x).max().item(), tolerance
+    violation, tolerance = manifold.violation(x).flatten(), manifold.tolerance(x).flatten()
+    worst = (violation / tolerance).argmax()
+    return violation[worst].item(), tolerance[worst].item()
 
 
 @torch.no_grad()

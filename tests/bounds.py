@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from riemopt.manifolds import Manifold
+from tests.manifold_cases import CASES
 
+# Manifolds given by equations, and the same sets in the catalogue.
+TWINS = {case.manifold: case.twin for case in CASES if case.twin is not None}
 # A formula of the package is a chain of about so many roundings, each of relative size eps.
 OPERATIONS = 8
 
@@ -51,8 +54,13 @@ def smaller_side(manifold: Manifold, x: Tensor) -> int:
 def on_surface(manifold: Manifold, x: Tensor) -> float:
     """The promise for every stored point: violation ≤ 10·eps·√p (relative to a sphere's radius).
 
-    Rounding the entries of orthonormal columns alone gives |XᴴX - I| up to eps in each entry.
+    Rounding the entries of orthonormal columns alone gives |XᴴX - I| up to eps in each entry. A
+    level set's equation may say ‖x‖² - 1, twice of ‖x‖ - 1; or X - Xᴴ, of entries of any size.
     """
+    twin = TWINS.get(manifold)
+    if twin is not None:
+        size = max(1.0, float(x.abs().max())) if twin.is_linear and x.numel() else 1.0
+        return 2 * on_surface(twin, x) * size
     radius = getattr(manifold, "radius", 1.0)
     return 10 * eps(x.dtype) * math.sqrt(smaller_side(manifold, x)) * radius
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from riemopt.manifolds import (
     Euclidean,
     Flattened,
+    LevelSet,
     Manifold,
     SkewSymmetric,
     Sphere,
@@ -53,6 +54,7 @@ MATRICES: Shapes = {
     "batch": (2, 3, 4, 3),
     "large": (100, 30),
 }
+TALL: Shapes = {kind: shape for kind, shape in MATRICES.items() if kind != "wide"}
 SQUARES: Shapes = {
     "empty": (0, 3, 3),
     "one": (1, 1),
@@ -89,9 +91,24 @@ class Case(NamedTuple):
     """Which of exp, log and dist the manifold has."""
     uniform: bool = False
     """Whether `random_point` is promised to be uniform."""
+    twin: Manifold | None = None
+    """The manifold of the catalogue that is the same set, by which errors are bounded."""
 
 
 ALL_FORMS = ("exp", "log", "dist")
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x).square() - 1
+
+
+def orthonormal_columns(x: Tensor) -> Tensor:
+    return x.mH @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def equals_its_adjoint(x: Tensor) -> Tensor:
+    return x - x.mH
+
 
 # fmt: off
 CASES = [
@@ -113,6 +130,10 @@ CASES = [
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
+    Case(LevelSet(unit_norm, event_ndim=1), VECTORS, "ambient", twin=Sphere()),
+    Case(LevelSet(unit_norm), WHOLE, "ambient", twin=Sphere(dim=None)),
+    Case(LevelSet(orthonormal_columns, event_ndim=2), TALL, "ambient", twin=Stiefel()),
+    Case(LevelSet(equals_its_adjoint, event_ndim=2), SQUARES, "ambient", twin=Symmetric()),
 ]
 # fmt: on
 

@@ -9,13 +9,20 @@ import pytest
 from riemopt.manifolds import (
     Euclidean,
     Flattened,
+    LevelSet,  # noqa: F401
     LinearSubspace,
     SkewSymmetric,
     Sphere,
     Stiefel,
     Symmetric,
 )
-from tests.manifold_cases import CASES, over_cases
+from tests.manifold_cases import (
+    CASES,
+    equals_its_adjoint,  # noqa: F401
+    orthonormal_columns,  # noqa: F401
+    over_cases,
+    unit_norm,  # noqa: F401
+)
 
 
 @over_cases()

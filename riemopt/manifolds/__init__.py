@@ -5,6 +5,7 @@ import torch
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.flattened import Flattened
+from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import LinearSubspace
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sphere import Sphere
@@ -14,6 +15,7 @@ from riemopt.manifolds.symmetric import Symmetric
 __all__ = [
     "Euclidean",
     "Flattened",
+    "LevelSet",
     "LinearSubspace",
     "Manifold",
     "SkewSymmetric",

@@ -1,6 +1,6 @@
 """The contract of a manifold.
 
-A manifold is a *description*: frozen, hashable, equal by value, and free of tensors. A point is an
+A manifold is a *description*: frozen, hashable, equal by value, and on no device. A point is an
 ordinary tensor; its last `event_ndim` dimensions are one point and all leading dimensions are a
 batch. Five methods are required (`proj_tangent`, `retract`, `project`, `violation`, `check_shape`)
 and `dim`; everything else has a default built from them. Implementations are final: they inherit
@@ -150,6 +150,17 @@ class Manifold(ABC):
         """
         return self.retract(x, t * u)
 
+    def attempt(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`curve(x, u, t)`, and what part of the step t·u was taken.
+
+        None where a retraction takes any step whole, as most do. Otherwise a tensor of the batch's
+        shape with entries in [0, 1]: a point for which the way back to the manifold is not found
+        takes less of the step, or stays where it is.
+        """
+        return self.curve(x, u, t), None
+
     def step(self, x: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
         """`retract(x, -lr·proj_tangent(x, direction))`: one step of projected descent."""
         return self.curve(x, self.proj_tangent(x, direction), -lr)
@@ -193,15 +204,40 @@ class Manifold(ABC):
     def _no_closed_form(self, method: str, alternative: str) -> NoReturn:
         raise NotImplementedError(f"{self!r} has no closed-form {method}; {alternative}.")
 
+    # --- numbers ---
+
+    def tolerance(self, x: Tensor) -> Tensor:
+        """The `violation` that rounding explains: 10·eps·√n·max(1, max |x|); the batch's shape.
+
+        n is the longest side of a point and eps that of the tensor's dtype.
+        """
+        dims = self.event_dims(x.ndim)
+        size = x.abs().amax(dims) if dims else x.abs()
+        side = max([x.shape[d] for d in dims] or [1])
+        return 10 * torch.finfo(x.dtype).eps * side**0.5 * size.clamp(min=1)
+
     # --- layout ---
 
     def event_dims(self, ndim: int) -> tuple[int, ...]:
         """The dimensions, counted from the end, that make one point of a tensor with `ndim`."""
         return tuple(range(-self.event_ndim, 0))
 
+    def at(self, x: Tensor) -> "Manifold":
+        """The same manifold, for several calls with this very tensor `x`.
+
+        A manifold for which such calls share work returns one that keeps it; used in each step.
+        """
+        return self
+
     def anchored(self, ndim: int) -> "Manifold":
         """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
         return self
+
+    def prepare(self, x: Tensor) -> None:
+        """Do what steps on tensors like `x` need once: copy constants to its device.
+
+        Optimizers call it when they are given a parameter, so that no step waits for a copy.
+        """
 
     def __repr__(self) -> str:
         """The constructor call, without options that have their default."""

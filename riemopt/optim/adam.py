@@ -155,7 +155,8 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        elementwise = self._elementwise(stack.manifold)
+        manifold = stack.manifold.at(x)
+        elementwise = self._elementwise(manifold)
         amsgrad = group["amsgrad"]
 
         def second_moment(key: str) -> Tensor:
@@ -163,7 +164,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             return torch.view_as_real(v) if v.is_complex() else v
 
         u, t, new = functional.adam(
-            stack.manifold,
+            manifold,
             x,
             g,
             functional.AdamState(
@@ -186,7 +187,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
             if v is not None:
                 state[key] = torch.view_as_complex(v) if x.is_complex() and elementwise else v
-        return Update(x, u, t, state)
+        return Update(manifold, x, u, t, state)
 
     # --- checkpoints in torch's layout ---
 

@@ -32,6 +32,7 @@ _STACK_NUMEL = 1 << 14
 class Update:
     """A step to be taken: from `x` along t·u, and the state that belongs to it."""
 
+    manifold: Manifold
     x: Tensor
     u: Tensor
     t: float | Tensor
@@ -43,6 +44,7 @@ class RiemannianOptimizer(Optimizer):
 
     _manifolds: list[list[Manifold | None]]
     _skipped: dict[torch.device, Tensor]
+    _shortened: dict[torch.device, Tensor]
     _plans: dict[int, Plan]
 
     # --- what a subclass supplies ---
@@ -86,6 +88,7 @@ class RiemannianOptimizer(Optimizer):
             raise TypeError(f"A manifold belongs under the key 'manifold'; got {misplaced}.")
         super().add_param_group(param_group)
         self.__dict__.setdefault("_skipped", {})
+        self.__dict__.setdefault("_shortened", {})
         self.__dict__.setdefault("_plans", {})
         manifolds = self.__dict__.setdefault("_manifolds", [])
         try:
@@ -194,8 +197,9 @@ class RiemannianOptimizer(Optimizer):
                 )
             if not state:
                 state.update(self._initial_state(group, p, manifold))
-            if p.device not in self._skipped:
-                self._skipped[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
+            for counts in (self._skipped, self._shortened):
+                if p.device not in counts:
+                    counts[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
             alone = i if group["foreach"] is False or p.numel() > _STACK_NUMEL else None
             key = (alone, manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
             buckets.setdefault(key, []).append(i)
@@ -232,11 +236,14 @@ class RiemannianOptimizer(Optimizer):
             if value is update.u and accepted is None and stack.in_place:
                 update.u = stack.load(key)
             del value
-        stack.store_points(
-            functional.move(stack.manifold, update.x, update.u, update.t, acceptance)
+        y, shortened = functional.move(
+            update.manifold, update.x, update.u, update.t, acceptance
         )
+        if shortened is not None:
+            self._shortened[y.device].add_(shortened)
+        stack.store_points(y)
 
-    # --- steps refused ---
+    # --- steps refused or shortened ---
 
     def _count_skipped(self, accepted: Tensor, skip: Tensor | None) -> None:
         refused = (~accepted).sum()
@@ -253,6 +260,15 @@ class RiemannianOptimizer(Optimizer):
         """
         return sum(int(count) for count in self._skipped.values())
 
+    @property
+    def shortened_steps(self) -> int:
+        """How often a point took a part of its step only, or none of it.
+
+        On a `LevelSet`, where the surface bends too much for the step or c is singular; never on a
+        manifold with a retraction of its own. Counted on the device; reading it synchronises.
+        """
+        return sum(int(count) for count in self._shortened.values())
+
     # --- state ---
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -268,10 +284,12 @@ class RiemannianOptimizer(Optimizer):
             **super().__getstate__(),
             "_manifolds": self._manifolds,
             "_skipped": self._skipped,
+            "_shortened": self._shortened,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_shortened", {})
         self._plans = {}
         registry.listen(self)
 
@@ -308,4 +326,5 @@ def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
     if manifold is None or not manifold.is_constraint:
         return None
     manifold.check_shape(param.shape)
+    manifold.prepare(param)
     return manifold.anchored(param.ndim)

@@ -246,10 +246,20 @@ def _all_taken(u: Tensor, t: Scalar) -> bool:
 
 def move(
     manifold: Manifold, x: Tensor, u: Tensor, t: Scalar, acceptance: Acceptance | None
-) -> Tensor:
-    """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one."""
-    y = manifold.curve(x, u, t)
-    return y if acceptance is None else select(acceptance.moved, y, x)
+) -> tuple[Tensor, Tensor | None]:
+    """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one.
+
+    Returns:
+        The points, and how many of a step that was to be taken took only a part of it; None where
+        the manifold takes any step whole.
+    """
+    y, taken = manifold.attempt(x, u, t)
+    shortened = None if taken is None else taken < 1
+    if acceptance is not None:
+        y = select(acceptance.moved, y, x)
+        if shortened is not None:
+            shortened = shortened & _along(acceptance.moved, shortened)
+    return y, None if shortened is None else shortened.sum()
 
 
 def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -67,9 +67,10 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
+        manifold = stack.manifold.at(x)
         first = stack.states[0].get("momentum_buffer") is None
         u, t, m = functional.sgd(
-            stack.manifold,
+            manifold,
             x,
             g,
             None if first else stack.load("momentum_buffer"),
@@ -88,4 +89,4 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
                     old["momentum_buffer"] = torch.zeros_like(
                         p, memory_format=torch.contiguous_format
                     )
-        return Update(x, u, t, state)
+        return Update(manifold, x, u, t, state)

@@ -1,0 +1,289 @@
+"""The normal space of {c = 0} at a point: the Jacobian J = Dc(x) by autograd, and J⁺.
+
+    space = normal_space(c, x, few=32)
+    space.tangent(u)            # u - J⁺Ju, the orthogonal projection on the kernel of J
+    space.correct(y, r)         # y - J⁺r: a Newton step towards c = 0, when r = c(y)
+
+Points are `(B, n)`, residuals `(B, m)`. J⁺ is the pseudo-inverse Jᵀ(JJᵀ)⁻¹, of which three forms
+exist: one equation (a division), a few (J row by row, and a Cholesky factor of its m×m Gram
+matrix), many (products with J and Jᵀ alone, and conjugate gradients). All three stand equations
+that repeat each other, and rows of any scale in the first two.
+
+Reference: Absil, Mahony & Sepulchre (2008), §3.6 and §5.2; Absil & Malick (2012).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg import exact_products, host_readable
+
+Residual = Callable[[Tensor], Tensor]
+
+
+class NormalSpace(ABC):
+    """J at `(B, n)` points, and what follows from it."""
+
+    value: Tensor
+    """c(x), `(B, m)`."""
+
+    @abstractmethod
+    def tangent(self, u: Tensor) -> Tensor:
+        """u - J⁺Ju, `(B, n)`."""
+
+    @abstractmethod
+    def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """y - J⁺r and ‖J⁺r‖, `(B, n)` and `(B, 1)`.
+
+        Where r is not in the range of J, so that no step along the normal space can do away with
+        it, the length is infinite: c is singular there.
+        """
+
+    @abstractmethod
+    def distance(self, r: Tensor) -> Tensor:
+        """‖J⁺r‖, or an estimate of it, `(B, 1)`."""
+
+    @abstractmethod
+    def largest_row(self) -> Tensor:
+        """The largest norm of a row of J, or an estimate of it, `(B, 1)`."""
+
+
+def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) -> NormalSpace:
+    """The normal space of c at `(B, n)` points.
+
+    Args:
+        c: `(B, n)` → `(B, m)`, each row by itself.
+        x: the points.
+        few: from one equation more on, J is not formed.
+        iterations: of conjugate gradients where it is not; None leaves it to the residual, or
+            takes a fixed number where that cannot be read.
+    """
+    value, pullback = torch.func.vjp(c, x)
+
+    def adjoint(r: Tensor) -> Tensor:
+        gradient: Tensor = pullback(r)[0]
+        return gradient
+
+    m = value.shape[1]
+    if m == 1:
+        return OneEquation(value, adjoint(torch.ones_like(value)))
+    if m <= few:
+        basis = torch.eye(m, dtype=value.dtype, device=value.device).unsqueeze(1)
+        rows = torch.vmap(adjoint)(basis.expand(m, *value.shape))
+        return FewEquations(value, rows.movedim(0, 1))
+    return ManyEquations(value, adjoint, iterations)
+
+
+def _inverse(a: Tensor) -> Tensor:
+    """1/a, and 0 for 0."""
+    zero = a == 0
+    return torch.where(zero, 0, 1 / torch.where(zero, 1, a))
+
+
+def _norm(a: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+
+
+def _noise(y: Tensor, size: Tensor | float) -> Tensor:
+    """The residual that rounding the entries of y makes, 32-fold; `size` is ‖J‖_F."""
+    eps: float = torch.finfo(y.dtype).eps
+    return 32 * eps * size / y.shape[-1] ** 0.5 * _norm(y)
+
+
+def _refuse(length: Tensor, singular: Tensor) -> Tensor:
+    return torch.where(singular, torch.inf, length)
+
+
+@final
+class OneEquation(NormalSpace):
+    """J is one row g: J⁺r = g·r/‖g‖²."""
+
+    def __init__(self, value: Tensor, row: Tensor) -> None:
+        self.value = value
+        self._row = row
+        self._norm = _norm(row)
+        self._inverse_norm = _inverse(self._norm)
+        self._flat = self._norm == 0
+
+    def tangent(self, u: Tensor) -> Tensor:
+        """u - g⟨g, u⟩/‖g‖²."""
+        # Twice divided: the square of a norm need not be representable.
+        slope = (self._row * u).sum(-1, keepdim=True) * self._inverse_norm
+        return torch.addcmul(u, self._row, slope * self._inverse_norm, value=-1)
+
+    def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """y - g·r/‖g‖² and |r|/‖g‖."""
+        distance = r * self._inverse_norm
+        corrected = torch.addcmul(y, self._row, distance * self._inverse_norm, value=-1)
+        return corrected, _refuse(distance.abs(), self._flat & (r != 0))
+
+    def distance(self, r: Tensor) -> Tensor:
+        """|r|/‖g‖."""
+        return (r * self._inverse_norm).abs()
+
+    def largest_row(self) -> Tensor:
+        """‖g‖."""
+        return self._norm
+
+
+@final
+class FewEquations(NormalSpace):
+    """J is kept, its rows scaled to norm 1; A = JJᵀ + τI is factored, τ = 4·m·eps.
+
+    The τ makes redundant equations harmless; refinement takes away what it changes of the others.
+    """
+
+    _REFINEMENTS = 2
+
+    def __init__(self, value: Tensor, rows: Tensor) -> None:
+        self.value = value
+        self._norms = _norm(rows).squeeze(-1)  # (B, m)
+        self._inverse_norms = _inverse(self._norms)
+        self._flat = self._norms == 0
+        self._rows = rows * self._inverse_norms.unsqueeze(-1)
+        self._gram = self._rows_times(self._rows.mT)
+        m = value.shape[1]
+        tau = 4 * m * torch.finfo(value.dtype).eps
+        identity = torch.eye(m, dtype=value.dtype, device=value.device)
+        factor, _ = torch.linalg.cholesky_ex(self._gram + tau * identity, check_errors=False)
+        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        self._gram_inverse = inverse.mT @ inverse
+
+    @exact_products
+    def _rows_times(self, a: Tensor) -> Tensor:
+        return self._rows @ a
+
+    def _solve(self, b: Tensor) -> tuple[Tensor, Tensor]:
+        """λ with JJᵀλ = b, and b - JJᵀλ; `(B, m, 1)`."""
+        x = self._gram_inverse @ b
+        for _ in range(self._REFINEMENTS):
+            x = x + self._gram_inverse @ (b - self._gram @ x)
+        return x, b - self._gram @ x
+
+    def tangent(self, u: Tensor) -> Tensor:
+        """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves what the condition of JJᵀ makes of eps."""
+        for _ in range(2):
+            multipliers, _ = self._solve(self._rows_times(u.unsqueeze(-1)))
+            u = u - (multipliers.mT @ self._rows).squeeze(-2)
+        return u
+
+    def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """y - Jᵀλ and √(λᵀJJᵀλ), JJᵀλ = r."""
+        b = (r * self._inverse_norms).unsqueeze(-1)
+        multipliers, left = self._solve(b)
+        squared = (multipliers.mT @ (b - left)).squeeze(-1)
+        unseen = _norm(left.squeeze(-1))
+        singular = (unseen > 0.5 * _norm(b.squeeze(-1))) & (unseen > _noise(y, b.shape[1] ** 0.5))
+        singular = singular | (self._flat & (r != 0)).any(-1, keepdim=True)
+        corrected = y - (multipliers.mT @ self._rows).squeeze(-2)
+        return corrected, _refuse(squared.clamp(min=0).sqrt(), singular)
+
+    def distance(self, r: Tensor) -> Tensor:
+        """√(λᵀJJᵀλ)."""
+        b = (r * self._inverse_norms).unsqueeze(-1)
+        return (self._solve(b)[0].mT @ b).squeeze(-1).clamp(min=0).sqrt()
+
+    def largest_row(self) -> Tensor:
+        """As it is."""
+        return self._norms.amax(1, keepdim=True)
+
+
+@final
+class ManyEquations(NormalSpace):
+    """J is known by products alone; J⁺r by Craig's form of conjugate gradients on JJᵀλ = r.
+
+    Where JJᵀ is a multiple of the identity on its range (spheres, orthonormal columns) one
+    iteration is exact, also if equations repeat each other. r in the range of J stays in it, so
+    the iteration never meets the kernel of JJᵀ but through rounding; it ends for a point when its
+    residual or the curvature has vanished.
+
+    Reference: Golub & Van Loan (2013), §11.3.9 (CGNE); Craig (1955).
+    """
+
+    _FIXED = 8
+    _AT_MOST = 100
+    # Where only a Newton step is wanted, the next one corrects what this leaves.
+    _NEWTON = 1e-2
+
+    def __init__(
+        self, value: Tensor, adjoint: Callable[[Tensor], Tensor], iterations: int | None
+    ) -> None:
+        self.value = value
+        self._adjoint = adjoint
+        self._iterations = iterations
+        # Forward mode would do c again at each product, and cannot pass an autograd.grad inside c.
+        _, self._push = torch.func.vjp(adjoint, torch.zeros_like(value))
+
+    def _jacobian_times(self, u: Tensor) -> Tensor:
+        product: Tensor = self._push(u)[0]
+        return product
+
+    def tangent(self, u: Tensor) -> Tensor:
+        """u - J⁺Ju, until the residual J(u - J⁺Ju) is rounding."""
+        tolerance = 2 * torch.finfo(u.dtype).eps
+        solution, _ = self._craig(self._jacobian_times(u), tolerance * _norm(u), relative=False)
+        return u - solution
+
+    def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """y - J⁺r to a relative residual of 1e-2, and ‖J⁺r‖."""
+        tolerance = torch.full_like(r[:, :1], self._NEWTON)
+        solution, left = self._craig(r, tolerance, relative=True)
+        singular = left > 0.5 * _norm(r)
+        if not host_readable(singular) or bool(singular.any()):
+            singular = singular & (left > _noise(y, self._size()))
+        return y - solution, _refuse(_norm(solution), singular | ~left.isfinite())
+
+    def distance(self, r: Tensor) -> Tensor:
+        """‖r‖²/‖Jᵀr‖: exact where JJᵀ is a multiple of the identity."""
+        squared: Tensor = r.square().sum(-1, keepdim=True)
+        return squared * _inverse(_norm(self._adjoint(r)))
+
+    @exact_products
+    def _craig(self, b: Tensor, tolerance: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
+        """x = J⁺b and ‖b - Jx‖.
+
+        The tolerance is one of ‖b - Jx‖/‖b‖, or, not relative, of the distance ‖b - Jx‖/σ, σ being
+        the size of J as seen in ‖Jᵀb‖/‖b‖.
+        """
+        eps = torch.finfo(b.dtype).eps
+        r, p = b, self._adjoint(b)
+        rr, qq = r.square().sum(-1, keepdim=True), p.square().sum(-1, keepdim=True)
+        sigma2 = qq * _inverse(rr)
+        limit = tolerance.square() * (rr if relative else sigma2)
+        x = torch.zeros_like(p)
+        for _ in range(self._steps(b)):
+            # What is left may be outside of the range of J, by rounding or since c is singular.
+            active = (rr > limit) & (qq > eps * sigma2 * rr)
+            if host_readable(active) and not active.any():
+                break
+            alpha = torch.where(active, rr * _inverse(qq), 0)
+            x = torch.addcmul(x, p, alpha)
+            r = torch.addcmul(r, self._jacobian_times(p), alpha, value=-1)
+            new = r.square().sum(-1, keepdim=True)
+            if host_readable(new) and bool((new <= limit).all()):
+                rr = new
+                break
+            p = torch.addcmul(self._adjoint(r), p, torch.where(active, new * _inverse(rr), 0))
+            rr, qq = new, p.square().sum(-1, keepdim=True)
+        return x, rr.sqrt()
+
+    def largest_row(self) -> Tensor:
+        """max |Jz| for a standard normal z: |(Jz)ᵢ|² is ‖Jᵢ‖² in the mean."""
+        generator = torch.Generator().manual_seed(0)
+        shape = self._adjoint(self.value).shape[1:]
+        z = torch.randn(shape, generator=generator).to(self.value)
+        return self._jacobian_times(z.expand(len(self.value), -1)).abs().amax(1, keepdim=True)
+
+    def _size(self) -> Tensor:
+        """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for w of random signs (Hutchinson)."""
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, self.value.shape[1:], generator=generator) * 2 - 1
+        return _norm(self._adjoint(signs.to(self.value).expand_as(self.value)))
+
+    def _steps(self, b: Tensor) -> int:
+        if self._iterations is not None:
+            return self._iterations
+        return min(b.shape[1], self._AT_MOST if host_readable(b) else self._FIXED)
