@@ -1,52 +1,31 @@
 """What the laws of the contract are made of. The laws are in `test_law_*.py`.
 
+Where `riemopt.testing` has the law for users, it is that one, with the bounds of this suite.
+
 A law is a function that raises `AssertionError` where it is broken. It takes the manifold, a point
 (or batch) and a generator for the vectors it needs, and works for any manifold and dtype unless it
 says otherwise. Each file states its laws and runs them over every case of `manifold_cases.py`;
 `test_planted_mistakes.py` shows that each of them can fail.
 """
 
-import math
-
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from riemopt.manifolds import Manifold
-from tests.bounds import TWINS, assert_close, eps, length, on_surface, wide
+from riemopt.testing.evidence import Residual
+from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
+from tests.bounds import TWINS, assert_close, length, on_surface, rounding, wide
+
+__all__ = ["ambient", "batch_shape", "event_dims_kept", "tangent"]
 
 # Lengths of the steps that a retraction must stand.
 SIZES = (0.0, 1e-8, 1.0, 1e3, 1e6)
 
 
-def ambient(x: Tensor, gen: Generator) -> Tensor:
-    """A standard normal tensor like `x`."""
-    return torch.randn(x.shape, generator=gen, dtype=x.dtype)
-
-
-def tangent(manifold: Manifold, x: Tensor, gen: Generator, size: float = 1.0) -> Tensor:
-    """A tangent of ambient norm `size` at each point, or 0 where the tangent space is 0."""
-    X = wide(x)
-    u = manifold.proj_tangent(X, wide(ambient(x, gen)))
-    long = length(manifold, u, keepdim=True)
-    trivial = long < math.sqrt(eps(x.dtype))
-    u = u * torch.where(trivial, 0, size / torch.where(trivial, 1, long))
-    # Once more, as where little of the noise was tangent its rounding error has been magnified.
-    return manifold.proj_tangent(X, u).to(x.dtype)
-
-
-def real_inner(a: Tensor, b: Tensor) -> Tensor:
-    """Re⟨a, b⟩ of all entries, in float64."""
-    return (wide(a).conj() * wide(b)).real.sum()
-
-
-def batch_shape(manifold: Manifold, x: Tensor) -> tuple[int, ...]:
-    events = {d % x.ndim for d in manifold.event_dims(x.ndim)}
-    return tuple(n for d, n in enumerate(x.shape) if d not in events)
-
-
-def event_dims_kept(manifold: Manifold, x: Tensor) -> tuple[int, ...]:
-    events = {d % x.ndim for d in manifold.event_dims(x.ndim)}
-    return tuple(1 if d in events else n for d, n in enumerate(x.shape))
+def assert_holds(manifold: Manifold, x: Tensor, residual: Residual, factor: float = 1.0) -> None:
+    """The residual is rounding: `factor` times the bound of `tests.bounds`."""
+    error, allowed = residual.worst(factor * rounding(manifold, x))
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 
 def assert_on_surface(manifold: Manifold, x: Tensor) -> None:

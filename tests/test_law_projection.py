@@ -1,61 +1,39 @@
 """`proj_tangent` is the orthogonal projection on the tangent space of the surface."""
 
-import math
-
 import torch
 from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from tests.bounds import assert_close, length, rounding
-from tests.laws import ambient, batch_shape, real_inner
+from riemopt.testing import projections as laws
+from tests.laws import assert_holds
 from tests.manifold_cases import EXACT, first_of_its_metric, generator, over, point, seeds
-from tests.slopes import assert_order
+from tests.slopes import assert_slope
 
 
 def law_projection_is_linear(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """P(au + bv) = aPu + bPv for real a, b."""
-    u, v = ambient(x, gen), ambient(x, gen)
-    together = manifold.proj_tangent(x, 0.75 * u - 0.5 * v)
-    apart = 0.75 * manifold.proj_tangent(x, u) - 0.5 * manifold.proj_tangent(x, v)
-    assert_close(manifold, together, apart, length(manifold, u) + length(manifold, v))
+    assert_holds(manifold, x, laws.projection_is_linear(manifold, x, gen))
 
 
 def law_projection_is_idempotent(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """P(Pu) = Pu."""
-    u = ambient(x, gen)
-    once = manifold.proj_tangent(x, u)
-    assert_close(manifold, manifold.proj_tangent(x, once), once, length(manifold, u))
+    assert_holds(manifold, x, laws.projection_is_idempotent(manifold, x, gen))
 
 
 def law_projection_is_self_adjoint(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """Re⟨Pu, v⟩ = Re⟨u, Pv⟩, the ambient inner product of whole tensors."""
-    u, v = ambient(x, gen), ambient(x, gen)
-    left = real_inner(manifold.proj_tangent(x, u), v)
-    right = real_inner(u, manifold.proj_tangent(x, v))
-    scale = (length(manifold, u) * length(manifold, v)).sum()
-    assert (left - right).abs() <= rounding(manifold, x) * scale
+    """Re⟨Pu, v⟩ = Re⟨u, Pv⟩ at each point, in the ambient inner product."""
+    assert_holds(manifold, x, laws.projection_is_self_adjoint(manifold, x, gen))
 
 
 def law_projection_has_rank_dim(manifold: Manifold, x: Tensor) -> None:
     """The rank of u ↦ Pu, over the reals, is `dim` for each point. Small `x` in double."""
-    basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
-    if x.is_complex():
-        basis = torch.cat([basis, 1j * basis])
-    images = [manifold.proj_tangent(x, u) for u in basis]
-    columns = [torch.view_as_real(u) if u.is_complex() else u for u in images]
-    matrix = torch.stack([u.flatten() for u in columns])
-    points = math.prod(batch_shape(manifold, x))
-    dim = manifold.dim(x.shape, is_complex=x.is_complex())
-    assert int(torch.linalg.matrix_rank(matrix, atol=0.5)) == points * dim
+    laws.projection_has_rank_dim(manifold, x, generator(0))
 
 
 def law_projection_is_derivative_of_project(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """project(x + ta) = x + t·Pa + O(t²): the tangent space is that of the surface. Double."""
-    a = ambient(x, gen)
-    Pa = manifold.proj_tangent(x, a)
-    scale = max(1.0, float(torch.linalg.vector_norm(x)))
-    assert_order(lambda t: manifold.project(x + t * a) - x - t * Pa, 2, scale)
+    assert_slope(laws.projection_is_derivative_of_project(manifold, x, gen))
 
 
 # --- over the cases ---

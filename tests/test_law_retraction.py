@@ -6,17 +6,19 @@ from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold, Stiefel
+from riemopt.testing import conduct
+from riemopt.testing import retractions as laws
 from tests.bounds import assert_close, length, wide
 from tests.laws import (
     SIZES,
     ambient,
+    assert_holds,
     assert_on_surface,
-    event_dims_kept,
     project_scale,
     tangent,
 )
 from tests.manifold_cases import CASES, EXACT, FULL, generator, over, point, seeds
-from tests.slopes import assert_order
+from tests.slopes import assert_slope
 
 
 def law_retract_stays_on_surface(
@@ -33,43 +35,27 @@ def law_retract_stays_on_surface(
 
 def law_retract_keeps_layout(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """Shape, dtype, contiguous; whatever the strides of the arguments."""
-    u = tangent(manifold, x, gen)
-    y = manifold.retract(x, u)
-    assert (y.shape, y.dtype, y.is_contiguous()) == (x.shape, x.dtype, True)
-    strided = [a.transpose(0, -1).contiguous().transpose(0, -1) for a in (x, u)]
-    z = manifold.retract(*strided)
-    assert z.is_contiguous()
-    assert_close(manifold, z, y, 1 + length(manifold, x))
+    assert_holds(manifold, x, conduct.results_keep_the_layout(manifold, x, gen))
 
 
 def law_retract_fixes_zero(manifold: Manifold, x: Tensor) -> None:
     """retract(x, 0) = x to rounding."""
-    assert_close(manifold, manifold.retract(x, torch.zeros_like(x)), x, length(manifold, x))
+    assert_holds(manifold, x, laws.retraction_fixes_zero(manifold, x, generator(0)))
 
 
 def law_retract_is_first_order(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """retract(x, tu) = x + tu + O(t²). Double."""
-    u = tangent(manifold, x, gen)
-    scale = max(1.0, float(torch.linalg.vector_norm(x)))
-    assert_order(lambda t: manifold.retract(x, t * u) - x - t * u, 2, scale)
+    assert_slope(laws.retraction_is_first_order(manifold, x, gen))
 
 
 def law_retract_is_second_order(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """P(retract(x, tu) - x) = tu + O(t³): no tangential acceleration. Ambient metric, double."""
-    u = tangent(manifold, x, gen)
-    scale = max(1.0, float(torch.linalg.vector_norm(x)))
-
-    def error(t: float) -> Tensor:
-        return manifold.proj_tangent(x, manifold.retract(x, t * u) - x) - t * u
-
-    assert_order(error, 3, scale)
+    assert_slope(laws.second_order(manifold.retract, manifold, x, gen))
 
 
 def law_retract_agrees_with_exp(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """retract(x, tu) = exp(x, tu) + O(t³): second order in the manifold's own metric. Double."""
-    u = tangent(manifold, x, gen)
-    scale = max(1.0, float(torch.linalg.vector_norm(x)))
-    assert_order(lambda t: manifold.retract(x, t * u) - manifold.exp(x, t * u), 3, scale)
+    assert_slope(laws.retraction_agrees_with_exp(manifold, x, gen))
 
 
 def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -93,47 +79,17 @@ def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None
 
 def law_step_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """step(x, d, lr) = retract(x, -lr·Pd), with a number or a tensor as `lr`."""
-    d = ambient(x, gen)
-    expected = manifold.retract(x, -0.125 * manifold.proj_tangent(x, d))
-    scale = length(manifold, x) + length(manifold, d)
-    assert_close(manifold, manifold.step(x, d, 0.125), expected, scale)
-    assert_close(manifold, manifold.step(x, d, torch.tensor(0.125)), expected, scale)
+    assert_holds(manifold, x, laws.step_is_its_definition(manifold, x, gen))
 
 
 def law_curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """curve(x, u, t) = retract(x, t·u), with a number or one number for each point."""
-    u = tangent(manifold, x, gen)
-    each = torch.rand(event_dims_kept(manifold, x), generator=gen, dtype=x.real.dtype)
-    for t in (0.0, -0.25, torch.tensor(0.125), each, 500 * each):
-        expected = manifold.retract(x, t * u)
-        size = length(manifold, x) + length(manifold, t * u)
-        assert_close(manifold, manifold.curve(x, u, t), expected, size)
+    assert_holds(manifold, x, laws.curve_is_its_definition(manifold, x, gen))
 
 
 def law_arguments_are_unchanged(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """No method of a step writes to its arguments or returns memory that it shares with them.
-
-    (`proj_tangent` may return its argument: the identity of Euclidean space.)
-    """
-    u, v = tangent(manifold, x, gen), ambient(x, gen)
-    saved = [a.clone() for a in (x, u, v)]
-    y = manifold.retract(x, u)
-    manifold.proj_tangent(x, v)
-    manifold.egrad2rgrad(x, v)
-    manifold.inner(x, u, v)
-    manifold.norm(x, u)
-    manifold.transport(x, y, u)
-    manifold.retract_transport(x, u, u)
-    manifold.step(x, v, 0.1)
-    manifold.curve(x, u, 0.1)
-    manifold.average(x, u, v, 0.9)
-    manifold.violation(x)
-    nearest = manifold.project(v)
-    for a, b in zip((x, u, v), saved, strict=True):
-        assert torch.equal(a, b)
-    if x.numel() and manifold.is_constraint:
-        assert y.data_ptr() != x.data_ptr()
-        assert nearest.data_ptr() != v.data_ptr()
+    """No method of a step writes to its arguments or returns memory that it shares with them."""
+    conduct.arguments_are_left_alone(manifold, x, gen)
 
 
 # --- over the cases ---

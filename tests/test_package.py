@@ -31,6 +31,7 @@ LAYERS = {
     "optim": {"registry", "manifolds", "linalg", "dtensor"},
     "constrain": {"registry", "manifolds", "linalg", "dtensor"},
     "swa_utils": {"registry", "manifolds"},
+    "testing": {"manifolds"},
     "bench": {"riemopt", "constrain", "optim", "manifolds", "registry", "linalg"},
     "cli": {"bench", "riemopt"},
     "__init__": {"constrain", "optim", "registry", "manifolds", "swa_utils"},

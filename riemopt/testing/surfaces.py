@@ -1,0 +1,168 @@
+"""The surface: where random points and `project` lie, and how `violation` measures it."""
+
+import torch
+from torch import Generator, Tensor
+
+from riemopt.manifolds import Manifold
+from riemopt.testing.evidence import (
+    NotApplicableError,
+    Residual,
+    equality,
+    joined,
+    law,
+    need,
+    rounding,
+)
+from riemopt.testing.retractions import on_surface
+from riemopt.testing.sampling import ambient, batch_shape, length, tangent
+
+# Sizes of tensors far from the surface, as weights are when they are put on it.
+FAR = (1e-3, 1.0, 1e3)
+
+
+@law(
+    "random_point is on the surface, and decided by the generator alone",
+    "Is `generator` handed on? Does `project` end on the surface?",
+)
+def random_points_are_points(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Of the shape and dtype asked for; contiguous."""
+
+    def draw(seed: int) -> Tensor:
+        generator = torch.Generator(x.device).manual_seed(seed)
+        return manifold.random_point(*x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+    y, same = draw(gen.initial_seed()), draw(gen.initial_seed())
+    need_like("random_point", y, x)
+    need(torch.equal(y, same), "one seed gave two points")
+    return on_surface(manifold, y)
+
+
+@law(
+    "random_tangent is tangent, and decided by the generator alone",
+    "Is the noise projected, and `generator` handed on?",
+)
+def random_tangents_are_tangent(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Of the shape and dtype of `x`."""
+
+    def draw(seed: int) -> Tensor:
+        generator = torch.Generator(x.device).manual_seed(seed)
+        return manifold.random_tangent(x, generator=generator)
+
+    u, same = draw(gen.initial_seed()), draw(gen.initial_seed())
+    need(u.shape == x.shape and u.dtype == x.dtype, f"got {tuple(u.shape)}, {u.dtype}")
+    need(torch.equal(u, same), "one seed gave two tangents")
+    scale = length(manifold, u) + length(manifold, torch.ones_like(x))
+    return equality(manifold, manifold.proj_tangent(x, u), u, scale)
+
+
+def need_like(method: str, y: Tensor, x: Tensor) -> None:
+    """Raise `AssertionError` unless `y` has the shape and dtype of `x` and is contiguous."""
+    need(y.shape == x.shape, f"{method} gives shape {tuple(y.shape)} for {tuple(x.shape)}")
+    need(y.dtype == x.dtype, f"{method} gives dtype {y.dtype} for {x.dtype}")
+    need(y.is_contiguous(), f"the result of {method} is not contiguous; end it by .contiguous()")
+
+
+@law(
+    "project(a) is a point, for any a",
+    "Does `project` end with an exact map on the surface? Has it stopped short of it?",
+)
+def project_lands_on_surface(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Near the surface and far from it."""
+    residuals = []
+    for size in FAR:
+        y = manifold.project(size * ambient(x, gen))
+        need_like("project", y, x)
+        need(bool(y.isfinite().all()), f"project is not finite for entries of size {size:g}")
+        residuals.append(on_surface(manifold, y))
+    return joined(*residuals)
+
+
+@law(
+    "project(0) is a point, or an error that says why it is none",
+    "Where all points are equally near, take any of them: a weight that is initialised with zeros "
+    "turns to NaN otherwise.",
+)
+def project_stands_zero(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """And the nearest points to it need not be unique."""
+    try:
+        y = manifold.project(torch.zeros_like(x))
+    except ValueError as error:
+        raise NotApplicableError(f"refused: {error}") from None
+    need(bool(y.isfinite().all()), "project(0) is not finite")
+    return on_surface(manifold, y)
+
+
+@law("project(x) = x for points x", "Is `project` an exact map on the surface?")
+def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """To rounding."""
+    return equality(manifold, manifold.project(x), x, length(manifold, x))
+
+
+@law(
+    "P(a - project(a)) = 0 at project(a): the way there is normal",
+    "`project` is on the surface, but it is not the nearest point. (A Q factor is not, for one.)",
+)
+def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """a - y ⟂ T_y, the first-order condition of the nearest point."""
+    a = ambient(x, gen)
+    y = manifold.project(a)
+    along = manifold.proj_tangent(y, a - y)
+    return rounding(length(manifold, along), length(manifold, a) + length(manifold, y), x.dtype)
+
+
+@law(
+    "‖a - project(a)‖ ≤ ‖a - y‖ for points y",
+    "`project` is stationary, and is not the nearest point: is a sign the wrong way round?",
+)
+def project_is_nearest(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """For `y` = x, and for points near the projection."""
+    a = ambient(x, gen)
+    y = manifold.project(a)
+    others = [x] + [
+        manifold.retract(y, tangent(manifold, y, gen, size)) for size in (0.01, 0.1, 1.0)
+    ]
+    closest = length(manifold, a - y)
+    nearer = [closest - length(manifold, a - other) for other in others]
+    scale = length(manifold, a) + length(manifold, y)
+    return joined(*(rounding(n.clamp(min=0), scale, x.dtype) for n in nearer))
+
+
+@law(
+    "violation is one real number for each point, and rounding at points",
+    "Is the largest residual taken over one point alone, not over the batch?",
+)
+def violation_is_small_at_points(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Of the batch's shape."""
+    violation = manifold.violation(x)
+    batch = batch_shape(manifold, x)
+    need(tuple(violation.shape) == batch, f"shape {tuple(violation.shape)}, needed {batch}")
+    need(violation.dtype == x.real.dtype, f"dtype {violation.dtype}, needed {x.real.dtype}")
+    return on_surface(manifold, x)
+
+
+@law(
+    "violation(x + tn) is proportional to a small t, for normal n",
+    "Is the residual squared? Or is it that of another surface than `proj_tangent`'s?",
+)
+def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """A hundred times as far is a hundred times the violation, within a twentieth. Double."""
+    a = ambient(x, gen)
+    normal = a - manifold.proj_tangent(x, a)
+    if bool((length(manifold, normal) < 1e-8).any()):
+        raise NotApplicableError("an open set has no normal directions")
+    small, large = (manifold.violation(x + t * normal) for t in (1e-6, 1e-4))
+    need(bool((small > 0).all()), "violation is 0 off the surface")
+    return Residual((large / small - 100).abs().double(), torch.full_like(small, 100.0), 0.05)
+
+
+LAWS = (
+    random_points_are_points,
+    random_tangents_are_tangent,
+    project_lands_on_surface,
+    project_stands_zero,
+    project_fixes_points,
+    project_is_stationary,
+    project_is_nearest,
+    violation_is_small_at_points,
+    violation_sees_normal_displacements,
+)
