@@ -2,29 +2,59 @@
 
 import torch
 
+from riemopt.manifolds.affine import AffineSubspace
 from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.constant import Constant
+from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
+from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.level_set import LevelSet
-from riemopt.manifolds.linear import LinearSubspace
+from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
+from riemopt.manifolds.product import Product
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
+from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
+from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
+    "AffineSubspace",
+    "Circulant",
+    "Constant",
     "Euclidean",
+    "FixedSum",
+    "FlatSubspace",
     "Flattened",
     "LevelSet",
     "LinearSubspace",
     "Manifold",
+    "Product",
     "SkewSymmetric",
+    "Sparsity",
     "Sphere",
     "Stiefel",
     "Symmetric",
+    "Toeplitz",
 ]
 
-# `torch.load(weights_only=True)` may rebuild these: descriptions made of Python scalars.
+# `torch.load(weights_only=True)` may rebuild these: descriptions made of numbers and arrays.
 torch.serialization.add_safe_globals(
-    [Euclidean, Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric]
+    [
+        AffineSubspace,
+        Circulant,
+        Constant,
+        Cut,
+        Euclidean,
+        FixedSum,
+        Flattened,
+        Product,
+        SkewSymmetric,
+        Sparsity,
+        Sphere,
+        Stiefel,
+        Symmetric,
+        Toeplitz,
+    ]
 )

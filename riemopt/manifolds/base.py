@@ -233,7 +233,7 @@ class Manifold(ABC):
         """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
         return self
 
-    def prepare(self, x: Tensor) -> None:
+    def prepare(self, x: Tensor) -> None:  # noqa: B027
         """Do what steps on tensors like `x` need once: copy constants to its device.
 
         Optimizers call it when they are given a parameter, so that no step waits for a copy.

@@ -103,6 +103,10 @@ class Flattened(Manifold):
         """The base's violation."""
         return self.base.violation(self._flat(x))
 
+    def prepare(self, x: Tensor) -> None:
+        """What the base needs."""
+        self.base.prepare(x)
+
     def check_shape(self, shape: Sequence[int]) -> None:
         """`event_ndim` dimensions or more, and what the base needs of the matrix."""
         if len(shape) < self.event_ndim:

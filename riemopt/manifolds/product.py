@@ -1,0 +1,288 @@
+"""Several manifolds in one tensor."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.cut import Cut
+
+Factor = tuple[Manifold, int | Sequence[int]]
+Parts = dict[str, Tensor] | tuple[Tensor, ...]
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class Product(Manifold):
+    """M₁ × M₂ × …: a tensor that is cut along one dimension into points of several manifolds.
+
+        poses = Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)})
+        x = poses.random_point(100, 12)                      # (100, 9 + 3): a pose in each row
+        poses.split(x)["rotation"]                           # (100, 3, 3), a view
+        Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
+        Product([(Stiefel(), (3, E))], dim=-2)               # attention's (3E, E): three blocks E×E
+
+    Args:
+        factors: by name, or in sequence: each a manifold and a shape. The dimension `dim` is cut
+            into slices of prod(shape) entries, and that of each slice is unflattened to the shape:
+            a factor has tensors `(*batch, *shape, *trailing)`. Where that is more than one of its
+            points, all of them belong to one point of the product.
+        dim: the dimension that is cut, from the end: a point is that one and all after it.
+
+    The metric is the sum of the factors', and so are squared distance and dimension; the violation
+    is their largest. An `lr` means in each factor what it means there. Adam has one second moment
+    for the whole point: where the gradients of factors differ much in size, give each a parameter
+    of its own, as `riemopt.constrain(module, {"rotation": Stiefel(), …})` does; do so too where
+    nothing needs the tensor to be one.
+
+    Raises:
+        ValueError: no factor, a shape that its manifold does not accept, or `dim` not negative.
+        TypeError: a factor is not a manifold and a shape.
+    """
+
+    names: tuple[str, ...] | None
+    manifolds: tuple[Manifold, ...]
+    cut: Cut
+
+    def __init__(self, factors: Mapping[str, Factor] | Sequence[Factor], dim: int = -1) -> None:
+        if not dim < 0:
+            raise ValueError(f"Product counts dim from the end: it must be negative; got {dim!r}.")
+        by_name = isinstance(factors, Mapping)
+        pairs = list(factors.values()) if isinstance(factors, Mapping) else list(factors)
+        if not pairs:
+            raise ValueError(f"Product needs at least one factor; got {factors!r}.")
+        manifolds, shapes = zip(*map(_factor, pairs), strict=True)
+        object.__setattr__(self, "names", tuple(factors) if by_name else None)
+        object.__setattr__(self, "cut", Cut(shapes, dim))
+        # A factor's dimensions are counted from the end from here on.
+        ndims = [len(shape) - dim - 1 for shape in shapes]
+        anchored = [m.anchored(n) for m, n in zip(manifolds, ndims, strict=True)]
+        object.__setattr__(self, "manifolds", tuple(anchored))
+        if dim == -1:
+            self.check_shape((sum(self.cut.sizes),))
+
+    def __repr__(self) -> str:
+        pairs = list(zip(self.manifolds, self.cut.shapes, strict=True))
+        factors = pairs if self.names is None else dict(zip(self.names, pairs, strict=True))
+        return f"Product({factors!r}{f', dim={self.cut.dim}' * (self.cut.dim != -1)})"
+
+    # --- layout ---
+
+    @property
+    def event_ndim(self) -> int:
+        """The dimension that is cut and those after it."""
+        return -self.cut.dim
+
+    def split(self, x: Tensor) -> Parts:
+        """The factors' points, `(*batch, *shape, *trailing)`: views of `x`, by name or in order.
+
+        Raises:
+            ValueError: as `check_shape`.
+        """
+        self.check_shape(x.shape)
+        parts = self.cut.split(x)
+        return tuple(parts) if self.names is None else dict(zip(self.names, parts, strict=True))
+
+    def join(self, parts: Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """The tensor of which these are the parts; a copy.
+
+        Raises:
+            ValueError: names, number or shapes are not those of the factors.
+        """
+        keys: Any = self.names or range(len(self.manifolds))
+        given: Any = parts if isinstance(parts, Mapping) else range(len(parts))
+        if set(given) != set(keys):
+            raise ValueError(f"{self!r} joins a part for each of {[*keys]}; got {[*given]}.")
+        tensors: list[Tensor] = [parts[key] for key in keys]
+        self.cut.check_parts(tensors)
+        return self.cut.join(tensors)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """The slices' sizes together along the dimension that is cut; what each factor needs."""
+        sizes = self.cut.sizes
+        if len(shape) < self.event_ndim or shape[self.cut.dim] != sum(sizes):
+            total = f"{' + '.join(map(str, sizes))} = {sum(sizes)}"
+            self._reject(shape, f"size {total} along dimension {self.cut.dim}")
+        for i, own in enumerate(self.cut.point_shapes(shape)):
+            try:
+                self.manifolds[i].check_shape(own)
+            except ValueError as error:
+                name = i if self.names is None else repr(self.names[i])
+                raise ValueError(f"Factor {name} of {self!r}: {error}") from None
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """The sum of the factors'."""
+        total = 0
+        for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
+            entries = math.prod(own[d] for d in m.event_dims(len(own)))
+            total += math.prod(own) // entries * m.dim(own, is_complex=is_complex)
+        return total
+
+    def prepare(self, x: Tensor) -> None:
+        """What the factors need."""
+        for m in self.manifolds:
+            m.prepare(x)
+
+    # --- factor by factor ---
+
+    def _each(self, method: Callable[..., Any], *tensors: Tensor) -> list[Any]:
+        """What `method(manifold, part, part, …)` returns for each factor."""
+        parts = zip(*map(self.cut.split, tensors), strict=True)
+        return [method(m, *own) for m, own in zip(self.manifolds, parts, strict=True)]
+
+    def _map(self, method: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        return self.cut.join(self._each(method, *tensors))
+
+    def _numbers(self, method: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`(*batch, k)`: a number for each of the k points of the factors in one of the product."""
+        return self._side_by_side(self._each(method, *tensors), tensors[0])
+
+    def _side_by_side(self, numbers: Sequence[Tensor], x: Tensor) -> Tensor:
+        batch_ndim = x.ndim - self.event_ndim
+        return torch.cat([n.unsqueeze(-1).flatten(batch_ndim) for n in numbers], -1)
+
+    def _keepdim(self, numbers: Tensor) -> Tensor:
+        return numbers.reshape(*numbers.shape, *[1] * self.event_ndim)
+
+    # --- what holds of all factors ---
+
+    @property
+    def is_constraint(self) -> bool:
+        """Whether any factor is."""
+        return any(m.is_constraint for m in self.manifolds)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether all factors are."""
+        return all(m.is_linear for m in self.manifolds)
+
+    @property
+    def has_ambient_metric(self) -> bool:
+        """Whether all factors have."""
+        return all(m.has_ambient_metric for m in self.manifolds)
+
+    @property
+    def has_constant_norm(self) -> bool:
+        """Whether all factors have."""
+        return all(m.has_constant_norm for m in self.manifolds)
+
+    # --- geometry ---
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """The projection of each factor."""
+        return self._map(lambda m, x, u: m.proj_tangent(x, u), x, u)
+
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """The gradient of each factor, in its metric."""
+        return self._map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
+
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The means of the factors, and the sum of their ‖grad‖²."""
+        results = self._each(lambda f, x, m, g: f.average(x, m, g, decay), x, m, g)
+        squares = self._side_by_side([squared for _, squared in results], x)
+        return self.cut.join([mean for mean, _ in results]), self._keepdim(squares.sum(-1))
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """The sum of the factors' inner products."""
+        if u is v:  # for which factors have a faster way
+            products = self._numbers(lambda m, x, u: m.inner(x, u, u), x, u)
+        else:
+            products = self._numbers(lambda m, x, u, v: m.inner(x, u, v), x, u, v)
+        total = products.sum(-1)
+        return self._keepdim(total) if keepdim else total
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The transport of each factor."""
+        return self._map(lambda m, x, y, v: m.transport(x, y, v), x, y, v)
+
+    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in each factor."""
+        results = self._each(lambda m, x, u, v: m.retract_transport(x, u, v), x, u, v)
+        return self.cut.join([y for y, _ in results]), self.cut.join(
+            [carried for _, carried in results]
+        )
+
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """The retraction of each factor."""
+        return self._map(lambda m, x, u: m.retract(x, u), x, u)
+
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """The curve of each factor."""
+        return self.attempt(x, u, t)[0]
+
+    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The curve of each factor; of what part each took, the least at each point."""
+        numbers = self.cut.split_numbers(t, x.ndim)
+        parts = zip(self.manifolds, self.cut.split(x), self.cut.split(u), numbers, strict=True)
+        results = [m.attempt(x, u, t) for m, x, u, t in parts]
+        taken = [part for _, part in results if part is not None]
+        least = self._side_by_side(taken, x).amin(-1) if taken else None
+        return self.cut.join([y for y, _ in results]), least
+
+    def project(self, a: Tensor) -> Tensor:
+        """The nearest point of each factor."""
+        return self._map(lambda m, a: m.project(a), a)
+
+    def violation(self, x: Tensor) -> Tensor:
+        """The largest of the factors'."""
+        return self._numbers(lambda m, x: m.violation(x), x).amax(-1)
+
+    def tolerance(self, x: Tensor) -> Tensor:
+        """What `violation` exceeds where a factor's exceeds its own tolerance, and only there."""
+        violation = self._numbers(lambda m, x: m.violation(x), x)
+        tolerance = self._numbers(lambda m, x: m.tolerance(x), x)
+        worst = (violation / tolerance).amax(-1)
+        return torch.where(worst > 0, violation.amax(-1) / worst, tolerance.amin(-1))
+
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A random point of each factor."""
+        self.check_shape(shape)
+        batch = shape[: len(shape) - self.event_ndim]
+        parts = [
+            m.random_point(*batch, *own, generator=generator, dtype=dtype, device=device)
+            for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True)
+        ]
+        return self.cut.join(parts)
+
+    def random_tangent(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """A random tangent of each factor."""
+        return self._map(lambda m, x: m.random_tangent(x, generator=generator), x)
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """The exponential of each factor."""
+        return self._map(lambda m, x, u: m.exp(x, u), x, u)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logarithm of each factor."""
+        return self._map(lambda m, x, y: m.log(x, y), x, y)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """√Σ dist² over the factors."""
+        distances = self._numbers(lambda m, x, y: m.dist(x, y), x, y)
+        return torch.linalg.vector_norm(distances, dim=-1)
+
+
+def _factor(pair: Any) -> tuple[Manifold, tuple[int, ...]]:
+    """The manifold and the shape, an int being one dimension; `TypeError` if it is no such pair."""
+    manifold, shape = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, None)
+    shape = (shape,) if isinstance(shape, int) else shape
+    sized = isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)
+    if not isinstance(manifold, Manifold) or not sized:
+        raise TypeError(
+            f"A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got {pair!r}."
+        )
+    if not shape or min(shape) < 1:
+        raise ValueError(f"A factor of Product needs a shape of positive numbers; got {pair!r}.")
+    return manifold, tuple(shape)
