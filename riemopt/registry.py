@@ -9,6 +9,7 @@ Optimizers are given bare parameters, never the module. They find the tables thr
 of live ones, and are told when a table changes after they were built.
 """
 
+import importlib
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from riemopt.manifolds import Flattened, Manifold, Sphere
 
 _ATTRIBUTE = "_manifold_table"
+# Packages whose manifolds a tensor may carry, and the bridge that converts them: loaded when needed.
+_BRIDGES = {"geoopt": "riemopt.interop.geoopt"}
 
 
 class Entry(NamedTuple):
@@ -197,7 +200,17 @@ def _resolve_one(
                 "Use torch.distributed.fsdp.fully_shard."
             )
     manifold = getattr(param, "manifold", None)
-    return manifold if isinstance(manifold, Manifold) else None
+    return manifold if isinstance(manifold, Manifold) else _from_elsewhere(manifold)
+
+
+def _from_elsewhere(manifold: Any) -> Manifold | None:
+    """A manifold of another package, a subclass of its own included, as one of ours."""
+    for cls in type(manifold).__mro__:
+        bridge = _BRIDGES.get(cls.__module__.partition(".")[0])
+        if bridge is not None:
+            converted: Manifold = importlib.import_module(bridge).from_geoopt(manifold)
+            return converted
+    return None
 
 
 def resolve_alias(tensor: Tensor) -> Manifold | None:

@@ -32,6 +32,7 @@ LAYERS = {
     "constrain": {"registry", "manifolds", "linalg", "dtensor"},
     "swa_utils": {"registry", "manifolds"},
     "testing": {"manifolds"},
+    "interop": {"registry", "constrain", "optim", "manifolds", "linalg"},
     "bench": {"riemopt", "constrain", "optim", "manifolds", "registry", "linalg"},
     "cli": {"bench", "riemopt"},
     "__init__": {"constrain", "optim", "registry", "manifolds", "swa_utils"},

@@ -1,0 +1,37 @@
+"""What the bridges share: their report, and how a kernel is read by the other side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from riemopt.manifolds import Flattened, Manifold
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each weight that was looked at, by qualified name. `print` it.
+
+    Attributes:
+        done: what it was turned into, or how.
+        left: why it was left as it was.
+    """
+
+    done: dict[str, Any]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {what}" for name, what in self.done.items()]
+        lines += [f"{name}: left, as {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines) or "nothing to do"
+
+
+def by_slices(module: nn.Module, manifold: Manifold, ndim: int) -> Manifold:
+    """`manifold`, said so that a convolution kernel is a batch of kh×kw matrices on it.
+
+    Which is how torch's parametrizations, geotorch and geoopt read one, and what
+    `riemopt.constrain` refuses unless it is said explicitly.
+    """
+    kernel = isinstance(module, nn.modules.conv._ConvNd) and ndim > 2
+    matrices = manifold.is_constraint and manifold.event_dims(ndim) == (-2, -1)
+    return Flattened(manifold, event_ndim=2) if kernel and matrices else manifold

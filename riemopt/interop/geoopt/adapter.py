@@ -1,0 +1,239 @@
+"""A geoopt manifold behind the contract of `riemopt.manifolds.Manifold`."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import geoopt
+import torch
+from torch import Tensor
+
+from riemopt.interop.geoopt.constants import same_geometry
+from riemopt.interop.geoopt.examine import (
+    Projection,
+    admissible,
+    examine,
+    in_double,
+    own_projection,
+    sample,
+)
+from riemopt.linalg import upcast
+from riemopt.manifolds import Manifold
+
+# What geoopt's own checks allow (Sinkhorn stops there): a point this near is on the manifold.
+_THEIR_TOLERANCE = 1e-5
+
+
+@final
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class GeooptManifold(Manifold):
+    """A manifold of geoopt; made by `from_geoopt`.
+
+    Its metric is taken not to be the ambient one: gradients come from geoopt's `egrad2rgrad` and
+    norms from its `inner`. A step is geoopt's `retr` followed by `projx`, so that it ends on the
+    manifold; a point for which that is not finite stays where it is, and is counted in the
+    optimizer's `shortened_steps`. A vector is carried by geoopt's `transp`. Where `proju` or the
+    transport is not what its name says (see `examine`), the orthogonal projection of the tangent
+    space takes its place, and a warning says so at the first conversion of the class.
+
+    `Scaled(base, s)` is the base with the metric s²⟨·, ·⟩; points and tangent vectors are those of
+    the base, and so the gradient is 1/s² of the base's.
+
+    Two are equal if geoopt's manifolds are of one class with equal constants; one that learns its
+    curvature or scale equals itself alone. What synchronises with the host in geoopt (eigenvalues
+    of SymmetricPositiveDefinite, Sinkhorn's stopping rule) does so here. `proj_tangent` is geoopt's
+    `proju`, orthogonal in the manifold's own metric: on Lorentz that is not the ambient inner
+    product, and `tangent_grad=True` then gives another gradient.
+
+    Args:
+        theirs: a geoopt manifold that is no ProductManifold; `Scaled` ones are.
+    """
+
+    theirs: Any
+    _core: Any
+    _wrappers: tuple[Any, ...]
+    _carries: bool
+    _projection: Projection
+
+    def __init__(self, theirs: Any) -> None:
+        core, wrappers = theirs, []
+        while isinstance(core, geoopt.Scaled):
+            wrappers.append(core)
+            core = core.base
+        findings, new = examine(core)
+        own = None if findings.projects else own_projection(core)
+        complaints = findings.complaints(type(core).__name__, has_projection=own is not None)
+        if new and complaints:
+            warnings.warn("; ".join(complaints) + ".", stacklevel=3)  # where from_geoopt is called
+        object.__setattr__(self, "theirs", theirs)
+        object.__setattr__(self, "_core", core)
+        object.__setattr__(self, "_wrappers", tuple(wrappers))
+        object.__setattr__(self, "_carries", findings.carries)
+        object.__setattr__(self, "_projection", own or core.proju)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GeooptManifold) and same_geometry(self.theirs, other.theirs)
+
+    def __hash__(self) -> int:
+        return hash((type(self.theirs), type(self._core)))
+
+    def __repr__(self) -> str:
+        return f"from_geoopt({self.theirs!r})"
+
+    @property
+    def event_ndim(self) -> int:
+        """geoopt's `ndim`."""
+        return int(self._core.ndim)
+
+    @property
+    def has_ambient_metric(self) -> bool:
+        """No: geoopt's `inner` is used, whatever it is."""
+        return False
+
+    def _squared_scale(self) -> Any:
+        squared: Any = 1.0
+        for wrapper in self._wrappers:
+            squared = squared * wrapper.scale**2
+        return squared
+
+    # --- geometry ---
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """geoopt's `proju`, or the orthogonal projection where that is none."""
+        return self._projection(x, u)
+
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """geoopt's `egrad2rgrad`; `g` is not written to."""
+        gradient = self._core.egrad2rgrad(x, g.clone())
+        return gradient / self._squared_scale() if self._wrappers else gradient
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """geoopt's `inner`, real."""
+        # Its Stereographic.inner broadcasts a batch against itself with keepdim=False.
+        product = self._core.inner(x, u, v, keepdim=True)
+        product = product.real if product.is_complex() else product
+        product = product * self._squared_scale() if self._wrappers else product
+        batch = x.shape[: x.ndim - self.event_ndim]
+        return product.reshape((*batch, *[1] * self.event_ndim) if keepdim else batch)
+
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """projx(retr(x, u))."""
+        return self._core.projx(self._core.retr(x, u)).contiguous()
+
+    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The retraction, and 0 for points that stay as the result is not finite, else 1."""
+        y = self.curve(x, u, t)
+        finite = y.isfinite()
+        if self.event_ndim:
+            finite = finite.all(self.event_dims(x.ndim))
+        kept = finite.reshape(*finite.shape, *[1] * self.event_ndim)
+        return torch.where(kept, y, x), finite.to(x.real.dtype)
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """geoopt's `transp`; the projection where it has none, or none that is a transport."""
+        if self._carries:
+            try:
+                return self._core.transp(x, y, v)
+            except NotImplementedError:  # CanonicalStiefel knows `retr_transp` alone
+                pass
+        return self.proj_tangent(y, v)
+
+    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """geoopt's `retr_transp`, which for CanonicalStiefel shares one solve."""
+        if not self._carries:
+            y = self.retract(x, u)
+            return y, self.transport(x, y, v)
+        y, carried = self._core.retr_transp(x, u, v)
+        return self._core.projx(y).contiguous(), carried
+
+    @upcast
+    def project(self, a: Tensor) -> Tensor:
+        """geoopt's `projx`: a point near `a`, the nearest for some manifolds only.
+
+        Raises:
+            ValueError: geoopt finds no finite point, as for 0 on its Sphere.
+        """
+        y = self._core.projx(admissible(self._core, a)).contiguous()
+        if not y.is_meta and not bool(y.isfinite().all()):
+            raise ValueError(f"projx of {self.theirs!r} is not finite for a given tensor.")
+        return y
+
+    @upcast
+    def violation(self, x: Tensor) -> Tensor:
+        """max |x - projx(x)| of each point."""
+        apart = (x - self._core.projx(x)).abs()
+        return apart.amax(self.event_dims(x.ndim)) if self.event_ndim else apart
+
+    def tolerance(self, x: Tensor) -> Tensor:
+        """What rounding explains, and at least the 1e-5 that geoopt's checks allow."""
+        return super().tolerance(x).clamp(min=_THEIR_TOLERANCE)
+
+    # --- layout and numbers ---
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """What geoopt's `check_point` accepts, with no empty point."""
+        ok, reason = self.theirs.check_point(torch.empty(shape, device="meta"), explain=True)
+        if not ok:
+            self._reject(shape, f"what geoopt accepts ({reason})")
+        if 0 in shape[len(shape) - self.event_ndim :]:
+            self._reject(shape, "at least one entry in each dimension of a point")
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """The trace of the projection at a random point; n applications of it for n entries.
+
+        Raises:
+            ValueError: `is_complex` is not what geoopt's points are.
+        """
+        self.check_shape(shape)
+        twin = GeooptManifold(in_double(self._core))
+        x = sample(twin.theirs, tuple(shape[len(shape) - self.event_ndim :]), seed=0)
+        if x.is_complex() != is_complex:
+            kind = "complex" if x.is_complex() else "real"
+            raise ValueError(f"Points of {self!r} are {kind}; got is_complex={is_complex}.")
+        units = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+        units = torch.cat([units, 1j * units]) if is_complex else units
+        images = twin.proj_tangent(x.expand_as(units), units)
+        return round((units.conj() * images).real.sum().item())
+
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """geoopt's `random`, seeded by `generator`; complex points need a complex `dtype`."""
+        self.check_shape(shape)
+        seed = int(torch.randint(2**62, (), generator=generator, dtype=torch.int64))
+        x = sample(in_double(self._core), shape, seed)
+        if dtype is None:
+            dtype = torch.get_default_dtype()
+            dtype = dtype.to_complex() if x.is_complex() else dtype
+        if x.is_complex() != dtype.is_complex:
+            kind = "complex" if x.is_complex() else "real"
+            raise ValueError(f"Points of {self!r} are {kind}; got dtype={dtype}.")
+        return self.project(x.to(dtype=dtype, device=device))
+
+    # --- closed forms ---
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """geoopt's `expmap`."""
+        try:
+            return self._core.expmap(x, u)
+        except NotImplementedError:
+            return super().exp(x, u)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """geoopt's `logmap`."""
+        try:
+            return self._core.logmap(x, y)
+        except NotImplementedError:
+            return super().log(x, y)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """geoopt's `dist`."""
+        try:
+            return self.theirs.dist(x, y)
+        except NotImplementedError:
+            return super().dist(x, y)

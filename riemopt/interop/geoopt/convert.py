@@ -1,0 +1,111 @@
+"""geoopt's manifolds as ours, and its parameters in the tables of their modules."""
+
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from riemopt import registry
+from riemopt.interop.common import Report, by_slices
+from riemopt.interop.geoopt.adapter import GeooptManifold
+from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
+
+
+def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
+    """`manifold`, of geoopt, as a manifold of riemopt.
+
+    With `native`, those that the catalogue has are mapped to it. Points and metric are the same,
+    and the step is riemopt's:
+
+    ================  ===========================  =================================================
+    geoopt            riemopt                      what differs
+    ================  ===========================  =================================================
+    Euclidean         Euclidean()                  nothing
+    Sphere            Sphere()                     nothing (one with a subspace is adapted)
+    EuclideanStiefel  Stiefel()                    the retraction: polar for QR; a wide matrix is
+                                                   accepted, and has orthonormal rows
+    CanonicalStiefel  Stiefel(metric="canonical")  the retraction: theirs doubles the part along X,
+                                                   and their `proju` is not a projection
+    ProductManifold   Product([…])                 Adam has one second moment for the whole point
+    ================  ===========================  =================================================
+
+    All others, those named "Exact" included, and a user's subclass, become a `GeooptManifold`.
+
+    Args:
+        manifold: an instance.
+        native: False keeps geoopt's own operations for each factor.
+
+    Raises:
+        TypeError: it is not an instance of `geoopt.manifolds.base.Manifold`.
+    """
+    if not isinstance(manifold, geoopt.manifolds.base.Manifold):
+        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
+        raise TypeError(
+            f"from_geoopt takes an instance of a geoopt manifold; got {manifold!r}{hint}."
+        )
+    if isinstance(manifold, geoopt.ProductManifold):
+        pairs = zip(manifold.manifolds, manifold.shapes, strict=True)
+        return Product([(from_geoopt(m, native=native), shape or (1,)) for m, shape in pairs])
+    ours = _native(manifold) if native else None
+    return GeooptManifold(manifold) if ours is None else ours
+
+
+def _native(manifold: Any) -> Manifold | None:
+    cls = type(manifold)  # a subclass may have another retraction
+    if cls is geoopt.Euclidean:
+        return Euclidean()
+    if cls is geoopt.Sphere and manifold.projector is None:
+        return Sphere()
+    if cls is geoopt.EuclideanStiefel:
+        return Stiefel()
+    if cls is geoopt.CanonicalStiefel:
+        return Stiefel(metric="canonical")
+    return None
+
+
+def adopt(model: nn.Module, *, native: bool = True) -> Report:
+    """Write the manifold of each `geoopt.ManifoldParameter` of `model` in its module's table.
+
+    The parameters stay the objects that they are, for code that uses their methods; a value that is
+    off its manifold is moved to the nearest point. From then on `riemopt.constraints` reports them,
+    `project_` puts them back, and the constraint survives what makes new Parameter objects, such as
+    `load_state_dict(assign=True)`.
+
+    Args:
+        model: searched with its submodules.
+        native: as of `from_geoopt`.
+
+    Returns:
+        The manifold of each parameter that was adopted; those that were constrained before, or
+        whose values are not finite, are left.
+    """
+    done: dict[str, Any] = {}
+    left: dict[str, str] = {}
+    for prefix, module in model.named_modules():
+        for name, param in list(module._parameters.items()):
+            if not isinstance(param, geoopt.ManifoldParameter):
+                continue
+            full = prefix + "." * bool(prefix) + name
+            table = registry.table_of(module)
+            if table is not None and name in table:
+                left[full] = f"it is on {table[name].manifold} already"
+                continue
+            manifold = by_slices(module, from_geoopt(param.manifold, native=native), param.ndim)
+            if not bool(param.isfinite().all()):
+                left[full] = "its values are not finite"
+                continue
+            if manifold.is_constraint:
+                _enter(module, name, param, manifold)
+                done[full] = manifold
+    return Report(done, left)
+
+
+@torch.no_grad()
+def _enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> None:
+    """As `riemopt.constrain`, which would take the parameter's own manifold for a second one."""
+    x = param.detach()
+    if not bool((manifold.violation(x) <= manifold.tolerance(x)).all()):
+        param.copy_(manifold.project(x))
+    registry.adopt(module, name, registry.Entry(manifold), param)
+    registry.announce(param)
