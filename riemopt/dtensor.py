@@ -1,14 +1,41 @@
-"""The part of a distributed tensor that this process holds."""
+"""Weights that torch.distributed spreads over processes: the own part, and sums over the parts.
 
-from typing import Any
+A DTensor lies on a mesh of processes with one *placement* for each dimension of the mesh: the
+tensor is cut there along one of its dimensions (`Shard`), or is the same on all (`Replicate`).
+Nothing here imports torch.distributed where no DTensor is met.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Groups = tuple["ProcessGroup", ...]
 
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether `tensor` is a DTensor; imports nothing where torch.distributed is not in use."""
     return type(tensor) not in (Tensor, torch.nn.Parameter) and hasattr(tensor, "placements")
+
+
+def layout(tensor: Tensor) -> Hashable:
+    """What two tensors of one shape share if their parts are equal in shape and owners."""
+    if not is_dtensor(tensor):
+        return None
+    sharded: Any = tensor
+    return sharded.device_mesh, sharded.placements
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """`tensor` itself, or the memory that this process holds of a DTensor."""
+    if not is_dtensor(tensor):
+        return tensor
+    sharded: Any = tensor
+    return sharded.to_local()
 
 
 def local_view(tensor: Tensor) -> Tensor:
@@ -17,13 +44,125 @@ def local_view(tensor: Tensor) -> Tensor:
     Raises:
         NotImplementedError: the DTensor is spread over several processes.
     """
-    if not is_dtensor(tensor):
-        return tensor
-    sharded: Any = tensor
-    if sharded.device_mesh.size() > 1 and not all(p.is_replicate() for p in sharded.placements):
+    if _cuts(tensor):
+        sharded: Any = tensor
         raise NotImplementedError(
-            f"A constrained weight of shape {tuple(tensor.shape)} is spread over "
-            f"{sharded.device_mesh.size()} processes as {sharded.placements}. Keep it whole: pass "
-            "it in `ignored_params` of fully_shard, or use DistributedDataParallel."
+            f"This needs the whole of a weight of shape {tuple(tensor.shape)}, which is spread "
+            f"over {sharded.device_mesh.size()} processes as {sharded.placements}. Do it before "
+            "fully_shard, or to the full_tensor()."
         )
-    return sharded.to_local()
+    return local_part(tensor)
+
+
+def local_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """The own part of `tensor`, where the entries of `model`'s own part belong.
+
+    Communicates if the two lie differently on the mesh.
+
+    Raises:
+        ValueError: only one of them is a DTensor, or their meshes differ.
+    """
+    if layout(tensor) == layout(model):
+        return local_part(tensor)
+    if not (is_dtensor(tensor) and is_dtensor(model)):
+        kinds = [f"a {type(t).__name__} of shape {tuple(t.shape)}" for t in (tensor, model)]
+        raise ValueError(
+            f"{kinds[0]} belongs to {kinds[1]}: both must be DTensors, or none. State of whole "
+            "weights is loaded by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+        )
+    sharded: Any = tensor
+    other: Any = model
+    return local_part(sharded.redistribute(other.device_mesh, other.placements))
+
+
+def cut_dims(tensor: Tensor) -> frozenset[int]:
+    """The dimensions, counted from the end, along which `tensor` lies on several processes.
+
+    Raises:
+        NotImplementedError: each process holds a summand of it instead of a part (`Partial`).
+    """
+    return frozenset(d for d, _ in _cuts(tensor))
+
+
+def groups_over(tensor: Tensor, dims: Iterable[int]) -> Groups:
+    """The groups of processes that hold its parts along `dims`; sum over each of them in turn."""
+    sharded: Any = tensor
+    cut = set(dims)
+    return tuple(sharded.device_mesh.get_group(i) for d, i in _cuts(tensor) if d in cut)
+
+
+def parts_along(tensor: Tensor) -> int:
+    """Into how many parts it is cut."""
+    sharded: Any = tensor
+    parts = 1
+    for _, i in _cuts(tensor):
+        parts *= sharded.device_mesh.size(i)
+    return parts
+
+
+def _cuts(tensor: Tensor) -> list[tuple[int, int]]:
+    """Pairs of a dimension from the end and the mesh dimension over which it is spread."""
+    if not is_dtensor(tensor):
+        return []
+    sharded: Any = tensor
+    mesh, placements = sharded.device_mesh, sharded.placements
+    cuts = []
+    for i, placement in enumerate(placements):
+        if mesh.size(i) == 1 or placement.is_replicate():
+            continue
+        dim = getattr(placement, "dim", None)
+        if dim is None:
+            raise NotImplementedError(
+                f"A weight of shape {tuple(tensor.shape)} is placed as {placements}: a sum that "
+                "has not been taken. Redistribute it to Shard or Replicate."
+            )
+        cuts.append((dim - tensor.ndim if dim >= 0 else dim, i))
+    return cuts
+
+
+def zeros_per_point(tensor: Tensor, event_dims: Iterable[int], dtype: torch.dtype) -> Tensor:
+    """Zeros with event dimensions of size 1: one number for each point of `tensor`.
+
+    Of a DTensor, a DTensor: points that are cut have their number on each of their processes.
+    """
+    local, dims = local_part(tensor), set(event_dims)
+    zeros = torch.zeros(_reduced(local.shape, dims), dtype=dtype, device=local.device)
+    if not is_dtensor(tensor):
+        return zeros
+    from torch.distributed.tensor import DTensor, Replicate
+
+    sharded: Any = tensor
+    events = {d % tensor.ndim for d in dims}
+    placements = [
+        Replicate() if getattr(p, "dim", None) in events else p for p in sharded.placements
+    ]
+    shape = torch.Size(_reduced(tensor.shape, dims))
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        zeros, sharded.device_mesh, placements, run_check=False, shape=shape, stride=stride
+    )
+
+
+def _reduced(shape: Sequence[int], dims: set[int]) -> list[int]:
+    return [1 if d - len(shape) in dims else n for d, n in enumerate(shape)]
+
+
+def all_reduce(tensors: Sequence[Tensor], groups: Groups, *, maximum: bool = False) -> list[Tensor]:
+    """The sums (or maxima) of each tensor over the processes: one all-reduce for each group.
+
+    Tensors of one dtype travel in one buffer. The result is the same, bit for bit, on each process.
+    """
+    import torch.distributed as dist
+
+    op = dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM
+    real = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
+    results: list[Tensor] = [*real]
+    for dtype in dict.fromkeys(t.dtype for t in real):
+        members = [i for i, t in enumerate(real) if t.dtype == dtype]
+        buffer = torch.cat([real[i].reshape(-1) for i in members])
+        for group in groups:
+            dist.all_reduce(buffer, op, group=group)
+        for i, part in zip(members, buffer.split([real[i].numel() for i in members]), strict=True):
+            results[i] = part.view(real[i].shape)
+    pairs = zip(tensors, results, strict=True)
+    return [torch.complex(*r.unbind(-1)) if t.is_complex() else r for t, r in pairs]

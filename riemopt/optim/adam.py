@@ -11,12 +11,15 @@ from torch.optim.optimizer import (
     _get_scalar_dtype,
 )
 
-from riemopt.dtensor import local_view
+from riemopt.dtensor import local_part
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim import functional
+from riemopt.optim import functional, rounds
 from riemopt.optim.base import RiemannianOptimizer, Update
+from riemopt.optim.moments import expand_moment, reduce_moment, zero_moment
+from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
+from riemopt.split import SplitGeometry
 
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 
@@ -149,45 +152,54 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             if manifold is None or self._elementwise(manifold):
                 state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
             else:
-                shape, dtype = _point_shape(param, manifold), _moment_dtype(param)
-                state[key] = torch.zeros(shape, dtype=dtype, device=param.device)
+                state[key] = zero_moment(param, manifold)
         return state
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         manifold = stack.manifold.at(x)
-        elementwise = self._elementwise(manifold)
-        amsgrad = group["amsgrad"]
-
-        def second_moment(key: str) -> Tensor:
-            v = stack.load(key)
-            return torch.view_as_real(v) if v.is_complex() else v
-
         u, t, new = functional.adam(
             manifold,
             x,
             g,
-            functional.AdamState(
-                step=stack.load("step"),
-                m=stack.load("exp_avg"),
-                v=second_moment("exp_avg_sq"),
-                v_max=second_moment("max_exp_avg_sq") if amsgrad else None,
-            ),
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
+            _load(group, stack),
             weight_decay=group["weight_decay"],
             decoupled_weight_decay=group["decoupled_weight_decay"],
-            amsgrad=amsgrad,
-            maximize=group["maximize"],
-            elementwise=elementwise,
+            **self._options(group, manifold),
         )
+        return Update(manifold, x, u, t, self._new_state(stack, new))
+
+    def _split_update(
+        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
+        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
+        direction, new = yield from rounds.adam(
+            parts,
+            x,
+            g,
+            _load(group, stack),
+            skip=self._skip(x.device),
+            **self._options(group, stack.manifold),
+        )
+        return direction, self._new_state(stack, new)
+
+    def _options(self, group: dict[str, Any], manifold: Manifold) -> dict[str, Any]:
+        beta1, beta2 = group["betas"]
+        options = {key: group[key] for key in ("lr", "eps", "amsgrad", "maximize")}
+        return {
+            **options,
+            "beta1": beta1,
+            "beta2": beta2,
+            "elementwise": self._elementwise(manifold),
+        }
+
+    def _new_state(self, stack: Stack, new: functional.AdamState) -> dict[str, Any]:
+        as_complex = stack.params[0].is_complex() and self._elementwise(stack.manifold)
         state: dict[str, Any] = {"step": new.step, "exp_avg": new.m}
         for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
             if v is not None:
-                state[key] = torch.view_as_complex(v) if x.is_complex() and elementwise else v
-        return Update(manifold, x, u, t, state)
+                state[key] = torch.view_as_complex(v) if as_complex else v
+        return state
 
     # --- checkpoints in torch's layout ---
 
@@ -202,7 +214,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         for index, param in enumerate(params):
             if index in state:
                 state[index] = {
-                    key: _expand_moment(value, param) if key in _SECOND_MOMENTS else value
+                    key: expand_moment(value, param) if key in _SECOND_MOMENTS else value
                     for key, value in state[index].items()
                 }
         return {**packed, "state": state}
@@ -236,51 +248,29 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             if value is None:
                 continue
             if manifold is None or self._elementwise(manifold):
-                state[key] = _expand_moment(value, param)
+                state[key] = expand_moment(value, param)
             elif value.shape == param.shape:
-                state[key] = _reduce_moment(value, param, manifold)
+                state[key] = reduce_moment(value, param, manifold)
         if manifold is not None and manifold.is_linear:
             # Its moments stay in the subspace by themselves; those of another optimizer need not.
-            m, x = local_view(state["exp_avg"]), local_view(param).detach()
+            m, x = local_part(state["exp_avg"]), local_part(param).detach()
             m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "second_moment": self.second_moment}
 
 
-def _point_shape(param: Tensor, manifold: Manifold) -> list[int]:
-    shape = list(param.shape)
-    for d in manifold.event_dims(param.ndim):
-        shape[d] = 1
-    return shape
+def _load(group: dict[str, Any], stack: Stack) -> functional.AdamState:
+    def second_moment(key: str) -> Tensor:
+        v = stack.load(key)
+        return torch.view_as_real(v) if v.is_complex() else v
 
-
-def _moment_dtype(param: Tensor) -> torch.dtype:
-    """Real, and at least float32: in bfloat16 a decay of .999 rounds to 1 and v stands still."""
-    double = param.dtype in (torch.float64, torch.complex128)
-    return torch.float64 if double else torch.float32
-
-
-def _expand_moment(value: Tensor, param: Tensor) -> Tensor:
-    """Torch's layout of a second moment: full size; complex, of real and imaginary parts."""
-    if value.shape == param.shape and value.is_complex() == param.is_complex():
-        return value
-    v = torch.complex(value, value) if param.is_complex() else value
-    full = torch.empty_like(param, dtype=v.dtype, memory_format=torch.contiguous_format)
-    local_view(full).copy_(v.expand(param.shape))
-    return full
-
-
-def _reduce_moment(value: Tensor, param: Tensor, manifold: Manifold) -> Tensor:
-    """The mean over each point, exact where all entries are equal, as after `_expand_moment`."""
-    v = local_view(value)
-    v = torch.view_as_real(v).mean(-1) if v.is_complex() else v
-    v = v.to(_moment_dtype(param))
-    dims = manifold.event_dims(v.ndim)
-    if v.numel() == 0:
-        return v.new_zeros(_point_shape(param, manifold))
-    low, high = v.amin(dims, keepdim=True), v.amax(dims, keepdim=True)
-    return torch.where(low == high, high, v.mean(dims, keepdim=True))
+    return functional.AdamState(
+        step=stack.load("step"),
+        m=stack.load("exp_avg"),
+        v=second_moment("exp_avg_sq"),
+        v_max=second_moment("max_exp_avg_sq") if group["amsgrad"] else None,
+    )
 
 
 class RiemannianAdamW(RiemannianAdam):

@@ -18,9 +18,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import registry
+from riemopt.dtensor import is_dtensor, layout, parts_along
+from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim import functional
-from riemopt.optim.stack import Plan, Stack
+from riemopt.optim import functional, rounds
+from riemopt.optim.functional import Acceptance
+from riemopt.optim.rounds import Direction, Rounds
+from riemopt.optim.stack import Plan, Stack, split_points
+from riemopt.split import SplitGeometry
 
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
@@ -63,6 +68,12 @@ class RiemannianOptimizer(Optimizer):
         """The step of one stack."""
         raise NotImplementedError
 
+    def _split_update(
+        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
+        """The step of one stack of points that are cut, and the state that belongs to it."""
+        raise NotImplementedError
+
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
         """Bring the parameter's state, loaded or from before it was constrained, to our layout."""
 
@@ -78,6 +89,7 @@ class RiemannianOptimizer(Optimizer):
             TypeError: "manifold" is not an instance of `Manifold`, or one is under another key.
             ValueError: it contradicts what a parameter is constrained to, or a shape is wrong.
             LostManifoldError: see `riemopt.registry.resolve`.
+            NotImplementedError: a parameter is spread over processes so that it cannot be stepped.
         """
         param_group = dict(param_group)
         named = param_group.pop("manifold", None)
@@ -148,15 +160,34 @@ class RiemannianOptimizer(Optimizer):
                     "param_groups was changed by hand; use add_param_group, so that the manifolds "
                     "of its parameters are found."
                 )
-            for i, (group, manifolds) in enumerate(
-                zip(self.param_groups, self._manifolds, strict=True)
-            ):
-                plain, constrained, theirs = self._split(group, manifolds)
+            work = [
+                (group, *self._divide(i, group, manifolds))
+                for i, (group, manifolds) in enumerate(
+                    zip(self.param_groups, self._manifolds, strict=True)
+                )
+            ]  # whatever is refused is refused here, before anything has changed
+            together = []
+            for group, plain, stacks in work:
                 if plain:
                     self._plain_step(group, plain)
-                for stack in self._stacks(i, group, constrained, theirs):
-                    self._take(stack, self._update(group, stack))
+                for stack in stacks:
+                    if stack.parts is None:
+                        self._take(stack, self._update(group, stack))
+                        continue
+                    step = (stack.groups, self._take_split(group, stack, stack.parts))
+                    if group["foreach"] is False:
+                        rounds.run([step])
+                    else:
+                        together.append(step)
+            rounds.run(together)
         return loss
+
+    def _divide(
+        self, index: int, group: dict[str, Any], manifolds: list[Manifold | None]
+    ) -> tuple[list[Tensor], list[Stack]]:
+        """What torch steps of a group, and what is stepped here."""
+        plain, constrained, theirs = self._split(group, manifolds)
+        return plain, self._stacks(index, group, constrained, theirs)
 
     def _stacks(
         self,
@@ -187,21 +218,21 @@ class RiemannianOptimizer(Optimizer):
         manifolds: list[Manifold],
         states: list[dict[str, Any]],
     ) -> list[Stack]:
+        for p, manifold in zip(params, manifolds, strict=True):
+            _check_step(p, manifold, group)
         buckets: dict[Any, list[int]] = {}
         for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
             assert p.grad is not None
-            if p.grad.is_sparse:
-                raise RuntimeError(
-                    f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
-                    "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
-                )
             if not state:
                 state.update(self._initial_state(group, p, manifold))
             for counts in (self._skipped, self._shortened):
                 if p.device not in counts:
                     counts[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
-            alone = i if group["foreach"] is False or p.numel() > _STACK_NUMEL else None
-            key = (alone, manifold, p.shape, p.dtype, p.device, p.grad.dtype, frozenset(state))
+            # Not by the size of the own part: all processes must make the same stacks.
+            large = p.numel() > _STACK_NUMEL * parts_along(p)
+            alone = i if group["foreach"] is False or large else None
+            kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
+            key = (alone, manifold, *kind, frozenset(state))
             buckets.setdefault(key, []).append(i)
         in_place = not group["differentiable"]
         return [
@@ -226,22 +257,40 @@ class RiemannianOptimizer(Optimizer):
         """
         skip = self._skip(update.x.device)
         acceptance = functional.accept(update.u, update.t, skip)
-        accepted = None
         if acceptance is not None:
-            accepted = acceptance.accepted
-            self._count_skipped(accepted, skip)
-        for key in list(update.state):
-            value = update.state.pop(key)
-            stack.store(key, value, accepted)
-            if value is update.u and accepted is None and stack.in_place:
-                update.u = stack.load(key)
-            del value
-        y, shortened = functional.move(
-            update.manifold, update.x, update.u, update.t, acceptance
-        )
+            self._count_skipped(acceptance.accepted, skip)
+        update.u = self._store_state(stack, update.state, acceptance, update.u)
+        y, shortened = functional.move(update.manifold, update.x, update.u, update.t, acceptance)
         if shortened is not None:
             self._shortened[y.device].add_(shortened)
         stack.store_points(y)
+
+    def _take_split(
+        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+    ) -> Rounds[None]:
+        """As `_update` and `_take`, for points of which this process holds a part."""
+        direction, state = yield from self._split_update(group, stack, parts)
+        acceptance = rounds.accept(direction)
+        if acceptance is not None:
+            self._count_skipped(acceptance.accepted, self._skip(direction.u.device))
+        u = self._store_state(stack, state, acceptance, direction.u)
+        if stack.params[0].dtype not in HALF:  # else it was rounded, and the sums are not its own
+            direction = direction._replace(u=u)
+        stack.store_points((yield from rounds.move(parts, direction, acceptance)))
+
+    @staticmethod
+    def _store_state(
+        stack: Stack, state: dict[str, Any], acceptance: Acceptance | None, u: Tensor
+    ) -> Tensor:
+        """Store the new state, emptying `state`; returns the direction `u` in what is left."""
+        accepted = None if acceptance is None else acceptance.accepted
+        for key in list(state):
+            value = state.pop(key)
+            stack.store(key, value, accepted)
+            if value is u and accepted is None and stack.in_place:
+                u = stack.load(key)
+            del value
+        return u
 
     # --- steps refused or shortened ---
 
@@ -272,7 +321,14 @@ class RiemannianOptimizer(Optimizer):
     # --- state ---
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the optimizer state, also from a checkpoint of torch's optimizer of that name."""
+        """Load the optimizer state, also from a checkpoint of torch's optimizer of that name.
+
+        Raises:
+            ValueError: as torch's; or the state of a DTensor is of whole tensors, or the reverse.
+        """
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            for index, p in zip(saved["params"], group["params"], strict=False):
+                _check_state(p, state_dict["state"].get(index, {}))
         super().load_state_dict(state_dict)
         for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
             for p, manifold in zip(group["params"], manifolds, strict=True):
@@ -308,6 +364,35 @@ def _signature(param: Tensor, state: dict[str, Any]) -> Any:
     return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
 
 
+def _check_state(param: Tensor, state: dict[str, Any]) -> None:
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != param.shape or not param.ndim:
+            continue
+        if is_dtensor(value) != is_dtensor(param):
+            raise ValueError(
+                f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is "
+                f"{'a DTensor' if is_dtensor(value) else 'a whole tensor'}, and the parameter is "
+                f"{'a DTensor' if is_dtensor(param) else 'not'}. Load it with "
+                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+            )
+
+
+def _check_step(param: Tensor, manifold: Manifold, group: dict[str, Any]) -> None:
+    """Refuse what cannot be stepped, before anything has changed."""
+    assert param.grad is not None
+    if param.grad.is_sparse:
+        raise RuntimeError(
+            f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
+            "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
+        )
+    parts, _ = split_points(param, manifold)
+    if parts is not None and group["differentiable"]:
+        raise NotImplementedError(
+            f"differentiable=True is not supported for a parameter on {manifold} whose points are "
+            "spread over processes: autograd does not record their sums. Use differentiable=False."
+        )
+
+
 def _find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
     found = registry.resolve(params)
     for p, manifold in zip(params, found, strict=True):
@@ -327,4 +412,6 @@ def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
         return None
     manifold.check_shape(param.shape)
     manifold.prepare(param)
-    return manifold.anchored(param.ndim)
+    anchored = manifold.anchored(param.ndim)
+    split_points(param, anchored)  # refused here, where it cannot be stepped as it is spread
+    return anchored

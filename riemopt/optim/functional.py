@@ -34,7 +34,7 @@ def _momentum(
     return decay * manifold.proj_tangent(x, m) + weight * manifold.egrad2rgrad(x, g)
 
 
-def _ascent(
+def ascent(
     manifold: Manifold, x: Tensor, g: Tensor, weight_decay: Scalar, maximize: bool
 ) -> Tensor:
     """The Euclidean gradient with torch's sign convention and coupled weight decay."""
@@ -65,7 +65,7 @@ def sgd(
     Returns:
         The direction, the factor -lr, and the new `m` (None without momentum).
     """
-    g = _ascent(manifold, x, g, weight_decay, maximize)
+    g = ascent(manifold, x, g, weight_decay, maximize)
     if momentum == 0:
         return manifold.egrad2rgrad(x, g), -lr, m
     if m is None:
@@ -117,42 +117,86 @@ def adam(
         The direction, the factor of each member, and the new state.
     """
     coupled = 0.0 if decoupled_weight_decay else weight_decay
-    g = _ascent(manifold, x, g, coupled, maximize)
+    g = ascent(manifold, x, g, coupled, maximize)
     square: Any
     if elementwise:
         grad = manifold.egrad2rgrad(x, g)
         # A linear subspace carries vectors as they are, and m was in it before.
         carried = state.m if manifold.is_linear else manifold.proj_tangent(x, state.m)
-        m, square = linalg.average(grad, carried, beta1), _squares(grad)
+        m, square = linalg.average(grad, carried, beta1), squares(grad)
         del grad, carried
     else:
         m, square = manifold.average(x, state.m, g, beta1)
         square = square / _entries(manifold, x)
-    step, v_max = state.step, state.v_max
-    numbers = (step, square, state.v, v_max)
-    if not elementwise and len(x) == square.numel() == 1 and _are_read_for_free(*numbers):
-        # One point alone on a CPU: a dozen operators on single numbers cost more than its step.
-        step, square, old, v_max = (None if n is None else n.item() for n in numbers)
-        v = linalg.average(square, old, beta2)
-    else:
-        v = linalg.average(square, state.v, beta2, overwrite=True)
-        del square
-    if amsgrad and v_max is not None:
-        v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
-    step = step + 1
-    t = step.to(x.real.dtype) if isinstance(step, Tensor) else step
-    largest = v_max if amsgrad and v_max is not None else v
-    denominator = _root_plus(largest / _along(1 - beta2**t, largest), eps)
-    length = -lr / _along(1 - beta1**t, m)
+    scale = adam_scale(
+        state,
+        square,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        amsgrad=amsgrad,
+        elementwise=elementwise,
+    )
     if elementwise:
-        u = _divide(m, denominator)
+        u, length = divide(m, scale.denominator), scale.length
         if not manifold.is_linear:
             u = manifold.proj_tangent(x, u)
     else:
-        u, length = m, length / denominator if isinstance(v, Tensor) or denominator else math.nan
+        u, length = m, scale.quotient()
     if decoupled_weight_decay and weight_decay != 0 and not manifold.has_constant_norm:
         u, length = length * u - lr * weight_decay * manifold.proj_tangent(x, x), 1.0
-    return u, length, AdamState(step, m, v, v_max)
+    return u, length, AdamState(scale.step, m, scale.v, scale.v_max)
+
+
+class AdamScale(NamedTuple):
+    """How long Adam's step is, and the state that says so. Tensors, or Python numbers."""
+
+    length: Any
+    """-lr/(1 - β₁ᵗ), one for each member or for all."""
+    denominator: Any
+    """√(v/(1 - β₂ᵗ)) + eps, like v; `divide` may overwrite it."""
+    step: Any
+    v: Any
+    v_max: Any
+
+    def quotient(self) -> Any:
+        """length/denominator, NaN for 0/0 of numbers as for tensors."""
+        if isinstance(self.denominator, Tensor) or self.denominator:
+            return self.length / self.denominator
+        return math.nan
+
+
+def adam_scale(
+    state: AdamState,
+    square: Tensor,
+    *,
+    lr: Scalar,
+    beta1: Scalar,
+    beta2: Scalar,
+    eps: float,
+    amsgrad: bool,
+    elementwise: bool,
+) -> AdamScale:
+    """Take `square`, the mean or elementwise |grad|², into v, and find the length of the step.
+
+    `square` may be overwritten.
+    """
+    step, v_max = state.step, state.v_max
+    numbers = (step, square, state.v, v_max)
+    if not elementwise and len(state.m) == square.numel() == 1 and _are_read_for_free(*numbers):
+        # One point alone on a CPU: a dozen operators on single numbers cost more than its step.
+        step, number, old, v_max = (None if n is None else n.item() for n in numbers)
+        v = linalg.average(number, old, beta2)
+    else:
+        v = linalg.average(square, state.v, beta2, overwrite=True)
+    if amsgrad and v_max is not None:
+        v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
+    step = step + 1
+    t = step.to(state.m.real.dtype) if isinstance(step, Tensor) else step
+    largest = v_max if amsgrad and v_max is not None else v
+    denominator = _root_plus(largest / _along(1 - beta2**t, largest), eps)
+    return AdamScale(-lr / _along(1 - beta1**t, state.m), denominator, step, v, v_max)
 
 
 def _are_read_for_free(*numbers: Tensor | None) -> bool:
@@ -174,12 +218,12 @@ def _along(values: Scalar, stack: Tensor) -> Any:
     return values.reshape(-1, *[1] * (stack.ndim - 1))
 
 
-def _squares(grad: Tensor) -> Tensor:
+def squares(grad: Tensor) -> Tensor:
     """|g|² of each entry; of complex ones, of the two parts by themselves in a last dimension."""
     return torch.view_as_real(grad).square() if grad.is_complex() else grad.square()
 
 
-def _divide(m: Tensor, denominator: Tensor) -> Tensor:
+def divide(m: Tensor, denominator: Tensor) -> Tensor:
     """m/denominator, in the memory of the denominator where that can be."""
     if m.is_complex() and denominator.ndim > m.ndim:
         return torch.view_as_complex(torch.view_as_real(m) / denominator)
@@ -215,12 +259,19 @@ def accept(u: Tensor, t: Scalar, skip: Tensor | None = None) -> Acceptance | Non
     """
     if skip is None and linalg.host_readable(u) and _all_taken(u, t):
         return None
-    largest = _largest_entries(u)
+    return judge(largest_entries(u), t, skip)
+
+
+def judge(largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf) -> Acceptance:
+    """Which steps to take where `largest`, `(K,)`, bounds the entries of each direction.
+
+    Refused is a step that may have an entry of `limit` or more, or one that is not a number.
+    """
     if isinstance(t, Tensor) and t.ndim:  # one factor for each point
-        sizes = (largest.reshape(-1, *[1] * (u.ndim - 1)) * t).abs().flatten(1).amax(1)
+        sizes = (largest.reshape(-1, *[1] * (t.ndim - 1)) * t).abs().flatten(1).amax(1)
     else:
         sizes = (largest * t).abs()
-    accepted = sizes.isfinite()
+    accepted = sizes < limit
     if skip is not None:
         accepted = accepted & ~skip
     return Acceptance(accepted, accepted & (sizes > 0))
@@ -233,7 +284,7 @@ def _all_taken(u: Tensor, t: Scalar) -> bool:
     if len(u) == 1 and not u.is_complex():
         smallest = largest = max(u.amax().item(), -u.amin().item())
     else:
-        sizes = _largest_entries(u)
+        sizes = largest_entries(u)
         smallest, largest = sizes.amin().item(), sizes.amax().item()
     if isinstance(t, Tensor):
         low, high = (t.amin().item(), t.amax().item()) if t.numel() > 1 else (t.item(), t.item())
@@ -267,7 +318,7 @@ def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(_along(chosen, old), new.view_as(old), old)
 
 
-def _largest_entries(u: Tensor) -> Tensor:
+def largest_entries(u: Tensor) -> Tensor:
     """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
     parts = torch.view_as_real(u) if u.is_complex() else u
     flat = parts.reshape(len(u), -1)

@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.optim.optimizer import _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
-from riemopt.optim import functional
+from riemopt.optim import functional, rounds
 from riemopt.optim.base import RiemannianOptimizer, Update
+from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
+from riemopt.split import SplitGeometry
 
 
 class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
@@ -68,25 +70,39 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         manifold = stack.manifold.at(x)
-        first = stack.states[0].get("momentum_buffer") is None
         u, t, m = functional.sgd(
             manifold,
             x,
             g,
-            None if first else stack.load("momentum_buffer"),
-            lr=group["lr"],
-            momentum=group["momentum"],
-            dampening=group["dampening"],
+            _buffer(stack),
             weight_decay=group["weight_decay"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
+            **_options(group),
         )
-        state = {}
-        if m is not None and group["momentum"] != 0:
-            state["momentum_buffer"] = m
-            if first:
-                for p, old in zip(stack.params, stack.states, strict=True):
-                    old["momentum_buffer"] = torch.zeros_like(
-                        p, memory_format=torch.contiguous_format
-                    )
-        return Update(manifold, x, u, t, state)
+        return Update(manifold, x, u, t, _new_state(group, stack, m))
+
+    def _split_update(
+        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
+        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
+        direction, m = yield from rounds.sgd(
+            parts, x, g, _buffer(stack), skip=self._skip(x.device), **_options(group)
+        )
+        return direction, _new_state(group, stack, m)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: group[key] for key in ("lr", "momentum", "dampening", "nesterov", "maximize")}
+
+
+def _buffer(stack: Stack) -> Tensor | None:
+    first = stack.states[0].get("momentum_buffer") is None
+    return None if first else stack.load("momentum_buffer")
+
+
+def _new_state(group: dict[str, Any], stack: Stack, m: Tensor | None) -> dict[str, Any]:
+    if m is None or group["momentum"] == 0:
+        return {}
+    if stack.states[0].get("momentum_buffer") is None:
+        for p, state in zip(stack.params, stack.states, strict=True):
+            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.contiguous_format)
+    return {"momentum_buffer": m}

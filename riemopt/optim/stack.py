@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from riemopt.dtensor import is_dtensor, local_view
+from riemopt.dtensor import Groups, cut_dims, groups_over, is_dtensor, local_like, local_part
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
+from riemopt.split import SplitGeometry, split
 
 
 class Stack:
@@ -27,6 +28,12 @@ class Stack:
         params: of equal shape, dtype and device, each with a gradient.
         states: the state of each.
         in_place: write results into the existing tensors; False where autograd records the step.
+
+    DTensors are stepped by the part that this process holds. `parts` and `groups` say how, if the
+    points are cut; they are None and empty where each process holds whole points.
+
+    Raises:
+        NotImplementedError: see `split_points`; or autograd is to record a step of cut points.
     """
 
     def __init__(
@@ -42,7 +49,9 @@ class Stack:
         self.states = states
         self.in_place = in_place
         self._batches: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
-        self._distributed = any(map(is_dtensor, params))
+        self._distributed = is_dtensor(params[0])
+        self.parts, self.groups = split_points(params[0], manifold)
+        self._scattered = self.parts is None and bool(cut_dims(params[0]))
 
     def points(self) -> Tensor:
         """`(K, *shape)` values, in float32 if the parameters are in half precision."""
@@ -50,7 +59,10 @@ class Stack:
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
-        grads = self._stack(self._local([p.grad for p in self.params if p.grad is not None]))
+        tensors = [p.grad for p in self.params if p.grad is not None]
+        if self._distributed:
+            tensors = list(map(local_like, tensors, self.params))
+        grads = self._stack(tensors)
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
         if grads.dtype != dtype:
             grads = grads.to(dtype)
@@ -72,9 +84,11 @@ class Stack:
 
         Of one parameter alone it may be a number, which fills the tensor.
         """
+        if self._scattered and self.states[0][key].ndim == 0:
+            accepted = None  # each process refuses its own points; this number is one for all
         if not isinstance(value, Tensor):
             if accepted is None:
-                local_view(self.states[0][key]).fill_(value)
+                local_part(self.states[0][key]).fill_(value)
                 return
             old = self.load(key)
             value = torch.full_like(old, value)
@@ -107,7 +121,7 @@ class Stack:
         return batch
 
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [local_view(t) for t in tensors] if self._distributed else tensors
+        return [local_part(t) for t in tensors] if self._distributed else tensors
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
         # One alone is a view, where nothing is saved for backward that writing would spoil.
@@ -126,6 +140,18 @@ class Stack:
             targets[0].copy_(values.squeeze(0))
         else:
             torch._foreach_copy_(targets, values.unbind())
+
+
+def split_points(param: Tensor, manifold: Manifold) -> tuple[SplitGeometry | None, Groups]:
+    """How a weight is stepped whose points are cut, and which processes add their sums.
+
+    Raises:
+        NotImplementedError: points of this manifold cannot be stepped where they are cut so.
+    """
+    cut = cut_dims(param) & set(manifold.event_dims(param.ndim))
+    if not cut:
+        return None, ()
+    return split(manifold, cut, param.shape), groups_over(param, cut)
 
 
 class Plan(NamedTuple):

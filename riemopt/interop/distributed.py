@@ -1,0 +1,46 @@
+"""Constrained weights under `fully_shard`: along which dimension to cut them.
+
+fully_shard(model, shard_placement_fn=shard_placement)
+
+A weight that `fully_shard` spreads over processes is stepped by the parts, without gathering it,
+if its points can be put together from sums of small matrices. That is so of tall Stiefel matrices
+cut by rows (torch's default), of wide ones cut by columns, of spheres however they are cut, and of
+any manifold if each process holds whole points, as of `Sphere()` rows cut by rows.
+"""
+
+from torch import Tensor
+from torch.distributed.tensor import Shard
+
+from riemopt import registry
+from riemopt.split import split
+
+
+def shard_placement(param: Tensor) -> Shard | None:
+    """The dimension along which `fully_shard` may cut a weight; for its `shard_placement_fn`.
+
+    Torch's default, the first dimension, where a step can do with that; otherwise the next one that
+    it can do with: `Shard(1)` for wide Stiefel matrices. Torch cuts dimensions other than the
+    first into equal parts only.
+
+    Args:
+        param: a parameter of a module, before it is sharded.
+
+    Raises:
+        NotImplementedError: the weight must not be cut along any dimension; says what to do.
+    """
+    manifold = registry.resolve([param])[0]
+    if manifold is None or not manifold.is_constraint:
+        return None
+    manifold = manifold.anchored(param.ndim)
+    points = manifold.event_dims(param.ndim)
+    refusal: NotImplementedError | None = None
+    for dim in range(param.ndim):
+        cut = frozenset({dim - param.ndim}) & frozenset(points)
+        try:
+            if cut:
+                split(manifold, cut, param.shape)
+            return Shard(dim)
+        except NotImplementedError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal

@@ -1,0 +1,174 @@
+"""The steps of `functional` for points of which each process holds a part.
+
+A step is a generator. It yields the tensors that it needs summed over the processes, and is sent
+the sums: that is one *round*. `run` drives the steps of many weights together and sums what all of
+them ask for at once, so that the number of all-reduces does not grow with the number of weights:
+
+    SGD                                                  3 rounds: XᴴG and XᴴM; the Gram matrices
+    Adam                                                 3 rounds  of X and U; that of the end point
+    Adam with an elementwise second moment               4 rounds: the quotient is projected again
+
+and one round less on spheres. How many there are does not depend on what the tensors hold, and what
+a process decides it decides on sums, which all processes know alike.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from riemopt import linalg
+from riemopt.dtensor import Groups, all_reduce
+from riemopt.optim import functional
+from riemopt.optim.functional import Acceptance, AdamState, Scalar
+from riemopt.split import SplitGeometry
+
+_T = TypeVar("_T")
+Rounds = Generator[Sequence[Tensor], list[Tensor], _T]
+
+
+class Direction(NamedTuple):
+    """A step t·U as the processes know it together."""
+
+    x: Tensor
+    """The own part of the points, `(K, *local)`."""
+    u: Tensor
+    """The own part of the directions."""
+    t: Scalar
+    largest: Tensor
+    """(K,): a bound of |U| for each member: its largest entry on each process, added up."""
+    XX: Tensor
+    XU: Tensor
+    UU: Tensor
+
+
+def run(steps: Sequence[tuple[Groups, Rounds[None]]]) -> None:
+    """Take all `steps` to their end, each with sums over its own groups of processes."""
+    waiting = [(groups, step, next(step)) for groups, step in steps]
+    while waiting:
+        sums: dict[int, list[Tensor]] = {}
+        for groups in dict.fromkeys(groups for groups, _, _ in waiting):
+            members = [i for i, entry in enumerate(waiting) if entry[0] == groups]
+            totals = iter(all_reduce([t for i in members for t in waiting[i][2]], groups))
+            for i in members:
+                sums[i] = [next(totals) for _ in waiting[i][2]]
+        advanced = []
+        for i, (groups, step, _) in enumerate(waiting):
+            try:
+                advanced.append((groups, step, step.send(sums[i])))
+            except StopIteration:
+                continue
+        waiting = advanced
+
+
+def sgd(
+    parts: SplitGeometry,
+    x: Tensor,
+    g: Tensor,
+    m: Tensor | None,
+    *,
+    lr: Scalar,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool,
+    skip: Tensor | None,
+) -> Rounds[tuple[Direction, Tensor | None]]:
+    """`functional.sgd`: the direction, and the new `m`."""
+    g = -g if maximize else g
+    if m is None or momentum == 0:
+        (XG,) = yield [parts.overlap(x, g)]
+        u = grad = parts.gradient(x, g, XG)
+        m = grad if momentum != 0 else m
+    else:
+        XG, XM = yield [parts.overlap(x, g), parts.overlap(x, m)]
+        grad, carried = parts.gradient(x, g, XG), parts.project(x, m, XM)
+        u = m = torch.add(momentum * carried, grad, alpha=1 - dampening)
+    if m is not None and nesterov:
+        u = linalg.add_scaled(grad, m, momentum)
+    largest, *grams = yield _shares(parts, x, u, skip)
+    return Direction(x, u, -lr, largest, *grams), m
+
+
+def adam(
+    parts: SplitGeometry,
+    x: Tensor,
+    g: Tensor,
+    state: AdamState,
+    *,
+    lr: Scalar,
+    beta1: Scalar,
+    beta2: Scalar,
+    eps: float,
+    amsgrad: bool,
+    maximize: bool,
+    elementwise: bool,
+    skip: Tensor | None,
+) -> Rounds[tuple[Direction, AdamState]]:
+    """`functional.adam`: the direction, and the new state."""
+    g = -g if maximize else g
+    XG, XM = yield [parts.overlap(x, g), parts.overlap(x, state.m)]
+    grad = parts.gradient(x, g, XG)
+    m = linalg.average(grad, parts.project(x, state.m, XM), beta1)
+
+    def scale(square: Tensor) -> functional.AdamScale:
+        return functional.adam_scale(
+            state,
+            square,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            amsgrad=amsgrad,
+            elementwise=elementwise,
+        )
+
+    if elementwise:
+        new = scale(functional.squares(grad))
+        quotient = functional.divide(m, new.denominator)
+        (XQ,) = yield [parts.overlap(x, quotient)]
+        u, t = parts.project(x, quotient, XQ), new.length
+        largest, *grams = yield _shares(parts, x, u, skip)
+    else:
+        squared, largest, *grams = yield [parts.squared(x, grad, XG), *_shares(parts, x, m, skip)]
+        new = scale(squared / (parts.entries * (2 if x.is_complex() else 1)))
+        u, t = m, new.quotient()
+    return Direction(x, u, t, largest, *grams), AdamState(new.step, m, new.v, new.v_max)
+
+
+def _shares(parts: SplitGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> list[Tensor]:
+    """What a step along `u` needs summed, in the order of `Direction`.
+
+    `skip` refuses the step, on all processes if one of them says so.
+    """
+    largest = functional.largest_entries(u)
+    if skip is not None:
+        largest = torch.where(skip, torch.nan, largest)
+    return [largest, parts.overlap(x, x), parts.overlap(x, u), parts.overlap(u, u)]
+
+
+def accept(direction: Direction) -> Acceptance | None:
+    """`functional.accept`, from what all processes know: they refuse the same steps.
+
+    A step whose square cannot be represented is refused too.
+    """
+    known = direction.UU.abs().flatten(1).isfinite().all(1)
+    largest = torch.where(known, direction.largest, torch.inf)
+    limit = torch.finfo(largest.dtype).max ** 0.5
+    acceptance = functional.judge(largest, direction.t, None, limit)
+    if linalg.host_readable(acceptance.moved) and bool(acceptance.moved.all()):
+        return None
+    return acceptance
+
+
+def move(
+    parts: SplitGeometry, direction: Direction, acceptance: Acceptance | None
+) -> Rounds[Tensor]:
+    """`functional.move`: the own part of the end points."""
+    x, u, t, _, *grams = direction
+    y = parts.curve(x, u, t, *grams)
+    if parts.needs_finish:
+        (YY,) = yield [parts.overlap(y, y)]
+        y = parts.finish(y, YY)
+    return y if acceptance is None else functional.select(acceptance.moved, y, x)

@@ -1,0 +1,97 @@
+"""The contract of a geometry of parts.
+
+A weight whose rows lie on several processes is one point, of which each process holds a part. What
+it must know of the other parts is small: *overlaps*, such as the Gram matrix XᴴV, to which each
+process adds that of its own rows. So a method here is a pure function of the own part and of
+overlaps that have been summed over the processes, and none of them communicates.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import NoReturn
+
+from torch import Tensor
+
+from riemopt.manifolds import Manifold
+
+_KEEP_WHOLE = (
+    "keep the weight whole on each process, by DistributedDataParallel or by `replicate(layer)` of "
+    "torch.distributed._composable.replicate_with_fsdp before fully_shard."
+)
+
+
+class SplitGeometry(ABC):
+    """What a step needs of a manifold whose points are cut into parts.
+
+    Letters as in `Manifold`; `x, u, v, g` are the own parts of a stack of points and have the shape
+    `(K, *local)`. Two capital letters are a summed overlap: `XV` is `overlap(x, v)` of all parts.
+    A part may be empty.
+    """
+
+    needs_finish: bool
+    """Whether a step ends with `finish`, which costs one more sum."""
+
+    def __init__(self, manifold: Manifold, shape: Sequence[int]) -> None:
+        self.manifold = manifold
+        self.entries = math.prod(shape[d] for d in manifold.event_dims(len(shape)))
+        """Numbers in one whole point."""
+
+    @abstractmethod
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """The own share of AᴴB, for each point: linear in `b`, and a sum over the entries."""
+
+    @abstractmethod
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """The own part of `proj_tangent(x, v)`."""
+
+    @abstractmethod
+    def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
+        """The own part of `egrad2rgrad(x, g)`."""
+
+    @abstractmethod
+    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """The own share of ‖grad‖² in the metric, with event dimensions of size 1.
+
+        `grad` is the Riemannian gradient that belongs to the Euclidean one of overlap `XG`.
+        """
+
+    @abstractmethod
+    def curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
+    ) -> Tensor:
+        """The own part of `curve(x, u, t)`, up to what `finish` does."""
+
+    def finish(self, y: Tensor, YY: Tensor) -> Tensor:
+        """Take away the defect that `YY`, the overlap of `y` with itself, shows."""
+        raise NotImplementedError(f"{type(self).__name__} needs no finish.")
+
+
+@singledispatch
+def split(manifold: Manifold, cut: frozenset[int], shape: Sequence[int]) -> SplitGeometry:
+    """The geometry of `manifold` for points that are cut along the dimensions `cut`.
+
+    A manifold of your own is added with `@split.register`.
+
+    Args:
+        manifold: anchored, where the points lie.
+        cut: dimensions of a point, counted from the end, along which it lies on several processes.
+        shape: of the whole weight.
+
+    Raises:
+        NotImplementedError: points of this manifold cannot be stepped so; says what to do.
+    """
+    refuse(manifold, cut, shape, "a step needs whole points")
+
+
+def refuse(
+    manifold: Manifold, cut: frozenset[int], shape: Sequence[int], reason: str, advice: str = ""
+) -> NoReturn:
+    """Raise the `NotImplementedError` of points that cannot be stepped where they are cut so."""
+    dims = ", ".join(str(d + len(shape)) for d in sorted(cut))
+    what_to_do = f"{advice}, or {_KEEP_WHOLE}" if advice else _KEEP_WHOLE
+    raise NotImplementedError(
+        f"A weight of shape {tuple(shape)} on {manifold} is spread over processes along dimension "
+        f"{dims}, which cuts its points, and {reason}. {what_to_do[0].upper()}{what_to_do[1:]}"
+    )

@@ -1,0 +1,57 @@
+"""Convolution kernels that are cut: seen as matrices, as the whole ones are."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from riemopt.manifolds import Flattened
+from riemopt.split.base import SplitGeometry, split
+
+
+class SplitFlattened(SplitGeometry):
+    """`Flattened`: the own part is flattened, and the geometry of the base takes it from there."""
+
+    def __init__(self, manifold: Flattened, base: SplitGeometry, shape: Sequence[int]) -> None:
+        super().__init__(manifold, shape)
+        self.base = base
+        self.event_ndim = manifold.event_ndim
+        self.needs_finish = base.needs_finish
+
+    def _flat(self, a: Tensor) -> Tensor:
+        return a.flatten(1 - self.event_ndim) if self.event_ndim > 2 else a
+
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """The base's overlap."""
+        return self.base.overlap(self._flat(a), self._flat(b))
+
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """The base's projection."""
+        return self.base.project(self._flat(x), self._flat(v), XV).view_as(x)
+
+    def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
+        """The base's gradient."""
+        return self.base.gradient(self._flat(x), self._flat(g), XG).view_as(x)
+
+    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """The base's share."""
+        share = self.base.squared(self._flat(x), self._flat(grad), XG)
+        return share.reshape(*x.shape[: x.ndim - self.event_ndim], *[1] * self.event_ndim)
+
+    def curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
+    ) -> Tensor:
+        """The base's curve."""
+        if isinstance(t, Tensor) and t.ndim == x.ndim:
+            t = self._flat(t)
+        return self.base.curve(self._flat(x), self._flat(u), t, XX, XU, UU).view_as(x)
+
+    def finish(self, y: Tensor, YY: Tensor) -> Tensor:
+        """The base's end of a step."""
+        return self.base.finish(self._flat(y), YY).view_as(y)
+
+
+@split.register
+def _(manifold: Flattened, cut: frozenset[int], shape: Sequence[int]) -> SplitGeometry:
+    sides = frozenset(-2 if d == -manifold.event_ndim else -1 for d in cut)
+    base = split(manifold.base, sides, manifold._flat_shape(shape))
+    return SplitFlattened(manifold, base, shape)

@@ -1,0 +1,124 @@
+"""Stiefel matrices whose long side is cut: sums of p×p matrices, and never an n×n one.
+
+A step of any of the three retractions has the form X⁺ = X·A + U·B with p×p matrices A and B that
+follow from XᴴX, XᴴU and UᴴU. Each process finds the same A and B and moves its own rows. Rounding
+errors of those Gram matrices, and a defect that X has, are then taken away in a second pass, from
+the Gram matrix of the rows that were found.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from riemopt import linalg
+from riemopt.linalg import exact_products, product
+from riemopt.manifolds import Stiefel
+from riemopt.split.base import SplitGeometry, refuse, split
+from riemopt.split.roots import inverse_cholesky, inverse_root, small_correction
+
+
+class SplitStiefel(SplitGeometry):
+    """`Stiefel`: an overlap is p×p, with p the side that is not cut.
+
+    In the formulas the rows are cut. With `wide` it is the columns of `x`, and `x` stands for its
+    adjoint; that cannot be seen from the own part, which may have any number of rows.
+    """
+
+    needs_finish = True
+
+    def __init__(self, manifold: Stiefel, shape: Sequence[int], *, wide: bool) -> None:
+        super().__init__(manifold, shape)
+        self.stiefel = manifold
+        self.wide = wide
+
+    def _times(self, x: Tensor, S: Tensor) -> Tensor:
+        return product(S.mH, x) if self.wide else product(x, S)
+
+    @exact_products
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """AᴴB of the own rows."""
+        return product(a, b.mH) if self.wide else product(a.mH, b)
+
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """V - X sym(XᴴV)."""
+        return v - self._times(x, linalg.sym(XV))
+
+    def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
+        """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
+        if self.stiefel.metric == "euclidean":
+            return self.project(x, g, XG)
+        return g - self._times(x, XG.mH)
+
+    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """The own rows of ‖grad‖², or of tr(gradᴴ(I - XXᴴ/2)grad) in the canonical metric."""
+        if self.stiefel.metric == "euclidean":
+            return linalg.squared_norm(grad, (-2, -1))
+        other = grad - self._times(x, linalg.skew(XG))  # Xᴴgrad = XᴴG - GᴴX
+        return (grad.conj() * other).real.sum((-2, -1), keepdim=True)
+
+    @exact_products
+    def curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
+    ) -> Tensor:
+        """X·A + t·U·B; the step t·U is cut to the length `step_cap` as in `Stiefel`."""
+        length = UU.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None].clamp(min=0).sqrt()
+        limit = linalg.step_cap(u.dtype)
+        length = (length * t).abs()
+        t = t * torch.where(length > limit, limit / length, 1.0)
+        XU, UU = t * XU, t**2 * UU
+        if self.stiefel.retraction == "cayley":
+            A, B = cayley_coefficients(XX, XU, UU)
+            return self._times(x, A) + self._times(t * u, B)
+        S = linalg._add_identity(XX + linalg.adjoint_plus(XU) + UU, -1)
+        root = inverse_root if self.stiefel.retraction == "polar" else inverse_cholesky
+        return self._times(linalg.add_scaled(x, u, t), root(linalg.sym(S)))
+
+    @exact_products
+    def finish(self, y: Tensor, YY: Tensor) -> Tensor:
+        """Y(YᴴY)^(-1/2), or the Q of Y."""
+        S = linalg._add_identity(linalg.sym(YY), -1)
+        if self.stiefel.retraction == "qr":
+            return self._times(y, inverse_cholesky(S))
+        if self.stiefel.retraction == "cayley":  # which keeps the defect that X has, of any size
+            return self._times(y, inverse_root(S))
+        return y + self._times(y, small_correction(S))
+
+
+def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
+    """`(A, B)` with X·A + U·B = (I - W/2)⁻¹(I + W/2)X, the Cayley transform of X along U.
+
+    W = V Xᴴ - X Vᴴ with V = U - X(XᴴU)/2 (Wen & Yin 2013, lemma 4): with C = [V, X] and
+    D = [X, -V], X⁺ = X + C(I - DᴴC/2)⁻¹DᴴX, where DᴴC and DᴴX are made of the Gram matrices.
+    """
+    p = XX.shape[-1]
+    half = XU / 2
+    XV = XU - product(XX, half)
+    UV = UU - product(XU.mH, half)
+    VV = UV - product(half.mH, XV)
+    DC = torch.cat([torch.cat([XV, XX], -1), torch.cat([-VV, -XV.mH], -1)], -2)
+    DX = torch.cat([XX, -XV.mH], -2)
+    eye = torch.eye(2 * p, dtype=XX.dtype, device=XX.device)
+    K = torch.linalg.solve_ex(eye - DC / 2, DX)[0]
+    B, K2 = K[..., :p, :], K[..., p:, :]
+    return eye[:p, :p] + K2 - product(half, B), B
+
+
+@split.register
+def _(manifold: Stiefel, cut: frozenset[int], shape: Sequence[int]) -> SplitGeometry:
+    n, p = shape[-2:]
+    if len(cut) == 2:
+        refuse(manifold, cut, shape, "only one side of a matrix may be cut", "shard one dimension")
+    if n == p and cut == {-1} and manifold.retraction == "qr":
+        refuse(manifold, cut, shape, "the QR factor needs whole rows", "use Shard(0)")
+    if n != p and cut != {-2 if n > p else -1}:
+        kind, side = ("tall", "rows") if n > p else ("wide", "columns")
+        refuse(
+            manifold,
+            cut,
+            shape,
+            f"a {kind} matrix can be spread only by its {side}",
+            "shard its longer side, as fully_shard does with shard_placement_fn="
+            "riemopt.interop.distributed.shard_placement",
+        )
+    return SplitStiefel(manifold, shape, wide=cut == {-1})
