@@ -11,7 +11,7 @@ says otherwise. Each file states its laws and runs them over every case of `mani
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import Manifold
+from riemopt.manifolds import FlatSubspace, Manifold, Product
 from riemopt.testing.evidence import Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
 from tests.bounds import TWINS, assert_close, length, on_surface, rounding, wide
@@ -29,6 +29,10 @@ def assert_holds(manifold: Manifold, x: Tensor, residual: Residual, factor: floa
 
 
 def assert_on_surface(manifold: Manifold, x: Tensor) -> None:
+    if isinstance(manifold, Product):  # each factor has a bound of its own
+        for factor, part in zip(manifold.manifolds, manifold.cut.split(x), strict=True):
+            assert_on_surface(factor, part)
+        return
     bound = on_surface(manifold, x)
     violation = manifold.violation(wide(x))
     assert bool((violation <= bound).all()), f"off by {violation.max():.3g}, bound {bound:.3g}"
@@ -43,8 +47,13 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
     """‖project(a)‖ times the condition number of the nearest point."""
     y = manifold.project(wide(a))
     manifold = TWINS.get(manifold, manifold)
-    if manifold.is_linear:
-        return length(manifold, a)
+    if isinstance(manifold, FlatSubspace):
+        return length(manifold, a) + length(manifold, y)
+    if isinstance(manifold, Product):
+        scales = zip(manifold.manifolds, manifold.cut.split(a), strict=True)
+        batch = y.ndim - manifold.event_ndim
+        parts = [project_scale(m, part).unsqueeze(-1).flatten(batch) for m, part in scales]
+        return torch.linalg.vector_norm(torch.cat(parts, -1), dim=-1)
     if hasattr(manifold, "radius"):
         return length(manifold, y)
     matrix = wide(a).flatten(1 - manifold.event_ndim) if manifold.event_ndim > 2 else wide(a)

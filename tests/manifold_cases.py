@@ -16,14 +16,20 @@ from hypothesis import strategies
 from torch import Tensor
 
 from riemopt.manifolds import (
+    AffineSubspace,
+    Circulant,
     Euclidean,
+    FixedSum,
     Flattened,
     LevelSet,
     Manifold,
+    Product,
     SkewSymmetric,
+    Sparsity,
     Sphere,
     Stiefel,
     Symmetric,
+    Toeplitz,
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -54,7 +60,10 @@ MATRICES: Shapes = {
     "batch": (2, 3, 4, 3),
     "large": (100, 30),
 }
-TALL: Shapes = {kind: shape for kind, shape in MATRICES.items() if kind != "wide"}
+# By autograd a step takes many times as many operations, so these are small.
+TALL_ALONE: Shapes = {"one": (1, 1), "square": (4, 4), "tall": (5, 2)}
+TALL: Shapes = {**TALL_ALONE, "empty": (0, 3, 2), "batch": (2, 4, 3)}
+FEW_SQUARES: Shapes = {"empty": (0, 3, 3), "one": (1, 1), "square": (4, 4), "batch": (2, 3, 3)}
 SQUARES: Shapes = {
     "empty": (0, 3, 3),
     "one": (1, 1),
@@ -82,6 +91,19 @@ KERNELS_1D: Shapes = {  # (out, in, k)
 }
 
 
+FEW_MATRICES: Shapes = {
+    kind: MATRICES[kind] for kind in ("square", "tall", "wide", "batch", "large")
+}
+SOME_SUMS: Shapes = {"vector": (5,), "batch": (2, 3, 4), "large": (3, 1000)}
+COLUMN_SUMS: Shapes = {"empty": (3, 0), "one": (1,), "batch": (4, 2, 3)}
+FOURS: Shapes = {"square": (4, 4), "batch": (2, 3, 4, 4)}
+FIVES: Shapes = {"vector": (5,), "batch": (2, 3, 5)}
+THREES: Shapes = {"empty": (0, 3, 3), "square": (3, 3)}
+POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
+MIXED: Shapes = {"vector": (18,), "batch": (2, 18)}
+BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
+
+
 class Case(NamedTuple):
     manifold: Manifold
     shapes: Shapes
@@ -93,6 +115,8 @@ class Case(NamedTuple):
     """Whether `random_point` is promised to be uniform."""
     twin: Manifold | None = None
     """The manifold of the catalogue that is the same set, by which errors are bounded."""
+    again: Callable[[], Manifold] | None = None
+    """Makes an equal one, where the repr leaves data out."""
 
 
 ALL_FORMS = ("exp", "log", "dist")
@@ -108,6 +132,20 @@ def orthonormal_columns(x: Tensor) -> Tensor:
 
 def equals_its_adjoint(x: Tensor) -> Tensor:
     return x - x.mH
+
+
+def triangle() -> Sparsity:
+    return Sparsity(torch.ones(4, 4).tril() > 0)
+
+
+def two_equations() -> AffineSubspace:
+    """Redundant and badly scaled."""
+    A = torch.tensor([[1.0, 1, 1, 1, 1], [1, 2, 0, -1, 3], [2e8, 3e8, 1e8, 0, 4e8]])
+    return AffineSubspace(A.double(), torch.tensor([1.0, 0.5, 1.5e8]).double())
+
+
+def unit_trace() -> AffineSubspace:
+    return AffineSubspace(torch.eye(3), 1.0, event_ndim=2)
 
 
 # fmt: off
@@ -131,9 +169,19 @@ CASES = [
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
     Case(LevelSet(unit_norm, event_ndim=1), VECTORS, "ambient", twin=Sphere()),
-    Case(LevelSet(unit_norm), WHOLE, "ambient", twin=Sphere(dim=None)),
-    Case(LevelSet(orthonormal_columns, event_ndim=2), TALL, "ambient", twin=Stiefel()),
-    Case(LevelSet(equals_its_adjoint, event_ndim=2), SQUARES, "ambient", twin=Symmetric()),
+    Case(LevelSet(orthonormal_columns), TALL_ALONE, "ambient", twin=Stiefel()),
+    Case(LevelSet(orthonormal_columns, event_ndim=2, dense_up_to=0), TALL, "ambient", twin=Stiefel()),
+    Case(LevelSet(equals_its_adjoint, event_ndim=2), FEW_SQUARES, "ambient", twin=Symmetric()),
+    Case(FixedSum(), SOME_SUMS, "ambient", ALL_FORMS),
+    Case(FixedSum(dim=0, total=3.0), COLUMN_SUMS, "ambient", ALL_FORMS),
+    Case(Toeplitz(), FEW_MATRICES, "ambient", ALL_FORMS),
+    Case(Circulant(), FEW_SQUARES, "ambient", ALL_FORMS),
+    Case(triangle(), FOURS, "ambient", ALL_FORMS, again=triangle),
+    Case(two_equations(), FIVES, "ambient", ALL_FORMS, again=two_equations),
+    Case(unit_trace(), THREES, "ambient", ALL_FORMS, again=unit_trace),
+    Case(Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)}), POSES, "ambient", ("exp",)),
+    Case(Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))]), MIXED, "", ("exp",)),
+    Case(Product([(Stiefel(), (3, 2))], dim=-2), BLOCKS, "ambient", ("exp",)),
 ]
 # fmt: on
 

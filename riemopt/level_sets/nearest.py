@@ -17,7 +17,7 @@ from riemopt.level_sets.normal_space import Residual
 # from a scaled to entries of about 1 and shaken by noise of these sizes.
 _SHAKEN = (0.0, 1e-3, 0.1, 1.0)
 # Steps of descent along the manifold, at most.
-_STEPS = 200
+_STEPS = 100
 
 
 def nearest(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,9 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
     step = torch.ones_like(apart)
     for _ in range(_STEPS):
         size = _norm(g)
-        done = (size <= 8 * eps * (apart + _norm(y))) | ~apart.square().isfinite()
+        done = size <= 8 * eps * (apart + _norm(y))
+        # From so far the point depends on digits of a that it does not have.
+        done = done | ~(apart < eps**-0.5 * _norm(y))
         if bool(done.all()):
             break
         z, _ = land(c, space, y, torch.where(done, 0, -step) * g, linearise)

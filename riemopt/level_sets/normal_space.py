@@ -29,6 +29,8 @@ class NormalSpace(ABC):
 
     value: Tensor
     """c(x), `(B, m)`."""
+    accuracy: float = 0.0
+    """The part of a correction that `correct` may leave undone."""
 
     @abstractmethod
     def tangent(self, u: Tensor) -> Tensor:
@@ -36,10 +38,10 @@ class NormalSpace(ABC):
 
     @abstractmethod
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """y - J⁺r and ‖J⁺r‖, `(B, n)` and `(B, 1)`.
+        """y - J⁺r, `(B, n)`, and the distance of {c = 0} as it is seen from here, `(B, 1)`.
 
-        Where r is not in the range of J, so that no step along the normal space can do away with
-        it, the length is infinite: c is singular there.
+        That is ‖J⁺r‖, and more where r is not in the range of J: no step along the normal space
+        does away with what is left of it. Infinite where J, or nearly all of r, is of no use.
         """
 
     @abstractmethod
@@ -131,9 +133,10 @@ class OneEquation(NormalSpace):
 
 @final
 class FewEquations(NormalSpace):
-    """J is kept, its rows scaled to norm 1; A = JJᵀ + τI is factored, τ = 4·m·eps.
+    """J is kept, its rows scaled to norm 1, and JJᵀ + τI factored.
 
-    The τ makes redundant equations harmless; refinement takes away what it changes of the others.
+    The τ, well above the rounding errors of JJᵀ, makes redundant equations harmless; refinement
+    takes away what it changes of the others.
     """
 
     _REFINEMENTS = 2
@@ -146,7 +149,8 @@ class FewEquations(NormalSpace):
         self._rows = rows * self._inverse_norms.unsqueeze(-1)
         self._gram = self._rows_times(self._rows.mT)
         m = value.shape[1]
-        tau = 4 * m * torch.finfo(value.dtype).eps
+        eps = torch.finfo(value.dtype).eps
+        tau = max(eps**0.75, 16 * m * eps)
         identity = torch.eye(m, dtype=value.dtype, device=value.device)
         factor, _ = torch.linalg.cholesky_ex(self._gram + tau * identity, check_errors=False)
         inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
@@ -171,15 +175,16 @@ class FewEquations(NormalSpace):
         return u
 
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """y - Jᵀλ and √(λᵀJJᵀλ), JJᵀλ = r."""
+        """y - Jᵀλ, JJᵀλ = r."""
         b = (r * self._inverse_norms).unsqueeze(-1)
         multipliers, left = self._solve(b)
         squared = (multipliers.mT @ (b - left)).squeeze(-1)
-        unseen = _norm(left.squeeze(-1))
-        singular = (unseen > 0.5 * _norm(b.squeeze(-1))) & (unseen > _noise(y, b.shape[1] ** 0.5))
-        singular = singular | (self._flat & (r != 0)).any(-1, keepdim=True)
+        distance = squared.clamp(min=0).sqrt()
+        # The rows have norm 1: what of the residual is left is a distance.
+        unseen = (_norm(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
+        singular = (unseen > distance) | (self._flat & (r != 0)).any(-1, keepdim=True)
         corrected = y - (multipliers.mT @ self._rows).squeeze(-2)
-        return corrected, _refuse(squared.clamp(min=0).sqrt(), singular)
+        return corrected, _refuse(distance + unseen, singular)
 
     def distance(self, r: Tensor) -> Tensor:
         """√(λᵀJJᵀλ)."""
@@ -205,8 +210,8 @@ class ManyEquations(NormalSpace):
 
     _FIXED = 8
     _AT_MOST = 100
-    # Where only a Newton step is wanted, the next one corrects what this leaves.
-    _NEWTON = 1e-2
+    # The next Newton step corrects what this one leaves.
+    accuracy = 1e-3
 
     def __init__(
         self, value: Tensor, adjoint: Callable[[Tensor], Tensor], iterations: int | None
@@ -228,13 +233,18 @@ class ManyEquations(NormalSpace):
         return u - solution
 
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """y - J⁺r to a relative residual of 1e-2, and ‖J⁺r‖."""
-        tolerance = torch.full_like(r[:, :1], self._NEWTON)
+        """y - J⁺r, to a relative residual of `accuracy`."""
+        tolerance = torch.full_like(r[:, :1], self.accuracy)
         solution, left = self._craig(r, tolerance, relative=True)
-        singular = left > 0.5 * _norm(r)
-        if not host_readable(singular) or bool(singular.any()):
-            singular = singular & (left > _noise(y, self._size()))
-        return y - solution, _refuse(_norm(solution), singular | ~left.isfinite())
+        distance = _norm(solution)
+        unsolved = left > self.accuracy * _norm(r)
+        if not host_readable(unsolved) or bool(unsolved.any()):
+            size = self._size()
+            unseen = (left - _noise(y, size)).clamp(min=0) * _inverse(size)
+            unseen = torch.where(unsolved, unseen * r.shape[1] ** 0.5, 0)
+            useless = (unseen > distance) | ((size == 0) & (left > 0))
+            distance = _refuse(distance + unseen, useless)
+        return y - solution, _refuse(distance, ~left.isfinite())
 
     def distance(self, r: Tensor) -> Tensor:
         """‖r‖²/‖Jᵀr‖: exact where JJᵀ is a multiple of the identity."""

@@ -1,6 +1,7 @@
 """Any constraint: the set where a function of the user's is zero."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -163,14 +164,19 @@ class LevelSet(Manifold):
             self._followed[key] = [follow(c, x.device, dtype) for c in self.constraints]
         return Equations(self._followed[key], self._event(x.shape), is_complex=x.is_complex())
 
-    def _linearise(self, c: Equations, vectors: Tensor) -> NormalSpace:
-        return normal_space(c, vectors, few=self.dense_up_to, iterations=self.cg_iterations)
+    def _linearise(self, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
+        # Conjugate gradients end where the solution is right, but not yet its derivative.
+        recorded = torch.is_grad_enabled() and any(
+            isinstance(a, Tensor) and a.requires_grad for a in (vectors, *others)
+        )
+        few = sys.maxsize if recorded else self.dense_up_to
+        return normal_space(c, vectors, few=few, iterations=self.cg_iterations)
 
-    def _space(self, x: Tensor, c: Equations, vectors: Tensor) -> NormalSpace:
+    def _space(self, x: Tensor, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
         if self._here is None or self._here["x"] is not x:
-            return self._linearise(c, vectors)
+            return self._linearise(c, vectors, *others)
         if "space" not in self._here:
-            self._here["space"] = self._linearise(c, vectors)
+            self._here["space"] = self._linearise(c, vectors, *others)
         space: NormalSpace = self._here["space"]
         return space
 
@@ -182,7 +188,7 @@ class LevelSet(Manifold):
         if x.numel() == 0:
             return u
         c = self._equations(x)
-        space = self._space(x, c, c.flatten(x))
+        space = self._space(x, c, c.flatten(x), u)
         return c.unflatten(space.tangent(c.flatten(u)), x)
 
     def average(
@@ -215,7 +221,7 @@ class LevelSet(Manifold):
         vectors = c.flatten(x)
         y, taken = newton.land(
             c,
-            self._space(x, c, vectors),
+            self._space(x, c, vectors, u, t),
             vectors,
             c.flatten(t * u),
             lambda y: self._linearise(c, y),
