@@ -1,5 +1,12 @@
-"""The code that users are shown runs: README blocks, the notebook and the examples."""
+"""The code that users are shown runs: README blocks, the pages of docs, the notebook, examples.
 
+The blocks of a page of `docs` run one after the other in one namespace, in an empty folder. A block
+fenced as `output` shows what the blocks before it print: each of its lines, but "…", begins a line
+of that.
+"""
+
+import contextlib
+import io
 import json
 import pathlib
 import re
@@ -12,6 +19,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -19,9 +27,30 @@ def test_readme(number, capsys):
     exec(compile(BLOCKS[number], f"README.md, block {number}", "exec"), {})
 
 
-def test_files_that_the_readme_names_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_page(page, monkeypatch, tmp_path):
+    mpl.use("agg")
+    monkeypatch.chdir(tmp_path)
+    namespace, printed = {"__name__": "page"}, io.StringIO()
+    blocks = re.findall(
+        r"^```(python|output)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    for number, (kind, text) in enumerate(blocks):
+        if kind == "python":
+            code = compile(text, f"{page.name}, block {number}", "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+        else:
+            lines = printed.getvalue().splitlines()
+            for shown in text.splitlines():
+                assert shown == "…" or any(line.startswith(shown) for line in lines), shown
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)

@@ -54,7 +54,7 @@ def check_manifold(
             surface, another dtype, an order other than 1 and 2, or an unknown name in `skip`.
     """
     laws = (
-        *conduct.LAWS,
+        *conduct.DESCRIPTION,
         *surfaces.LAWS,
         *projections.LAWS,
         *_retraction_laws(None, order),
@@ -68,6 +68,7 @@ def check_manifold(
         metrics.average_is_its_definition,
         *claims.LAWS,
         *geodesics.LAWS,
+        *conduct.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )
     return _report("check_manifold", laws, manifold, where, skip, dtype, seed, repeats)
@@ -198,8 +199,8 @@ def _report(
             else _row(law, manifold, found)
             for law in laws
         ]
-    shapes = ", ".join(dict.fromkeys(str(tuple(sample.x.shape)) for sample in found))
-    names = (str(sample.x.dtype).removeprefix("torch.") for sample in found)
+    shapes = ", ".join(dict.fromkeys(str(tuple(sample.point.shape)) for sample in found))
+    names = (str(sample.point.dtype).removeprefix("torch.") for sample in found)
     dtypes = ", ".join(dict.fromkeys(names))
     seeds = f"seeds {seed} to {seed + repeats - 1}" if repeats > 1 else f"seed {seed}"
     return Report(f"{check}: {manifold!r} on {shapes}; {dtypes}, {seeds}", tuple(rows))
@@ -209,7 +210,7 @@ def _row(law: Law, manifold: Manifold, found: Sequence[Sample]) -> Row:
     """Run the law on all samples; the first exception, or the worst evidence, decides."""
     evidence: list[tuple[str, Evidence]] = []
     reason = ""
-    one_each = {tuple(sample.x.shape): sample for sample in found}.values()
+    one_each = {tuple(sample.point.shape): sample for sample in found}.values()
     for sample in one_each if law.by_shape else found:
         try:
             evidence.append((sample.label, law(manifold, sample.x, sample.generator())))

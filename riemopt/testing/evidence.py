@@ -76,7 +76,7 @@ class Law:
             return self.advice
         if isinstance(evidence, Curve) and math.isfinite(evidence.slope):
             return self.advice.get(round(evidence.slope), "")
-        return self.advice.get(0, "")
+        return ""
 
 
 def law(
@@ -112,8 +112,9 @@ def rounding(error: Tensor, scale: Tensor | float, dtype: torch.dtype) -> Residu
     Half of the digits are asked for: mistakes are of size 1 and rounding is of size eps, and the
     condition numbers of a manifold's formulas lie between.
     """
-    error = error.to(torch.float64)
-    scale = torch.as_tensor(scale, dtype=torch.float64, device=error.device)
+    scale = torch.as_tensor(scale, device=error.device)
+    need(not (error.is_complex() or scale.is_complex()), "a number is complex that is to be real")
+    error, scale = error.to(torch.float64), scale.to(torch.float64)
     return Residual(error, scale, math.sqrt(torch.finfo(dtype).eps))
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
-# Five steps a decade. At the smallest, a first-order error of 1e-3 still stands clear of rounding.
-STEPS = np.logspace(-7, -1, 31)
+# Four steps a decade. At the smallest, a first-order error of 1e-3 still stands clear of rounding.
+STEPS = np.logspace(-10, -1, 37)
 # So short that no smooth error is left, only rounding and what an iteration stops at.
 STILL = (1e-15, 2e-15, 3e-15, 4e-15, 5e-15)
 # An error below so many eps is rounding.

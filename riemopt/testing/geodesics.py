@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
@@ -14,13 +15,15 @@ from riemopt.testing.evidence import (
     need,
     rounding,
 )
-from riemopt.testing.fits import Curve
+from riemopt.testing.fits import Curve, measure
 from riemopt.testing.retractions import FIRST, SECOND, first_order, on_surface, second_order
-from riemopt.testing.sampling import batch_shape, direction, length
+from riemopt.testing.sampling import batch_shape, direction, length, size
 from riemopt.testing.surfaces import need_like
 
 # Short enough to be within the injectivity radius of all but strongly curved manifolds.
 LENGTH = 0.1
+# So near that a formula by acos or acosh has lost half of the digits, and one by atan2 none.
+NEAR = 1e-6
 # Of the difference quotient that measures a velocity; its error is of the order of H².
 H = 1e-5
 
@@ -114,17 +117,63 @@ def log_inverts_exp(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
 def dist_is_length_of_geodesic(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """Within the injectivity radius; of the batch's shape."""
     exp, dist = closed_form(manifold, "exp"), closed_form(manifold, "dist")
-    u = LENGTH * direction(manifold, x, gen)
-    y = exp(x, u)
-    there, back, none = dist(x, y), dist(y, x), dist(x, x)
+    v = direction(manifold, x, gen)
+    y, near = exp(x, LENGTH * v), exp(x, NEAR * v)
+    there, back, close, none = dist(x, y), dist(y, x), dist(x, near), dist(x, x)
     batch = batch_shape(manifold, x)
     need(tuple(there.shape) == batch, f"shape {tuple(there.shape)}, needed {batch}")
     scale = length(manifold, x) + length(manifold, y)
+    speed = manifold.norm(x, v)
     return joined(
-        rounding((there - manifold.norm(x, u)).abs(), scale, x.dtype),
+        rounding((there - LENGTH * speed).abs(), scale, x.dtype),
         rounding((there - back).abs(), scale, x.dtype),
-        rounding(none.abs(), scale, x.dtype),
+        Residual((close - NEAR * speed).abs().double(), scale * NEAR, 1e-6),
+        Residual(none.abs().double(), scale * NEAR, 1e-6),
     )
+
+
+@law(
+    "|dist(x, R(x, tv)) - t‖v‖| = O(t²)",
+    {
+        0: "dist(x, x) is not 0: acos and acosh lose half of the digits of near points.",
+        1: "The distance of near points is not their length: is it in the metric of `norm`?",
+    },
+)
+def dist_agrees_with_norm(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
+    """Where there is no `exp` too. Double."""
+    dist = closed_form(manifold, "dist")
+    v = direction(manifold, x, gen)
+    speed = manifold.norm(x, v)
+
+    def error(t: float) -> float:
+        apart = dist(x, manifold.retract(x, t * v)) - t * speed
+        return float(torch.linalg.vector_norm(apart))
+
+    return measure(error, 2, size(x))
+
+
+@law(
+    "the gradients of norm(u), exp(x, u), log(x, x + u), dist(x, x + u) at u = 0 are not NaN",
+    "The derivative of a square root, or of 0/0: torch.where and torch.sinc take the branch before "
+    "it is differentiated.",
+)
+def gradients_at_zero_are_finite(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """Of `norm`, and of the closed forms that there are."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "norm": lambda u: manifold.norm(x, u),
+        "exp": lambda u: manifold.exp(x, u),
+        "log": lambda u: manifold.log(x, x + u),
+        "dist": lambda u: manifold.dist(x, x + u),
+    }
+    for name, function in functions.items():
+        with torch.enable_grad():
+            u = torch.zeros_like(x, requires_grad=True)
+            try:
+                total = function(u).real.sum()
+            except NotImplementedError:
+                continue
+        (gradient,) = torch.autograd.grad(total, u)
+        need(bool(gradient.isfinite().all()), f"that of {name} is not finite")
 
 
 LAWS = (
@@ -134,4 +183,6 @@ LAWS = (
     exp_is_a_flow,
     log_inverts_exp,
     dist_is_length_of_geodesic,
+    dist_agrees_with_norm,
+    gradients_at_zero_are_finite,
 )

@@ -71,5 +71,5 @@ def _reference(axes: "Axes", curves: tuple[Curve, ...]) -> None:
         end, error = curve.steps[-1], curve.errors[-1]
         start = max(curve.steps[0], end * (curve.floor / error) ** (1 / curve.order))
         ends = [error * (t / end) ** curve.order for t in (start, end)]
-        axes.plot([start, end], ends, "--", label=f"slope {curve.order}", **line)
+        axes.plot([start, end], ends, "--", label=f"slope {curve.order}, as needed", **line)
     axes.legend(frameon=False, fontsize=8, loc="upper left")

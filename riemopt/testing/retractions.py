@@ -22,6 +22,7 @@ from riemopt.testing.sampling import (
     direction,
     event_dims_kept,
     length,
+    size,
     tangent,
 )
 
@@ -41,15 +42,19 @@ def retraction_stays_on_surface(manifold: Manifold, x: Tensor, gen: Generator) -
 
 
 def _ends(manifold: Manifold, x: Tensor, gen: Generator) -> list[Tensor]:
-    ends = [manifold.retract(x, tangent(manifold, x, gen, size)) for size in SIZES]
-    for y, size in zip(ends, SIZES, strict=True):
-        need(bool(y.isfinite().all()), f"not finite for ‖u‖ = {size:g}")
+    ends = [manifold.retract(x, tangent(manifold, x, gen, long)) for long in SIZES]
+    for y, long in zip(ends, SIZES, strict=True):
+        need(bool(y.isfinite().all()), f"not finite for ‖u‖ = {long:g}")
     return ends
 
 
 def on_surface(manifold: Manifold, x: Tensor) -> Residual:
     """The violation, which rounding ought to explain."""
-    return Residual(manifold.violation(x).double(), manifold.tolerance(x).double(), 1.0)
+    violation, allowed = manifold.violation(x), manifold.tolerance(x)
+    batch = batch_shape(manifold, x)
+    for name, result in (("violation", violation), ("tolerance", allowed)):
+        need(tuple(result.shape) == batch, f"{name}: shape {tuple(result.shape)}, needed {batch}")
+    return Residual(violation.double(), allowed.double(), 1.0)
 
 
 def first_order(retraction: Retraction, manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
@@ -61,7 +66,7 @@ def first_order(retraction: Retraction, manifold: Manifold, x: Tensor, gen: Gene
 def second_order(retraction: Retraction, manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
     """Error of P(R(x, tv) - x) = tv + O(t³): no tangential acceleration in the ambient metric.
 
-    (Absil & Malick 2012, §3.1.)
+    (Absil & Malick 2012.)
     """
     v = direction(manifold, x, gen)
 
@@ -89,7 +94,7 @@ def _along(
     def error(t: float) -> float:
         return float(torch.linalg.vector_norm(difference(retraction(x, t * v), t)))
 
-    return measure(error, order, max(1.0, float(torch.linalg.vector_norm(x))))
+    return measure(error, order, size(x))
 
 
 # --- laws ---
@@ -164,8 +169,8 @@ def curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Re
     residuals = []
     for t in (0.0, -0.25, torch.tensor(0.125), each.to(x.device), 500 * each.to(x.device)):
         expected = manifold.retract(x, t * u)
-        size = length(manifold, x) + length(manifold, t * u)
-        residuals.append(equality(manifold, manifold.curve(x, u, t), expected, size))
+        scale = length(manifold, x) + length(manifold, t * u)
+        residuals.append(equality(manifold, manifold.curve(x, u, t), expected, scale))
     return joined(*residuals)
 
 

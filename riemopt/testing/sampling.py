@@ -22,13 +22,18 @@ Where = Sequence[int] | Tensor
 class Sample:
     """A point (or batch), and the seed of the vectors that a law draws at it."""
 
-    x: Tensor
+    point: Tensor
     seed: int
+
+    @property
+    def x(self) -> Tensor:
+        """A copy for each law, as a method may write to it."""
+        return self.point.clone()
 
     @property
     def label(self) -> str:
         """What it takes to find it again."""
-        return f"shape {tuple(self.x.shape)}, seed {self.seed}"
+        return f"shape {tuple(self.point.shape)}, seed {self.seed}"
 
     def generator(self) -> Generator:
         """The same one every time."""
@@ -116,12 +121,16 @@ def tangent(manifold: Manifold, x: Tensor, gen: Generator, size: float = 1.0) ->
 
 
 def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
-    """A tangent v of norm 1 in the manifold's own metric, so that steps tv with t ≤ .1 are small.
+    """A tangent v such that steps tv with t ≤ .1 are small.
 
-    Shorter where a manifold does not take a step of .1 whole (`Manifold.attempt`).
+    In the ambient metric of the length of x, or 1, as surfaces of all sizes are; in a metric of the
+    manifold's own of norm 1. Shorter where a step of .1 is not taken whole (`Manifold.attempt`).
     """
     v = tangent(manifold, x, gen)
-    if not manifold.has_ambient_metric:
+    if manifold.has_ambient_metric:
+        long = length(manifold, x, keepdim=True)
+        v = v * torch.where(long > 0, long, 1)
+    else:
         norm = manifold.norm(x, v, keepdim=True)
         v = v / torch.where(norm > 0, norm, 1)
     for _ in range(SHORTER):
@@ -133,6 +142,11 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
 
 
 # --- measures ---
+
+
+def size(a: Tensor) -> float:
+    """Norm of all entries together, or 1 for zeros: what rounding is relative to."""
+    return float(torch.linalg.vector_norm(a)) or 1.0
 
 
 def wide(a: Tensor) -> Tensor:
@@ -165,15 +179,18 @@ def event_dims_kept(manifold: Manifold, x: Tensor) -> tuple[int, ...]:
     return tuple(1 if d in events else n for d, n in enumerate(x.shape))
 
 
-def rows(manifold: Manifold, x: Tensor) -> Tensor:
-    """Each point as a row of its entries, `(*batch, N)`; a copy."""
+def real_rows(manifold: Manifold, x: Tensor) -> Tensor:
+    """Each point as a row of real numbers, `(*batch, N)`, or `(*batch, 2N)` if complex; a copy."""
     dims = manifold.event_dims(x.ndim)
     last = x.movedim(dims, tuple(range(-len(dims), 0)))
-    return last.reshape(*batch_shape(manifold, x), -1).clone()
+    flat = last.reshape(*batch_shape(manifold, x), -1).clone()
+    return torch.view_as_real(flat).flatten(-2) if x.is_complex() else flat
 
 
 def points(manifold: Manifold, entries: Tensor, like: Tensor) -> Tensor:
-    """Inverse of `rows`: points of the shape of `like`."""
+    """Inverse of `real_rows`: points of the shape and dtype of `like`."""
+    if like.is_complex():
+        entries = torch.view_as_complex(entries.unflatten(-1, (-1, 2)))
     dims = manifold.event_dims(like.ndim)
     event = [like.shape[d] for d in dims]
     last = entries.reshape(*entries.shape[:-1], *event)
