@@ -151,9 +151,10 @@ def check_gradient(
     gradients, or a function or gradient with a result of another kind.
     """
     objective = Objective(function, euclidean_gradient, riemannian_gradient)
-    for sample in samples(manifold, where, dtype, _seeds(seed, min(repeats, 1))):
-        objective.value(sample.x)  # errors of the user's functions are raised from here
-        objective.gradient(sample.x)
+    with torch.random.fork_rng(devices=[]):
+        for sample in samples(manifold, where, dtype, _seeds(seed, min(repeats, 1))):
+            objective.value(sample.x)  # errors of the user's functions are raised from here
+            objective.gradient(sample.x)
     laws = laws_of_gradient(objective)
     return _report("check_gradient", laws, manifold, where, (), dtype, seed, repeats)
 

@@ -15,6 +15,25 @@ from riemopt.testing.retractions import on_surface
 from riemopt.testing.sampling import ambient, batch_shape, length, tangent
 from riemopt.testing.surfaces import need_like
 
+METHODS: dict[str, Callable[[Manifold, Tensor, Tensor, Tensor], Tensor]] = {
+    "proj_tangent": lambda m, x, u, a: m.proj_tangent(x, a),
+    "egrad2rgrad": lambda m, x, u, a: m.egrad2rgrad(x, a),
+    "inner": lambda m, x, u, a: m.inner(x, u, u),
+    "norm": lambda m, x, u, a: m.norm(x, u),
+    "transport": lambda m, x, u, a: m.transport(x, m.retract(x, u), u),
+    "retract": lambda m, x, u, a: m.retract(x, u),
+    "retract_transport": lambda m, x, u, a: m.retract_transport(x, u, u)[0],
+    "curve": lambda m, x, u, a: m.curve(x, u, 0.1),
+    "step": lambda m, x, u, a: m.step(x, a, 0.1),
+    "average": lambda m, x, u, a: m.average(x, u, a, 0.9)[0],
+    "violation": lambda m, x, u, a: m.violation(x),
+    "project": lambda m, x, u, a: m.project(a),
+}
+"""Calls of each method with a point, a tangent and an ambient vector."""
+# Those whose result is a real number for each point, and those whose result is a point.
+REAL = ("inner", "norm", "violation")
+POINTS = ("retract", "project", "curve", "step")
+
 
 @law(
     "equal and hashed by value, frozen, with a readable repr",
@@ -91,25 +110,6 @@ def single_precision_is_kept(manifold: Manifold, x: Tensor, gen: Generator) -> R
         need(result.dtype == dtype, f"{name} gives {result.dtype} for {single}")
         need(bool(result.isfinite().all()), f"{name} is not finite in {single}")
     return joined(*(on_surface(manifold, results[name]) for name in ("retract", "project")))
-
-
-METHODS: dict[str, Callable[[Manifold, Tensor, Tensor, Tensor], Tensor]] = {
-    "proj_tangent": lambda m, x, u, a: m.proj_tangent(x, a),
-    "egrad2rgrad": lambda m, x, u, a: m.egrad2rgrad(x, a),
-    "inner": lambda m, x, u, a: m.inner(x, u, u),
-    "norm": lambda m, x, u, a: m.norm(x, u),
-    "transport": lambda m, x, u, a: m.transport(x, m.retract(x, u), u),
-    "retract": lambda m, x, u, a: m.retract(x, u),
-    "retract_transport": lambda m, x, u, a: m.retract_transport(x, u, u)[0],
-    "curve": lambda m, x, u, a: m.curve(x, u, 0.1),
-    "step": lambda m, x, u, a: m.step(x, a, 0.1),
-    "average": lambda m, x, u, a: m.average(x, u, a, 0.9)[0],
-    "violation": lambda m, x, u, a: m.violation(x),
-    "project": lambda m, x, u, a: m.project(a),
-}
-"""Calls of each method with a point, a tangent and an ambient vector."""
-REAL = ("inner", "norm", "violation")
-POINTS = ("retract", "project", "curve", "step")
 
 
 @law(
