@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from riemopt import registry
-from riemopt.dtensor import local_view
+from riemopt.dtensor import assign_whole_, whole
 from riemopt.manifolds import Manifold
 from riemopt.registry import Entry
 
@@ -186,14 +186,15 @@ class Constraint(NamedTuple):
 def constraints(model: nn.Module) -> list[Constraint]:
     """Every constrained weight of `model` and its submodules, with its violation now.
 
-    Tied weights are named once, as in `model.named_parameters()`. Synchronises on an accelerator.
+    Tied weights are named once, as in `model.named_parameters()`. Synchronises on an accelerator,
+    and gathers what is spread over processes, all of which must call it.
 
     Raises:
         LostManifoldError: a constrained name is not a parameter any more.
     """
     report = []
     for name, param, entry in _constrained(model):
-        violation, tolerance = _measure(local_view(param.detach()), entry.manifold)
+        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
         report.append(Constraint(name, entry.manifold, violation, tolerance))
     return report
 
@@ -203,7 +204,8 @@ def project_(model: nn.Module) -> nn.Module:
     """Move every constrained weight of `model`, in place, to the nearest point of its manifold.
 
     For weights that were loaded, averaged or edited off their surface. A weight that satisfies its
-    constraint to rounding already is left as it is, bit for bit. Returns `model`.
+    constraint to rounding already is left as it is, bit for bit. What is spread over processes is
+    gathered; all of them must call it. Returns `model`.
 
     Raises:
         ValueError: a weight is not finite; no weight has been changed then.
@@ -211,9 +213,9 @@ def project_(model: nn.Module) -> nn.Module:
     """
     found = [(n, p, e) for n, p, e in _constrained(model) if not p.is_meta]
     for name, param, entry in found:
-        _check(local_view(param), entry.manifold, name)
+        _check(whole(param), entry.manifold, name)
     for _, param, entry in found:
-        violation, tolerance = _measure(local_view(param.detach()), entry.manifold)
+        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
         if not violation <= tolerance:
             _project_value(param, entry.manifold)
     return model
@@ -246,8 +248,7 @@ def _measure(x: Tensor, manifold: Manifold) -> tuple[float, float]:
 
 @torch.no_grad()
 def _project_value(param: Tensor, manifold: Manifold) -> None:
-    local = local_view(param)
-    local.copy_(manifold.project(local.detach()))
+    assign_whole_(param, manifold.project(whole(param.detach())))
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:

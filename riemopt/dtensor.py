@@ -38,20 +38,21 @@ def local_part(tensor: Tensor) -> Tensor:
     return sharded.to_local()
 
 
-def local_view(tensor: Tensor) -> Tensor:
-    """`tensor` itself, or the local memory of a DTensor that this process holds whole.
+def whole(tensor: Tensor) -> Tensor:
+    """`tensor` itself, or all of a DTensor: the own memory if it is whole there, or gathered."""
+    sharded: Any = tensor
+    return sharded.full_tensor() if _cuts(tensor) and not tensor.is_meta else local_part(tensor)
 
-    Raises:
-        NotImplementedError: the DTensor is spread over several processes.
-    """
+
+def assign_whole_(tensor: Tensor, value: Tensor) -> None:
+    """Write `value`, the same on all processes, of which each keeps its own part."""
     if _cuts(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
         sharded: Any = tensor
-        raise NotImplementedError(
-            f"This needs the whole of a weight of shape {tuple(tensor.shape)}, which is spread "
-            f"over {sharded.device_mesh.size()} processes as {sharded.placements}. Do it before "
-            "fully_shard, or to the full_tensor()."
-        )
-    return local_part(tensor)
+        mesh, placements = sharded.device_mesh, sharded.placements
+        value = distribute_tensor(value, mesh, placements, src_data_rank=None).to_local()
+    local_part(tensor).copy_(value)
 
 
 def local_like(tensor: Tensor, model: Tensor) -> Tensor:

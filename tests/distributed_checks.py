@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from riemopt import RiemannianAdam, RiemannianAdamW, RiemannianSGD, constrain
+from riemopt import RiemannianAdam, RiemannianAdamW, RiemannianSGD, constrain, constraints, project_
 from riemopt.interop.distributed import shard_placement
 from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
 from tests.distributed_run import Collectives, Twins, assert_identical, everywhere, line, randn
@@ -64,6 +64,7 @@ CASES = {
     "whole matrices": (Stiefel(), (3, 5, 2), 0),
     "cut matrices": (Stiefel(), (3, 5, 2), 1),
     "rows on the sphere": (Sphere(), (5, 4), 0),
+    "one row on one process": (Sphere(), (1, 4), 0),
     "cut rows": (Sphere(radius=2.0), (3, 5), 1),
     "cut columns": (Sphere(dim=0), (5, 3), 0),
     "one entry on one process": (Sphere(dim=0), (1, 3), 0),
@@ -72,6 +73,7 @@ CASES = {
     "wide kernel by its height": (Flattened(Stiefel()), (4, 3, 2, 2), 2),
     "tall kernel": (Flattened(Stiefel(metric="canonical")), (13, 1, 2, 2), 0),
     "symmetric matrices": (Symmetric(), (3, 4, 4), 0),
+    "one symmetric matrix": (Symmetric(), (1, 4, 4), 0),
 }
 
 
@@ -361,6 +363,36 @@ def whole_weights_beside_sharded_ones(folder):
     assert_identical(model[0].weight.to_local().detach())
 
 
+def report_and_repair(folder):
+    """`constraints` and `project_` see whole weights; each process keeps its part."""
+    model = fully_shard(EvenNet(), shard_placement_fn=shard_placement)
+    before = [p.to_local().clone() for p in model.parameters()]
+    assert all(c.satisfied for c in constraints(model))
+    project_(model)
+    assert all(
+        torch.equal(p.to_local(), b) for p, b in zip(model.parameters(), before, strict=True)
+    )
+    with torch.no_grad():
+        model.tall.weight.mul_(1.5)
+        model.head.weight.mul_(1.5)
+    off = {c.name for c in constraints(model) if not c.satisfied}
+    assert off == {"tall.weight", "head.weight"}
+    project_(model)
+    assert all(c.satisfied for c in constraints(model))
+    for p, b in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.to_local(), b)
+    # Of a sharded weight too; an optimizer that cannot step it says so in its step.
+    layer = fully_shard(nn.Linear(4, 4))
+    optimizer = RiemannianSGD(layer.parameters(), lr=0.1)
+    constrain(layer, "weight", Symmetric())
+    assert constraints(layer)[0].satisfied
+    layer(torch.ones(1, 4)).sum().backward()
+    bias = layer.bias.full_tensor()
+    with pytest.raises(NotImplementedError, match="Keep the weight whole"):
+        optimizer.step()
+    assert torch.equal(bias, layer.bias.full_tensor())
+
+
 def placement(folder):
     def chosen(manifold, *shape):
         layer = nn.Module()
@@ -547,6 +579,7 @@ CHECKS |= {
         optimizer_built_before,
         ddp,
         whole_weights_beside_sharded_ones,
+        report_and_repair,
         placement,
         tensor_parallel,
         saved,

@@ -118,6 +118,7 @@ def main() -> None:
             {**FOUR, **CHECKS}[name](folder)
         except (Exception, pytest.fail.Exception):
             error = f"process {dist.get_rank()}: {traceback.format_exc()}"
+            print(error, file=sys.stderr, flush=True)  # before others are waited for
         results[name] = "\n".join(e for e in everywhere(error) if e)
         if results[name]:
             break

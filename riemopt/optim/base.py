@@ -401,9 +401,13 @@ def _find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifo
                 f"The group says {named}, but a parameter of shape {tuple(p.shape)} in it is "
                 f"constrained to {manifold}."
             )
-    return [
+    effective = [
         _effective(p, m if named is None else named) for p, m in zip(params, found, strict=True)
     ]
+    for p, manifold in zip(params, effective, strict=True):
+        if manifold is not None:
+            split_points(p, manifold)  # refused now, if it cannot be stepped as it is spread
+    return effective
 
 
 def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
@@ -412,6 +416,4 @@ def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
         return None
     manifold.check_shape(param.shape)
     manifold.prepare(param)
-    anchored = manifold.anchored(param.ndim)
-    split_points(param, anchored)  # refused here, where it cannot be stepped as it is spread
-    return anchored
+    return manifold.anchored(param.ndim)

@@ -267,10 +267,12 @@ def judge(largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.i
 
     Refused is a step that may have an entry of `limit` or more, or one that is not a number.
     """
-    if isinstance(t, Tensor) and t.ndim:  # one factor for each point
-        sizes = (largest.reshape(-1, *[1] * (t.ndim - 1)) * t).abs().flatten(1).amax(1)
-    else:
+    if not isinstance(t, Tensor) or t.ndim == 0:
         sizes = (largest * t).abs()
+    elif t.numel() == 0:
+        sizes = largest
+    else:  # one factor for each point
+        sizes = (largest.reshape(-1, *[1] * (t.ndim - 1)) * t).abs().flatten(1).amax(1)
     accepted = sizes < limit
     if skip is not None:
         accepted = accepted & ~skip
