@@ -77,7 +77,9 @@ def name_of(constraint: Constraint) -> str:
     """How a message calls the function."""
     if isinstance(constraint, functools.partial):
         return name_of(constraint.func)
-    return getattr(constraint, "__qualname__", type(constraint).__qualname__)
+    if isinstance(constraint, types.FunctionType):
+        return constraint.__qualname__
+    return getattr(constraint, "__name__", type(constraint).__qualname__)
 
 
 # --- tensors that a function closes over ---
@@ -86,8 +88,9 @@ def name_of(constraint: Constraint) -> str:
 def follow(constraint: Constraint, device: torch.device, dtype: torch.dtype) -> Constraint:
     """The function with the tensors that it holds on `device`, floating ones in `dtype`.
 
-    Looked for in closures, defaults, `functools.partial` arguments, bound objects, and modules, and
-    in functions held by these; not in global variables. The function itself where all fit already.
+    Looked for in closures, global variables, defaults, `functools.partial` arguments, modules, and
+    functions of the same file that it calls; not in attributes of other objects. The function
+    itself where all fit already.
     """
     return _moved(constraint, device, dtype, set())
 
@@ -114,9 +117,6 @@ def _moved(held: Any, device: torch.device, dtype: torch.dtype, seen: set[int]) 
         parts = held.func, held.args, held.keywords
         func, args, keywords = new = tuple(moved(part) for part in parts)
         return held if _same(new, parts) else functools.partial(func, *args, **keywords)
-    if isinstance(held, types.MethodType):
-        owner = moved(held.__self__)
-        return held if owner is held.__self__ else types.MethodType(held.__func__, owner)
     if isinstance(held, types.FunctionType):
         return _moved_function(held, moved)
     if type(held) in (tuple, list):
@@ -134,22 +134,40 @@ def _same(new: Any, old: Any) -> bool:
 
 def _moved_function(function: types.FunctionType, moved: Callable[[Any], Any]) -> Any:
     cells = function.__closure__ or ()
-    contents = [cell.cell_contents for cell in cells if not _is_empty(cell)]
-    if len(contents) < len(cells):
+    if any(map(_is_empty, cells)):  # of a function that is being defined
         return function
-    new = [moved(content) for content in contents]
-    defaults, keywords = moved(function.__defaults__), moved(function.__kwdefaults__)
-    if _same((*new, defaults, keywords), (*contents, function.__defaults__, function.__kwdefaults__)):
+    contents = [cell.cell_contents for cell in cells]
+    variables = _global_variables(function)
+    old = [*contents, *variables.values(), function.__defaults__, function.__kwdefaults__]
+    new = [moved(held) for held in old]
+    if _same(new, old):
         return function
+    *held, defaults, keywords = new
     copy = types.FunctionType(
         function.__code__,
-        function.__globals__,
+        {**function.__globals__, **dict(zip(variables, held[len(cells) :], strict=True))},
         function.__name__,
         defaults,
-        tuple(types.CellType(content) for content in new),
+        tuple(types.CellType(content) for content in held[: len(cells)]),
     )
     copy.__kwdefaults__, copy.__qualname__ = keywords, function.__qualname__
     return copy
+
+
+def _global_variables(function: types.FunctionType) -> dict[str, Any]:
+    """The tensors, modules, and functions of its own file that a function names as globals."""
+    names, codes = set(), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    values = {n: function.__globals__[n] for n in sorted(names) if n in function.__globals__}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Tensor | nn.Module)
+        or (isinstance(value, types.FunctionType) and value.__globals__ is function.__globals__)
+    }
 
 
 def _is_empty(cell: types.CellType) -> bool:

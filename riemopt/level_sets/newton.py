@@ -134,7 +134,7 @@ def _iterate(
         corrected, new = space.correct(y, residual)
         sound = new < torch.inf
         y = corrected if seen and bool(sound.all()) else torch.where(sound, corrected, y)
-        way = way + new
+        way = way + torch.where(new > tolerance, new, 0)
         contraction = torch.where(length == torch.inf, 1, new / torch.where(length == 0, 1, length))
         contraction = contraction.clamp(min=space.accuracy)
         # A chord's error falls as much once more, Gauss-Newton's by more.

@@ -144,12 +144,13 @@ class FewEquations(NormalSpace):
     def __init__(self, value: Tensor, rows: Tensor) -> None:
         self.value = value
         self._norms = _norm(rows).squeeze(-1)  # (B, m)
-        self._inverse_norms = _inverse(self._norms)
-        self._flat = self._norms == 0
+        eps = torch.finfo(value.dtype).eps
+        # Rows that are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
+        self._flat = self._norms <= 8 * eps * self._norms.amax(1, keepdim=True)
+        self._inverse_norms = torch.where(self._flat, 0, _inverse(self._norms))
         self._rows = rows * self._inverse_norms.unsqueeze(-1)
         self._gram = self._rows_times(self._rows.mT)
         m = value.shape[1]
-        eps = torch.finfo(value.dtype).eps
         tau = max(eps**0.75, 16 * m * eps)
         identity = torch.eye(m, dtype=value.dtype, device=value.device)
         factor, _ = torch.linalg.cholesky_ex(self._gram + tau * identity, check_errors=False)
@@ -182,7 +183,8 @@ class FewEquations(NormalSpace):
         distance = squared.clamp(min=0).sqrt()
         # The rows have norm 1: what of the residual is left is a distance.
         unseen = (_norm(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
-        singular = (unseen > distance) | (self._flat & (r != 0)).any(-1, keepdim=True)
+        lost = self._flat & (r.abs() > _noise(y, self.largest_row() * y.shape[1] ** 0.5))
+        singular = (unseen > distance) | lost.any(-1, keepdim=True)
         corrected = y - (multipliers.mT @ self._rows).squeeze(-2)
         return corrected, _refuse(distance + unseen, singular)
 

@@ -38,9 +38,9 @@ class LevelSet(Manifold):
             other. Tensors that it closes over are taken as constants, and follow the points'
             device and precision.
         event_ndim: dimensions of one point, the last ones; None takes the whole tensor as one.
-        dense_up_to: up to so many equations, J is formed and JJᵀ factored, whatever their scales;
-            from there on products with J and conjugate gradients do, made for equations of one
-            scale.
+        dense_up_to: up to so many equations, J is formed and JJᵀ factored, and their scales may
+            differ (by 1e6 in float32); from there on products with J and conjugate gradients do,
+            made for equations of one scale.
         cg_iterations: of conjugate gradients; None lets them run until the residual is small, or,
             where that cannot be read without a synchronisation, takes 8. One is enough on spheres
             and Stiefel manifolds.

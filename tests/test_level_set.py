@@ -1,0 +1,445 @@
+"""`LevelSet`: any c(x) = 0, against what has been derived by hand, and where it cannot go on."""
+
+import copy
+import functools
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import riemopt
+from riemopt import RiemannianAdam, RiemannianSGD, constrain
+from riemopt.level_sets import newton
+from riemopt.level_sets.equations import follow
+from riemopt.manifolds import LevelSet, Sphere, Stiefel, Symmetric
+from tests.level_set_gallery import (
+    CLOSED_FORMS,
+    GALLERY,
+    NEAREST,
+    circle,
+    ellipsoid,
+    generalized_stiefel,
+    stiefel,
+    tensor,
+    unit_determinant,
+)
+from tests.manifold_cases import equals_its_adjoint, generator, name, orthonormal_columns, unit_norm
+
+EPS = torch.finfo(torch.float64).eps
+OPTIMIZERS = {
+    "sgd": lambda p: RiemannianSGD(p, lr=0.05, momentum=0.9),
+    "adam": lambda p: RiemannianAdam(p, lr=0.05),
+}
+over_gallery = pytest.mark.parametrize("example", GALLERY, ids=lambda n: n.replace(" ", "-"))
+
+
+def point_of(example: str, dtype: torch.dtype = torch.float64) -> tuple[LevelSet, Tensor]:
+    manifold, shape, _ = GALLERY[example]
+    return manifold, manifold.random_point(*shape, generator=generator(1), dtype=dtype)
+
+
+def scale(manifold: LevelSet, x: Tensor) -> float:
+    """Violation that rounding explains."""
+    return float(manifold.tolerance(x).max())
+
+
+# --- the geometry, against closed forms and dense linear algebra ---
+
+
+@over_gallery
+def test_projection_is_that_of_a_dense_solve(example):
+    """u - J⁺Ju with J row by row and the pseudo-inverse of LAPACK, which knows redundancy."""
+    manifold, x = point_of(example)
+    u = torch.randn(x.shape, generator=generator(2), dtype=x.dtype)
+    events = manifold.event_dims(x.ndim)
+    points = x.flatten(0, x.ndim - len(events) - 1) if len(events) < x.ndim else x[None]
+    vectors = u.reshape(points.shape)
+    expected = []
+    for p, v in zip(points, vectors, strict=True):
+        constraints = [follow(c, p.device, p.dtype) for c in manifold.constraints]
+        rows = [torch.func.jacrev(c)(p).reshape(-1, p.numel()) for c in constraints]
+        J = torch.cat(rows)
+        expected.append(v.flatten() - torch.linalg.pinv(J, rtol=1e-10) @ (J @ v.flatten()))
+    found = manifold.proj_tangent(x, u).reshape(len(points), -1)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("example", CLOSED_FORMS, ids=lambda n: n.replace(" ", "-"))
+@pytest.mark.parametrize("dense_up_to", [0, 1000])
+def test_projection_is_the_one_derived_by_hand(example, dense_up_to):
+    manifold, x = point_of(example)
+    manifold = LevelSet(
+        *manifold.constraints, event_ndim=manifold.points_ndim, dense_up_to=dense_up_to
+    )
+    u = torch.randn(x.shape, generator=generator(2), dtype=x.dtype)
+    found, expected = manifold.proj_tangent(x, u), CLOSED_FORMS[example](x, u)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("example", NEAREST, ids=lambda n: n.replace(" ", "-"))
+@pytest.mark.parametrize("size", [1e-3, 0.1, 1.0, 5.0])
+def test_a_step_ends_where_the_hand_derived_one_does(example, size):
+    manifold, x = point_of(example)
+    u = manifold.random_tangent(x, generator=generator(3))
+    u = size * u / u.norm()
+    y, taken = manifold.attempt(x, u, 1.0)
+    assert bool((taken == 1).all())
+    torch.testing.assert_close(y, NEAREST[example](x + u), rtol=0, atol=1e-14 * (1 + size**3))
+
+
+@over_gallery
+def test_a_random_point_is_on_the_surface(example):
+    manifold, x = point_of(example)
+    assert bool((manifold.violation(x) <= manifold.tolerance(x)).all())
+
+
+@over_gallery
+def test_dimension(example):
+    manifold, shape, dim = GALLERY[example]
+    assert manifold.dim(shape) == dim
+
+
+@over_gallery
+@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-2, 1.0, 1e3, 1e6])
+def test_no_step_leaves_the_surface(example, size):
+    for dtype in (torch.float64, torch.float32):
+        manifold, x = point_of(example, dtype)
+        u = manifold.random_tangent(x, generator=generator(4))
+        y, taken = manifold.attempt(x, size * u / u.norm(), 1.0)
+        assert bool(y.isfinite().all())
+        assert bool((manifold.violation(y) <= 2 * manifold.tolerance(y)).all())
+        assert bool(((0 <= taken) & (taken <= 1)).all())
+
+
+@over_gallery
+def test_project_is_stationary(example):
+    """a - project(a) is normal: no descent of the distance along the surface is left."""
+    manifold, x = point_of(example)
+    a = x + 0.1 * torch.randn(x.shape, generator=generator(5), dtype=x.dtype)
+    y = manifold.project(a)
+    assert bool((manifold.violation(y) <= manifold.tolerance(y)).all())
+    along = manifold.proj_tangent(y, a - y)
+    assert float(along.norm()) <= 1e-12 * float((a - y).norm() + y.norm())
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e4])
+def test_scale_of_the_equations_does_not_matter(size):
+    """Of one equation among others, and of all."""
+    a = torch.randn(6, generator=generator(0), dtype=torch.float64)
+    u = torch.randn(6, generator=generator(1), dtype=torch.float64)
+
+    def scaled(x):
+        return torch.stack([size * (x.square().sum() - 1), x.sum() / size])
+
+    def plain(x):
+        return torch.stack([x.square().sum() - 1, x.sum()])
+
+    there, here = LevelSet(scaled), LevelSet(plain)
+    x = here.project(a)
+    torch.testing.assert_close(there.proj_tangent(x, u), here.proj_tangent(x, u))
+    torch.testing.assert_close(there.retract(x, 0.1 * u), here.retract(x, 0.1 * u))
+    uniform = LevelSet(lambda X: size * stiefel(X), dense_up_to=0)
+    X = Stiefel().random_point(8, 4, generator=generator(0))
+    U = torch.randn(8, 4, generator=generator(1))
+    torch.testing.assert_close(uniform.proj_tangent(X, U), Stiefel().proj_tangent(X, U))
+    torch.testing.assert_close(uniform.step(X, U, 0.1), Stiefel().step(X, U, 0.1))
+
+
+# --- where it cannot go on ---
+
+
+def test_a_step_from_a_singular_point_is_left_out_and_counted():
+    """The tip of a cone."""
+    cone = LevelSet(lambda x: x[0] ** 2 + x[1] ** 2 - x[2] ** 2)
+    p = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = RiemannianSGD([{"params": p, "manifold": cone}], lr=0.1)
+    p.grad = tensor(1, 0, 0)
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.zeros(3, dtype=torch.float64))
+    assert (optimizer.shortened_steps, optimizer.skipped_steps) == (1, 0)
+
+
+def test_a_step_that_no_part_of_comes_back_stays_and_the_others_go():
+    """c is not defined beyond 1: the logarithm's argument is negative there."""
+
+    def walled(x):
+        return x[1] - torch.log(1 - x[0])
+
+    curve = LevelSet(walled, event_ndim=1)
+    x = curve.project(torch.tensor([[0.5, 0.0], [-2.0, 0.0]], dtype=torch.float64))
+    u = curve.proj_tangent(x, torch.ones_like(x))
+    y, taken = curve.attempt(x, 100 * u / u.norm(dim=1, keepdim=True), 1.0)
+    assert bool(y.isfinite().all())
+    assert bool((curve.violation(y) <= 2 * curve.tolerance(y)).all())
+    assert bool((taken < 1).any())
+
+
+def test_a_function_that_is_nowhere_regular_is_refused():
+    squared = LevelSet(lambda x: (x.square().sum() - 1) ** 2)
+    with pytest.raises(ValueError, match="derivative does not vanish"):
+        squared.project(torch.randn(5, generator=generator(0), dtype=torch.float64))
+
+
+def test_a_set_without_points_is_refused_and_nothing_changes():
+    layer = nn.Linear(3, 2)
+    before = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="found no point"):
+        constrain(layer, "weight", LevelSet(lambda x: x.square().sum() + 1))
+    assert torch.equal(layer.weight, before)
+    assert riemopt.manifold_of(layer.weight) is None
+
+
+def test_shortened_steps_survive_copies():
+    optimizer = RiemannianSGD([nn.Parameter(torch.zeros(2))], lr=0.1)
+    optimizer._shortened[torch.device("cpu")] = torch.tensor(3)
+    assert copy.deepcopy(optimizer).shortened_steps == 3
+    assert pickle.loads(pickle.dumps(optimizer)).shortened_steps == 3
+    state = optimizer.__getstate__()
+    del state["_shortened"]  # as saved before there was such a count
+    optimizer.__setstate__(state)
+
+
+# --- tensors that the function closes over ---
+
+GLOBAL = torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64))
+
+
+def with_a_global(x):
+    return x @ GLOBAL @ x - 1
+
+
+def calls_another(x):
+    return with_a_global(x) * 2
+
+
+def with_an_argument(x, matrix):
+    return x @ matrix @ x - 1
+
+
+def closed_over(matrix):
+    return lambda x: x @ matrix @ x - 1
+
+
+def with_a_default(x, matrix=GLOBAL):
+    return x @ matrix @ x - 1
+
+
+FOLLOWED = {
+    "closure": closed_over(GLOBAL),
+    "global": with_a_global,
+    "global of a function that it calls": calls_another,
+    "partial": functools.partial(with_an_argument, matrix=GLOBAL),
+    "default": with_a_default,
+    "function in a closure": (lambda f: lambda x: f(x))(closed_over(GLOBAL)),
+    "module": nn.Sequential(nn.Linear(3, 1, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("held", FOLLOWED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=name)
+def test_what_the_function_holds_follows_the_points(held, dtype):
+    manifold = LevelSet(FOLLOWED[held], event_ndim=1)
+    x = manifold.random_point(4, 3, generator=generator(0), dtype=dtype)
+    assert x.dtype == dtype
+    assert bool((manifold.violation(x) <= manifold.tolerance(x)).all())
+    assert manifold.proj_tangent(x, torch.randn_like(x)).dtype == dtype
+    meta = x.to("meta")
+    assert manifold.retract(meta, meta).device.type == "meta"
+    # What the user has is not touched.
+    assert GLOBAL.dtype == torch.float64
+
+
+def test_a_function_that_fits_is_used_as_it_is():
+    for constraint in FOLLOWED.values():
+        assert follow(constraint, torch.device("cpu"), torch.float64) is constraint
+
+
+def test_a_recursive_function_is_followed():
+    def power(x, n=3):
+        return x * GLOBAL.diagonal().sum() if n == 0 else power(x, n - 1)
+
+    followed = follow(power, torch.device("cpu"), torch.float32)
+    assert followed(torch.ones(2)).shape == (2,)
+
+
+# --- what is accepted ---
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(TypeError, match="functions of a point; got none"):
+        LevelSet()
+    with pytest.raises(TypeError, match="functions of a point; got 3"):
+        LevelSet(3)
+    with pytest.raises(ValueError, match="event_ndim ≥ 0; got -1"):
+        LevelSet(circle, event_ndim=-1)
+    with pytest.raises(ValueError, match="cg_iterations ≥ 1; got 0"):
+        LevelSet(circle, cg_iterations=0)
+    with pytest.raises(ValueError, match="at least event_ndim=2"):
+        LevelSet(circle, event_ndim=2).check_shape((3,))
+
+
+@pytest.mark.parametrize("value", [True, 1.0, torch.tensor(True), torch.tensor(1)], ids=repr)
+def test_a_function_that_returns_no_residual_is_named(value):
+    def on_it(x):
+        return value
+
+    with pytest.raises(TypeError, match=r"on_it must return a floating-point tensor"):
+        LevelSet(on_it).violation(torch.ones(2))
+
+
+def test_equal_by_the_function_objects():
+    f, g = ellipsoid(tensor(1, 2)), ellipsoid(tensor(1, 2))
+    assert LevelSet(f) == LevelSet(f) != LevelSet(g)
+    assert LevelSet(f) != LevelSet(f, event_ndim=1)
+    assert hash(LevelSet(f)) == hash(LevelSet(f))
+    assert copy.deepcopy(LevelSet(f)) == LevelSet(f)
+    assert LevelSet(f).anchored(1) == LevelSet(f, event_ndim=1)
+    assert repr(LevelSet(circle, torch.sum, dense_up_to=3)) == "LevelSet(circle, sum, dense_up_to=3)"
+
+
+# --- in a model and an optimizer ---
+
+TWINS = {
+    "sphere": (LevelSet(unit_norm, event_ndim=1), Sphere(), (5, 7)),
+    "stiefel": (LevelSet(orthonormal_columns), Stiefel(), (7, 3)),
+    "stiefel, products": (LevelSet(orthonormal_columns, dense_up_to=0), Stiefel(), (7, 3)),
+    "symmetric": (LevelSet(equals_its_adjoint), Symmetric(), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("twin", TWINS)
+def test_training_takes_the_path_of_the_hand_derived_manifold(twin, make):
+    """Twenty steps in float64; Symmetric has an elementwise Adam of its own."""
+    here, there, shape = TWINS[twin]
+    if twin == "symmetric" and make == "adam":
+        pytest.skip("Adam is elementwise on Symmetric")
+    x = there.random_point(*shape, generator=generator(0), dtype=torch.float64)
+    target = torch.randn(shape, generator=generator(1), dtype=torch.float64)
+    ends = []
+    for manifold in (here, there):
+        p = nn.Parameter(x.clone())
+        optimizer = OPTIMIZERS[make]([{"params": p, "manifold": manifold}])
+        for _ in range(20):
+            optimizer.zero_grad()
+            (p - target).square().sum().backward()
+            optimizer.step()
+        assert optimizer.shortened_steps == 0
+        ends.append(p.detach())
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+
+
+@over_gallery
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_optimizers_stay_on_every_set(example, make):
+    """In float32, with gradients of any direction; and they descend."""
+    manifold, x = point_of(example, torch.float32)
+    target = torch.randn(x.shape, generator=generator(6))
+    p = nn.Parameter(x)
+    optimizer = OPTIMIZERS[make]([{"params": p, "manifold": manifold}])
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (p - target).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        violation = manifold.violation(p.detach())
+        assert bool((violation <= 2 * manifold.tolerance(p.detach())).all())
+    assert min(losses) < losses[0] or losses[0] < 1e-3
+
+
+def test_two_constraints_on_a_layer_by_name(tmp_path):
+    """constrain, report, checkpoint, resume."""
+
+    def model():
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 4)
+        constrain(layer, "weight", LevelSet(circle, torch.sum))
+        return layer, RiemannianAdam(layer.parameters(), lr=0.01)
+
+    def train(layer, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            layer(torch.ones(3, 6)).square().sum().backward()
+            optimizer.step()
+
+    layer, optimizer = model()
+    (report,) = riemopt.constraints(layer)
+    assert report.satisfied
+    assert abs(float(layer.weight.square().sum()) - 1) < 1e-6
+    assert abs(float(layer.weight.sum())) < 1e-6
+    train(layer, optimizer, 3)
+    torch.save((layer.state_dict(), optimizer.state_dict()), tmp_path / "checkpoint")
+    train(layer, optimizer, 3)
+    again, resumed = model()
+    weights, state = torch.load(tmp_path / "checkpoint")
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    train(again, resumed, 3)
+    assert torch.equal(layer.weight, again.weight)
+    assert riemopt.constraints(again)[0].satisfied
+
+
+def test_half_precision_does_not_shorten_steps_since_rounding_is_off_the_surface():
+    """A bfloat16 point is 4e-3 off; a step of 1e-3 is taken whole."""
+    sphere = LevelSet(unit_norm, event_ndim=1)
+    p = nn.Parameter(sphere.random_point(20, 50, generator=generator(0), dtype=torch.bfloat16))
+    optimizer = RiemannianSGD([{"params": p, "manifold": sphere}], lr=1e-3)
+    for seed in range(5):
+        p.grad = torch.randn(p.shape, generator=generator(seed)).bfloat16()
+        optimizer.step()
+    assert optimizer.shortened_steps == 0
+    assert bool((sphere.violation(p.detach()) <= sphere.tolerance(p.detach())).all())
+
+
+def test_c_may_take_a_derivative_itself():
+    """By torch.func.grad: the gradient of a potential is zero along the set."""
+    potential = torch.func.grad(lambda x: (x[0] * x[1]).sin() + x[2] ** 2)
+    manifold = LevelSet(lambda x: potential(x)[2] - 1)
+    x = manifold.random_point(3, generator=generator(0), dtype=torch.float64)
+    torch.testing.assert_close(x[2], tensor(0.5)[0])
+    u = manifold.proj_tangent(x, torch.ones_like(x))
+    torch.testing.assert_close(u, tensor(1, 1, 0))
+
+
+def test_the_number_of_corrections_where_nothing_is_read_is_enough(monkeypatch):
+    """With the host blind, a step up to one radius is taken whole, a longer one to one radius."""
+    monkeypatch.setattr(newton, "host_readable", lambda a: False)
+    for dtype in (torch.float32, torch.float64):
+        x = Sphere().random_point(100, 8, generator=generator(0), dtype=dtype)
+        manifold = LevelSet(unit_norm, event_ndim=1)
+        u = Sphere().random_tangent(x, generator=generator(1))
+        u = u / u.norm(dim=1, keepdim=True)
+        for size in (0.0, 1e-6, 1e-2, 0.3, 0.99, 3.0, 1e4):
+            y, taken = manifold.attempt(x, u, size)
+            expected = torch.full_like(taken, min(1.0, 1 / size if size else 1.0))
+            torch.testing.assert_close(taken, expected, rtol=1e-3, atol=0)
+            assert bool((manifold.violation(y) <= manifold.tolerance(y)).all())
+            torch.testing.assert_close(y, Sphere().curve(x, u, size * taken[:, None]))
+
+
+def test_determinant_one_keeps_volume():
+    """Adam on SL(3) finds the one point that it looks for."""
+    manifold = LevelSet(unit_determinant)
+    x = manifold.project(torch.eye(3) + 0.1 * torch.randn(3, 3, generator=generator(0)))
+    p, target = nn.Parameter(x), torch.diag(torch.tensor([2.0, 1.0, 0.5]))
+    optimizer = RiemannianAdam([{"params": p, "manifold": manifold}], lr=0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (p - target).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), target, rtol=0, atol=1e-2)
+    assert abs(float(torch.linalg.det(p)) - 1) < 1e-6
+
+
+def test_generalized_stiefel_by_products():
+    """CG on a JJᵀ that is no multiple of the identity."""
+    B = torch.diag(torch.linspace(1, 20, 30, dtype=torch.float64))
+    manifold = LevelSet(generalized_stiefel(B), dense_up_to=0)
+    X = manifold.random_point(30, 8, generator=generator(0), dtype=torch.float64)
+    U = manifold.random_tangent(X, generator=generator(1))
+    assert float((U.mT @ B @ X + X.mT @ B @ U).abs().max()) < 1e-11
+    Y = manifold.retract(X, 0.05 * U)
+    assert float(manifold.violation(Y)) < 1e-12
