@@ -18,9 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from riemopt.manifolds import Flattened, Manifold, Sphere
+from riemopt.manifolds import (
+    AffineSubspace,
+    FixedSum,
+    Flattened,
+    Manifold,
+    Product,
+    Sparsity,
+    Sphere,
+)
 
 _ATTRIBUTE = "_manifold_table"
+# Manifolds that are told which dimensions make a point, or of what shape it is.
+_NAMES_ITS_DIMS = (AffineSubspace, FixedSum, Flattened, Product, Sparsity, Sphere)
 # Packages whose manifolds a tensor may carry, and the bridge that converts them: loaded when needed.
 _BRIDGES = {"geoopt": "riemopt.interop.geoopt"}
 
@@ -304,7 +314,7 @@ def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
     if not isinstance(module, nn.modules.conv._ConvNd) or not manifold.is_constraint:
         return
     ndim = module.weight.ndim
-    names_its_dims = isinstance(manifold, (Flattened, Sphere))
+    names_its_dims = isinstance(manifold, _NAMES_ITS_DIMS)
     if manifold.event_dims(ndim) == (-2, -1) and ndim > 2 and not names_its_dims:
         raise ValueError(
             f"{manifold} on the kernel of a {type(module).__name__}, of shape "

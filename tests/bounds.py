@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import Manifold
+from riemopt.manifolds import FlatSubspace, Manifold
 from tests.manifold_cases import CASES
 
 # Manifolds given by equations, and the same sets in the catalogue.
@@ -61,7 +61,10 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
     if twin is not None:
         size = max(1.0, float(x.abs().max())) if twin.is_linear and x.numel() else 1.0
         return 2 * on_surface(twin, x) * size
-    radius = getattr(manifold, "radius", 1.0)
+    if isinstance(manifold, FlatSubspace) and not manifold.is_linear:  # entries of any size
+        radius = max(1.0, float(x.abs().max())) if x.numel() else 1.0
+    else:
+        radius = getattr(manifold, "radius", 1.0)
     return 10 * eps(x.dtype) * math.sqrt(smaller_side(manifold, x)) * radius
 
 

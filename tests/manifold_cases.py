@@ -100,7 +100,8 @@ FOURS: Shapes = {"square": (4, 4), "batch": (2, 3, 4, 4)}
 FIVES: Shapes = {"vector": (5,), "batch": (2, 3, 5)}
 THREES: Shapes = {"empty": (0, 3, 3), "square": (3, 3)}
 POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
-MIXED: Shapes = {"vector": (18,), "batch": (2, 18)}
+SEVENS: Shapes = {"vector": (7,), "batch": (2, 3, 7)}
+EIGHTEENS: Shapes = {"vector": (18,), "batch": (2, 18)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -135,7 +136,7 @@ def equals_its_adjoint(x: Tensor) -> Tensor:
 
 
 def triangle() -> Sparsity:
-    return Sparsity(torch.ones(4, 4).tril() > 0)
+    return Sparsity(torch.ones(4, 4).triu() > 0)
 
 
 def two_equations() -> AffineSubspace:
@@ -147,6 +148,10 @@ def two_equations() -> AffineSubspace:
 def unit_trace() -> AffineSubspace:
     return AffineSubspace(torch.eye(3), 1.0, event_ndim=2)
 
+
+POSE = Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)})
+RIGID_MOTION = Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
+PACKED = Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))])
 
 # fmt: off
 CASES = [
@@ -179,8 +184,9 @@ CASES = [
     Case(triangle(), FOURS, "ambient", ALL_FORMS, again=triangle),
     Case(two_equations(), FIVES, "ambient", ALL_FORMS, again=two_equations),
     Case(unit_trace(), THREES, "ambient", ALL_FORMS, again=unit_trace),
-    Case(Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)}), POSES, "ambient", ("exp",)),
-    Case(Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))]), MIXED, "", ("exp",)),
+    Case(POSE, POSES, "ambient", ("exp",)),
+    Case(RIGID_MOTION, SEVENS, "ambient", ALL_FORMS),
+    Case(PACKED, EIGHTEENS, "", ("exp",)),
     Case(Product([(Stiefel(), (3, 2))], dim=-2), BLOCKS, "ambient", ("exp",)),
 ]
 # fmt: on

@@ -9,7 +9,19 @@ from torch import nn
 
 import riemopt
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, RiemannianSGD, linalg
-from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    Circulant,
+    FixedSum,
+    FlatSubspace,
+    Flattened,
+    Product,
+    SkewSymmetric,
+    Sphere,
+    Stiefel,
+    Symmetric,
+    Toeplitz,
+)
+from tests.manifold_cases import PACKED, POSE, triangle, two_equations
 
 POINTS = {
     "sphere": (Sphere(), (4, 6)),
@@ -24,6 +36,14 @@ POINTS = {
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
+    "affine": (two_equations(), (3, 5)),
+    "fixed-sum": (FixedSum(dim=0, total=2.0), (4, 3)),
+    "sparsity": (triangle(), (4, 4)),
+    "toeplitz": (Toeplitz(), (5, 3)),
+    "circulant": (Circulant(), (2, 4, 4)),
+    "product": (POSE, (3, 12)),
+    "product-canonical": (PACKED, (18,)),
+    "product-blocks": (Product([(Stiefel(), (3, 2))], dim=-2), (6, 4)),
 }
 OPTIMIZERS = {
     "sgd": lambda p, **o: RiemannianSGD(p, lr=0.1, **o),
@@ -59,7 +79,11 @@ def _run(optimizer, params, steps=6, start=0):
 
 def _satisfies(p, units=10):
     side = max(p.shape)
-    return p.manifold.violation(p.detach()).max() <= units * torch.finfo(p.dtype).eps * side**0.5
+    # Solutions of equations may be of any size, and are off by a rounding error of it.
+    flat = isinstance(p.manifold, FlatSubspace) and not p.manifold.is_linear
+    size = float(p.detach().abs().max()) if flat else 1.0
+    bound = units * torch.finfo(p.dtype).eps * side**0.5 * max(1.0, size)
+    return p.manifold.violation(p.detach()).max() <= bound
 
 
 @every_point

@@ -120,9 +120,12 @@ class AffineSubspace(FlatSubspace):
         return self._subtract(u, None)
 
     @upcast
-    @exact_products
     def project(self, a: Tensor) -> Tensor:
-        """A - Qᴴ(Qa - c)."""
+        """A - Qᴴ(Qa - c); twice, as rounding a large Qa leaves an error of its size."""
+        return self._land(self._land(a))
+
+    @exact_products
+    def _land(self, a: Tensor) -> Tensor:
         return self._subtract(a, self._levels.on(a)).contiguous()
 
     @upcast

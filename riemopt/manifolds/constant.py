@@ -38,6 +38,8 @@ class Constant:
             array = value.detach().to("cpu", kept).resolve_conj().resolve_neg().numpy() + 0
         self.array: np.ndarray = array
         self.array.setflags(write=False)
+        self.shape: tuple[int, ...] = self.array.shape
+        self.kind = str(self.array.dtype.kind)  # torch.compile looks at no dtype of numpy
         described = f"{self.array.shape} {self.array.dtype} ".encode()
         self.digest = hashlib.sha256(described + self.array.tobytes()).hexdigest()
         self._copies: dict[Any, Tensor] = {}
@@ -48,9 +50,10 @@ class Constant:
         Raises:
             TypeError: the array is complex and `x` is real.
         """
-        boolean = self.array.dtype == bool
-        dtype = torch.bool if boolean else torch.float32 if x.dtype in HALF else x.dtype
-        if self.array.dtype.kind == "c" and not dtype.is_complex:
+        dtype = torch.float32 if x.dtype in HALF else x.dtype
+        if self.kind == "b":
+            dtype = torch.bool
+        if self.kind == "c" and not dtype.is_complex:
             raise TypeError(
                 f"This manifold is described by complex numbers: points must be complex; got "
                 f"{x.dtype}."
@@ -68,12 +71,6 @@ class Constant:
             if not torch._C._functorch.is_functorch_wrapped_tensor(found):
                 self._copies[key] = found
         return found
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array."""
-        shape: tuple[int, ...] = self.array.shape
-        return shape
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self.digest == other.digest

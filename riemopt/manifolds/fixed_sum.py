@@ -74,17 +74,20 @@ class FixedSum(FlatSubspace):
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """A - mean(a) + total/n."""
-        dims = self.event_dims(a.ndim)
-        level = self.total / math.prod(a.shape[d] for d in dims)
-        return (a - (a.mean(dims, keepdim=True) - level)).contiguous()
+        """A - mean(a) + total/n; twice, as rounding a large mean leaves an error of its size."""
+        return self._land(self._land(a))
+
+    def _land(self, a: Tensor) -> Tensor:
+        return (a - self._excess(a, keepdim=True)).contiguous()
 
     @upcast
     def violation(self, x: Tensor) -> Tensor:
         """|mean(x) - total/n|: how far each entry is from that of the nearest point."""
-        dims = self.event_dims(x.ndim)
-        level = self.total / math.prod(x.shape[d] for d in dims)
-        return (x.mean(dims) - level).abs()
+        return self._excess(x).abs()
+
+    def _excess(self, a: Tensor, *, keepdim: bool = False) -> Tensor:
+        dims = self.event_dims(a.ndim)
+        return a.mean(dims, keepdim=keepdim) - self.total / math.prod([a.shape[d] for d in dims])
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """At least the dimensions named in `dim`, none of them empty."""

@@ -20,7 +20,11 @@ class FlatSubspace(Manifold):
     @upcast
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """X + t·U, projected likewise."""
-        return self.project(add_scaled(x, u, t))
+        return self._land(add_scaled(x, u, t))
+
+    def _land(self, a: Tensor) -> Tensor:
+        """`project` of an `a` that is off the subspace by a rounding error."""
+        return self.project(a)
 
     def violation(self, x: Tensor) -> Tensor:
         """max |X - project(X)| of each point."""

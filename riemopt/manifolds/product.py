@@ -261,17 +261,23 @@ class Product(Manifold):
         return self._map(lambda m, x: m.random_tangent(x, generator=generator), x)
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """The exponential of each factor."""
-        return self._map(lambda m, x, u: m.exp(x, u), x, u)
+        """The exponential of each factor; `NotImplementedError` where one has none."""
+        return self.cut.join(self._closed_form("exp", x, u))
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """The logarithm of each factor."""
-        return self._map(lambda m, x, y: m.log(x, y), x, y)
+        """The logarithm of each factor; `NotImplementedError` where one has none."""
+        return self.cut.join(self._closed_form("log", x, y))
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """√Σ dist² over the factors."""
-        distances = self._numbers(lambda m, x, y: m.dist(x, y), x, y)
+        """√Σ dist² over the factors; `NotImplementedError` where one has none."""
+        distances = self._side_by_side(self._closed_form("dist", x, y), x)
         return torch.linalg.vector_norm(distances, dim=-1)
+
+    def _closed_form(self, name: str, x: Tensor, y: Tensor) -> list[Tensor]:
+        try:
+            return self._each(lambda m, x, y: getattr(m, name)(x, y), x, y)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"{self!r} has no closed-form {name}: {error}") from None
 
 
 def _factor(pair: Any) -> tuple[Manifold, tuple[int, ...]]:

@@ -31,16 +31,10 @@ class Toeplitz(LinearSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The mean over each diagonal."""
+        """The mean over each diagonal, exact where it is constant: d + mean(u - d), d its first."""
         n, p = u.shape[-2:]
-        return _matrix(_sums(u) / _lengths(n, p, u), n, p)
-
-    @upcast
-    def project(self, a: Tensor) -> Tensor:
-        """The mean over each diagonal, exact where they are constant already."""
-        n, p = a.shape[-2:]
-        T = _matrix(_first_entries(a), n, p)
-        return (T + self.proj_tangent(a, a - T)).contiguous()
+        d = _first_entries(u)
+        return _matrix(d + _sums(u - _matrix(d, n, p)) / _lengths(n, p, u), n, p)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Two or more dimensions; the last two not empty."""
@@ -64,17 +58,12 @@ class Circulant(LinearSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The mean over each diagonal and the one that continues it."""
-        n = u.shape[-1]
+        """The mean over each diagonal and the one that continues it, exact as of `Toeplitz`."""
+        n, c = u.shape[-1], u[..., 0, :]
+        sums = _sums(u - _circulant(c))
         # With a zero in front the order is j - i = -n, …, n-1: both halves by (j - i) mod n.
-        halves = torch.cat([u.new_zeros(1).expand(*u.shape[:-2], 1), _sums(u)], -1)
-        return _circulant(halves.unflatten(-1, (2, n)).sum(-2) / n)
-
-    @upcast
-    def project(self, a: Tensor) -> Tensor:
-        """The same mean, exact where A is circulant already."""
-        C = _circulant(a[..., 0, :])
-        return (C + self.proj_tangent(a, a - C)).contiguous()
+        halves = torch.cat([u.new_zeros(1).expand(*u.shape[:-2], 1), sums], -1)
+        return _circulant(c + halves.unflatten(-1, (2, n)).sum(-2) / n)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Square matrices."""
