@@ -1,10 +1,12 @@
-"""What the bridges share: their report, and how a kernel is read by the other side."""
+"""What the bridges share: their report, how kernels are read elsewhere, and entering a weight."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from riemopt import registry
 from riemopt.manifolds import Flattened, Manifold
 
 
@@ -35,3 +37,21 @@ def by_slices(module: nn.Module, manifold: Manifold, ndim: int) -> Manifold:
     kernel = isinstance(module, nn.modules.conv._ConvNd) and ndim > 2
     matrices = manifold.is_constraint and manifold.event_dims(ndim) == (-2, -1)
     return Flattened(manifold, event_ndim=2) if kernel and matrices else manifold
+
+
+def satisfies(manifold: Manifold, x: Tensor) -> bool:
+    """Whether all points of `x` are on the manifold to rounding."""
+    return bool((manifold.violation(x) <= manifold.tolerance(x)).all())
+
+
+@torch.no_grad()
+def enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> None:
+    """As `riemopt.constrain`, but a value that satisfies the constraint keeps every bit.
+
+    And a manifold that `param` carries itself, as geoopt's do, is not taken for a second one.
+    """
+    x = param.detach()
+    if not x.is_meta and not satisfies(manifold, x):
+        param.copy_(manifold.project(x))
+    registry.adopt(module, name, registry.Entry(manifold), param)
+    registry.announce(param)

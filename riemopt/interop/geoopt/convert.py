@@ -3,11 +3,10 @@
 from typing import Any
 
 import geoopt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from riemopt import registry
-from riemopt.interop.common import Report, by_slices
+from riemopt.interop.common import Report, by_slices, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
 
@@ -96,16 +95,6 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
                 left[full] = "its values are not finite"
                 continue
             if manifold.is_constraint:
-                _enter(module, name, param, manifold)
+                enter(module, name, param, manifold)
                 done[full] = manifold
     return Report(done, left)
-
-
-@torch.no_grad()
-def _enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> None:
-    """As `riemopt.constrain`, which would take the parameter's own manifold for a second one."""
-    x = param.detach()
-    if not bool((manifold.violation(x) <= manifold.tolerance(x)).all()):
-        param.copy_(manifold.project(x))
-    registry.adopt(module, name, registry.Entry(manifold), param)
-    registry.announce(param)

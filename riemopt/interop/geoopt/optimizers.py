@@ -18,7 +18,9 @@ from riemopt import optim
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.base import RiemannianOptimizer, Update
+from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
+from riemopt.split import SplitGeometry
 
 _TANGENTS = ("momentum_buffer", "exp_avg")
 
@@ -153,13 +155,22 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
         self._set_hook()
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
-        if not self._elementwise(stack.manifold):
-            # √v is 1/√n of geoopt's: with lr/√n and eps/√n the quotient is the same.
-            root = math.sqrt(_entries(stack.params[0], stack.manifold))
-            group = {**group, "lr": group["lr"] / root, "eps": group["eps"] / root}
-            if group["decoupled_weight_decay"]:
-                group["weight_decay"] *= root
-        return super()._update(group, stack)
+        return super()._update(self._in_their_unit(group, stack), stack)
+
+    def _split_update(
+        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
+        return super()._split_update(self._in_their_unit(group, stack), stack, parts)
+
+    def _in_their_unit(self, group: dict[str, Any], stack: Stack) -> dict[str, Any]:
+        """The group with lr/√n and eps/√n: √v is 1/√n of geoopt's, so the quotient is the same."""
+        if self._elementwise(stack.manifold):
+            return group
+        root = math.sqrt(_entries(stack.params[0], stack.manifold))
+        # Decoupled decay is scaled with lr, but is to stay as it is.
+        decay = group["weight_decay"] * (root if group["decoupled_weight_decay"] else 1)
+        changed = {"lr": group["lr"] / root, "eps": group["eps"] / root, "weight_decay": decay}
+        return {**group, **changed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class, of torch's Adam, or of geoopt's (whose step is an int).

@@ -1,0 +1,104 @@
+"""Parametrizations that torch does not have: modules for `register_parametrization`.
+
+    register_parametrization(layer, "weight", Symmetrize())
+    register_parametrization(layer, "weight", Normalize())      # each row x/‖x‖
+
+Each leaves the points of its manifold as they are, so that any weight on it can be assigned, and
+is its own original.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from riemopt.linalg import skew, sym
+from riemopt.manifolds import Manifold, SkewSymmetric, Sphere, Symmetric
+
+
+class Normalize(nn.Module):
+    """r·x/‖x‖ along `dim`: onto `Sphere(dim, radius)`, with its arguments."""
+
+    def __init__(self, dim: int | Sequence[int] | None = -1, radius: float = 1.0) -> None:
+        super().__init__()
+        self.manifold = Sphere(dim, radius)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """r·x/‖x‖."""
+        dims = self.manifold.event_dims(x.ndim)
+        return x * (self.manifold.radius / torch.linalg.vector_norm(x, dim=dims, keepdim=True))
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        """`x` itself: its length does not matter."""
+        return x
+
+    def extra_repr(self) -> str:
+        """The manifold."""
+        return repr(self.manifold)
+
+
+class Symmetrize(nn.Module):
+    """(X + Xᴴ)/2: onto `Symmetric()`."""
+
+    manifold: Manifold = Symmetric()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(X + Xᴴ)/2."""
+        return sym(x)
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        """`x` itself: its skew part does not matter."""
+        return x
+
+
+class SkewSymmetrize(nn.Module):
+    """(X - Xᴴ)/2: onto `SkewSymmetric()`."""
+
+    manifold: Manifold = SkewSymmetric()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(X - Xᴴ)/2."""
+        return skew(x)
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        """`x` itself: its symmetric part does not matter."""
+        return x
+
+
+class ScaledDirection(nn.Module):
+    """W = g·D, with a free length g for each slice and a direction D on a sphere.
+
+    What `weight_norm`, W = g·V/‖V‖, becomes: `original0` is g as it was, `original1` is D, which a
+    Riemannian optimizer keeps at ‖D‖ = 1. W itself is on no manifold.
+
+    Args:
+        dim: as of `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
+            -1 or None for one length of the whole tensor.
+    """
+
+    def __init__(self, dim: int | None = 0) -> None:
+        super().__init__()
+        self.dim = -1 if dim is None else dim
+
+    def sphere(self, ndim: int) -> Sphere:
+        """Where D lies, for a weight of `ndim` dimensions.
+
+        Raises:
+            ValueError: no dimension is left for a direction.
+        """
+        if self.dim == -1:
+            return Sphere(dim=None)
+        return Sphere(dim=[d - ndim for d in range(ndim) if d != self.dim])
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        """g·D."""
+        return length * direction
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """‖W‖ and W/‖W‖."""
+        length = torch.norm_except_dim(weight, 2, self.dim)
+        return length, weight / length
+
+    def extra_repr(self) -> str:
+        """The dimension."""
+        return f"dim={self.dim}"
