@@ -2,12 +2,17 @@
 
     python -m tests.fake_cuda_run
 
-A process of its own, as it registers a device guard for all of it. What `meta` tensors cannot show
+A process of its own, as it pretends that there is a device in all of it. What `meta` tensors cannot show
 is shown here: `capturable=True`, which torch accepts on a GPU only, and copies between devices.
 """
 
 import json
+import os
+import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from unittest import mock
@@ -24,25 +29,26 @@ from tests.test_no_host_sync import MANIFOLDS, OPTIMIZERS, SYNCHRONISING, NoHost
 ADAMS = ("adam", "adamw", "elementwise")
 HALF_PRECISION = ("sphere", "stiefel", "stiefel-cayley", "symmetric")
 
-# A CPU build of torch links no guard for CUDA devices, without which copy_ and indexing refuse.
-GUARD = """
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>);
-"""
+LIBRARY = "fake_cuda"
+LOADED = "RIEMOPT_FAKE_CUDA_LOADED"
 
 
-def register_guard() -> None:
-    if torch.backends.cuda.is_built():
+def run_with_a_device() -> None:
+    """Build the library of `fake_cuda.cpp`, and start again with it loaded before torch."""
+    if torch.backends.cuda.is_built() or os.environ.get(LOADED):
         return
-    from torch.utils.cpp_extension import load_inline
+    from torch.utils.cpp_extension import load
 
-    load_inline(
-        "noop_cuda_guard",
-        cpp_sources=GUARD,
-        is_python_module=False,
-        no_implicit_headers=True,
-        extra_cflags=["-O0"],
-    )
+    folder = tempfile.mkdtemp()
+    source = pathlib.Path(__file__).with_name(f"{LIBRARY}.cpp")
+    load(LIBRARY, [str(source)], ["-O0"], is_python_module=False, build_directory=folder)
+    library = pathlib.Path(folder, f"{LIBRARY}.so")
+    torch_libraries = str(pathlib.Path(torch.__file__).parent / "lib")
+    environment = {LOADED: "1", "LD_PRELOAD": str(library), "LD_LIBRARY_PATH": torch_libraries}
+    command = [sys.executable, "-m", "tests.fake_cuda_run"]
+    code = subprocess.run(command, env={**os.environ, **environment}).returncode
+    shutil.rmtree(folder)
+    sys.exit(code)
 
 
 def parameters(shape, dtype=torch.float32, count=3):
@@ -178,10 +184,11 @@ def mistakes():
 
 
 def main() -> None:
-    register_guard()
+    run_with_a_device()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with FakeTensorMode():
+    # What a level set closes over is a real tensor until it is moved.
+    with FakeTensorMode(allow_non_fake_inputs=True):
         report = {"steps": steps(), "plants": plants()}
     json.dump(report, sys.stdout)
 

@@ -12,7 +12,19 @@ from torch.utils._pytree import tree_leaves
 
 import riemopt
 from riemopt import constrain, constraints
-from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    FixedSum,
+    Flattened,
+    LevelSet,
+    Product,
+    SkewSymmetric,
+    Sphere,
+    Stiefel,
+    Symmetric,
+    Toeplitz,
+)
+from tests.level_set_gallery import ellipsoid
+from tests.manifold_cases import POSE, orthonormal_columns, triangle, two_equations, unit_norm
 
 aten = torch.ops.aten
 READS = {
@@ -80,6 +92,16 @@ MANIFOLDS = {
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
+    "affine": (two_equations(), (3, 5)),
+    "fixed-sum": (FixedSum(), (3, 5)),
+    "sparsity": (triangle(), (4, 4)),
+    "toeplitz": (Toeplitz(), (5, 3)),
+    "product": (POSE, (3, 12)),
+    "product-blocks": (Product([(triangle(), (2, 4))], dim=-2), (8, 4)),
+    "level-set": (LevelSet(unit_norm, event_ndim=1), (4, 6)),
+    "level-set-two": (LevelSet(unit_norm, torch.sum), (3, 4)),
+    "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
+    "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),

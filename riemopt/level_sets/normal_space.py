@@ -89,6 +89,16 @@ def _norm(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
 
 
+def _noise_like(a: Tensor) -> Tensor:
+    """Numbers of mean 0 and variance 1, the same in each row: no generator is moved, no copy made.
+
+    Their quadratic phases are those of a Weyl sequence.
+    """
+    k = torch.arange(1, a.shape[-1] + 1, device=a.device)
+    phase = (k * k * 2654435761 + k * 40503).remainder(1 << 32).to(a.dtype) / (1 << 32)
+    return ((phase - 0.5) * 12**0.5).expand_as(a)
+
+
 def _noise(y: Tensor, size: Tensor | float) -> Tensor:
     """The residual that rounding the entries of y makes, 32-fold; `size` is ‖J‖_F."""
     eps: float = torch.finfo(y.dtype).eps
@@ -283,17 +293,13 @@ class ManyEquations(NormalSpace):
         return x, rr.sqrt()
 
     def largest_row(self) -> Tensor:
-        """max |Jz| for a standard normal z: |(Jz)ᵢ|² is ‖Jᵢ‖² in the mean."""
-        generator = torch.Generator().manual_seed(0)
-        shape = self._adjoint(self.value).shape[1:]
-        z = torch.randn(shape, generator=generator).to(self.value)
-        return self._jacobian_times(z.expand(len(self.value), -1)).abs().amax(1, keepdim=True)
+        """max |Jz| for noise z: |(Jz)ᵢ|² is ‖Jᵢ‖² in the mean."""
+        z = _noise_like(self._adjoint(self.value))
+        return self._jacobian_times(z).abs().amax(1, keepdim=True)
 
     def _size(self) -> Tensor:
-        """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for w of random signs (Hutchinson)."""
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, self.value.shape[1:], generator=generator) * 2 - 1
-        return _norm(self._adjoint(signs.to(self.value).expand_as(self.value)))
+        """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for noise w (Hutchinson)."""
+        return _norm(self._adjoint(_noise_like(self.value)))
 
     def _steps(self, b: Tensor) -> int:
         if self._iterations is not None:

@@ -4,8 +4,8 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -60,8 +60,10 @@ class LevelSet(Manifold):
     points_ndim: int | None
     dense_up_to: int
     cg_iterations: int | None
-    _followed: dict[Any, list[Constraint]] = field(compare=False)
-    _here: dict[str, Any] | None = field(compare=False)
+
+    if TYPE_CHECKING:  # no fields, as they are no part of the description
+        _followed: dict[Any, list[Constraint]]
+        _here: dict[str, Any] | None
 
     def __init__(
         self,
@@ -144,6 +146,10 @@ class LevelSet(Manifold):
         object.__setattr__(there, "_followed", self._followed)
         object.__setattr__(there, "_here", {"x": x})
         return there
+
+    def prepare(self, x: Tensor) -> None:
+        """Move what the functions hold to where `x` is."""
+        self._equations(x.detach().float() if x.dtype in HALF else x)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """At least `event_ndim` dimensions, none of a point's empty."""
