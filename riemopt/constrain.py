@@ -1,6 +1,7 @@
 """How a user says that a weight lies on a manifold.
 
 constrain(model.fc, "weight", Stiefel())                    # an existing parameter
+constrain(pose, {"rotation": Stiefel(), "scale": Sphere()}) # several: all, or none
 self.w = ManifoldParameter(torch.randn(256, 64), Stiefel()) # a new one
 
 manifold_of(model.fc.weight)    # Stiefel()
@@ -10,7 +11,8 @@ unconstrain(model.fc, "weight")
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,92 +20,52 @@ from torch import Tensor, nn
 from riemopt import registry
 from riemopt.dtensor import assign_whole_, whole
 from riemopt.manifolds import Manifold
+from riemopt.parameter import ManifoldParameter, check_value
 from riemopt.registry import Entry
 
-
-class ManifoldParameter(nn.Parameter):
-    """A Parameter whose stored value is the point of `manifold` nearest to `data`.
-
-    Assigned to a module, it is entered in that module's table, which then holds the constraint
-    whatever becomes of this object (see `riemopt.registry`). A loose one carries it itself, through
-    `copy.deepcopy`, `pickle` and `torch.save`/`torch.load(weights_only=True)`.
-
-    Args:
-        data: floating-point or complex tensor of a shape that `manifold` accepts.
-        manifold: an instance, such as `Stiefel()`.
-        requires_grad: as of `torch.nn.Parameter`.
-        tangent_grad: make `.grad` tangent as soon as backward has accumulated it, so that clipping,
-            logging and torch's own optimizers see the Riemannian gradient (of the ambient metric).
-
-    Raises:
-        TypeError: `manifold` is not an instance of `Manifold`.
-        ValueError: the shape is wrong, the dtype is an integer, or `data` is not finite.
-    """
-
-    manifold: Manifold
-    tangent_grad: bool
-
-    def __new__(
-        cls,
-        data: Tensor,
-        manifold: Manifold,
-        requires_grad: bool = True,
-        *,
-        tangent_grad: bool = False,
-    ) -> "ManifoldParameter":
-        """Project `data` and wrap it."""
-        _check(data, manifold)
-        value = data.detach()
-        value = value.clone() if value.is_meta else manifold.project(value)
-        state = {"manifold": manifold, "tangent_grad": tangent_grad}
-        return _rebuild_manifold_parameter(value, requires_grad, state)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Everything is done in `__new__`, as in `torch.nn.Parameter`."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldParameter":
-        if id(self) not in memo:
-            memo[id(self)] = _rebuild_manifold_parameter(
-                self.data.clone(), self.requires_grad, dict(self.__dict__)
-            )
-        copied: ManifoldParameter = memo[id(self)]
-        return copied
-
-    def __reduce_ex__(self, proto: Any) -> Any:
-        return _rebuild_manifold_parameter, (self.data, self.requires_grad, dict(self.__dict__))
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        manifold = getattr(self, "manifold", "no manifold any more")
-        return f"ManifoldParameter on {manifold} containing:\n{self.data!r}"
+__all__ = [
+    "Constraint",
+    "ManifoldParameter",
+    "constrain",
+    "constraints",
+    "manifold_of",
+    "project_",
+    "unconstrain",
+]
 
 
-def _rebuild_manifold_parameter(
-    data: Tensor, requires_grad: bool, state: dict[str, Any]
-) -> ManifoldParameter:
-    """Wrap `data` as it is: copies and loaded values keep every bit."""
-    if type(data) in (Tensor, nn.Parameter):
-        param: Any = Tensor._make_subclass(ManifoldParameter, data, requires_grad)
-    else:  # a FakeTensor, say: as torch.nn.Parameter does, mark the tensor instead of wrapping it
-        param = nn.Parameter(data, requires_grad)
-    param.__dict__.update(state)
-    if state.get("tangent_grad") and requires_grad:
-        registry.ensure_tangent_grad(param, state["manifold"])
-    return param
+@overload
+def constrain(
+    module: nn.Module, name: str, manifold: Manifold, *, tangent_grad: bool = False
+) -> nn.Module: ...
+
+
+@overload
+def constrain(
+    module: nn.Module, name: Mapping[str, Manifold], *, tangent_grad: bool = False
+) -> nn.Module: ...
 
 
 def constrain(
-    module: nn.Module, name: str, manifold: Manifold, *, tangent_grad: bool = False
+    module: nn.Module,
+    name: str | Mapping[str, Manifold],
+    manifold: Manifold | None = None,
+    *,
+    tangent_grad: bool = False,
 ) -> nn.Module:
-    """Put the parameter `name` of `module` on `manifold`, and keep it there.
+    """Put the parameter `name` of `module` on `manifold`, and keep it there; or several.
+
+        constrain(layer, "weight", Stiefel())
+        constrain(pose, {"rotation": Stiefel(), "scale": Sphere()})
 
     The same shape of call as `torch.nn.utils.parametrize.register_parametrization`. The value is
     moved, in place, to the nearest point of the manifold; the Parameter object stays the same, so
     that optimizers and tied weights keep working. A Riemannian optimizer finds the constraint
-    whether it is built before or after this call.
+    whether it is built before or after this call. Of several, none is changed if one is refused.
 
     Args:
         module: the module that owns the parameter.
-        name: its name there, without dots.
+        name: its name there, without dots; or names and their manifolds.
         manifold: an instance, such as `Stiefel()`.
         tangent_grad: as of `ManifoldParameter`.
 
@@ -115,6 +77,25 @@ def constrain(
         TypeError: `manifold` is not an instance of `Manifold`, or arguments are swapped.
         ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite.
     """
+    if not isinstance(name, Mapping):
+        chosen: dict[str, Any] = {name: manifold}
+    elif manifold is None:
+        chosen = dict(name)
+    else:
+        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} besides.")
+    params = {key: _admit(module, key, m) for key, m in chosen.items()}
+    _refuse_contradiction(module, chosen, params)
+    points = {key: _point(param, chosen[key]) for key, param in params.items()}
+    for key, param in params.items():
+        _assign(param, points[key])
+        registry.adopt(module, key, Entry(chosen[key], tangent_grad), param)
+    for param in params.values():
+        registry.announce(param)
+    return module
+
+
+def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
+    """The parameter, if it can be put on the manifold."""
     param = _parameter(module, name)
     table = registry.table_of(module)
     if table is not None and name in table:
@@ -122,19 +103,28 @@ def constrain(
             f"{name!r} of {type(module).__name__} is already on {table[name].manifold}; "
             "call riemopt.unconstrain(module, name) first."
         )
-    _check(param, manifold)
+    try:
+        check_value(param, manifold)
+    except (TypeError, ValueError) as error:
+        error.args = (f"{name!r} of {type(module).__name__}: {error}",)
+        raise
     registry.refuse_kernel_as_batch(module, manifold)
-    tied = manifold_of(param)
-    if tied is not None and tied != manifold:
-        raise ValueError(
-            f"{name!r} of {type(module).__name__} is tied to a parameter on {tied} and cannot be "
-            f"on {manifold} too."
-        )
-    if not param.is_meta:
-        _project_value(param, manifold)
-    registry.adopt(module, name, Entry(manifold, tangent_grad), param)
-    registry.announce(param)
-    return module
+    return param
+
+
+def _refuse_contradiction(
+    module: nn.Module, chosen: Mapping[str, Manifold], params: Mapping[str, Tensor]
+) -> None:
+    """Raise `ValueError` where one parameter, under this name or another, has two manifolds."""
+    found = dict(zip(map(id, params.values()), registry.resolve(params.values()), strict=True))
+    for name, param in params.items():
+        tied = found[id(param)] or chosen[name]
+        found[id(param)] = tied
+        if tied != chosen[name]:
+            raise ValueError(
+                f"{name!r} of {type(module).__name__} is tied to a parameter on {tied} and cannot "
+                f"be on {chosen[name]} too."
+            )
 
 
 def unconstrain(module: nn.Module, name: str) -> nn.Module:
@@ -208,16 +198,19 @@ def project_(model: nn.Module) -> nn.Module:
     gathered; all of them must call it. Returns `model`.
 
     Raises:
-        ValueError: a weight is not finite; no weight has been changed then.
+        ValueError: a weight is not finite, or has no nearest point; none has been changed then.
         LostManifoldError: a constrained name is not a parameter any more.
     """
     found = [(n, p, e) for n, p, e in _constrained(model) if not p.is_meta]
     for name, param, entry in found:
-        _check(whole(param), entry.manifold, name)
+        check_value(whole(param), entry.manifold, name)
+    moved = []
     for _, param, entry in found:
         violation, tolerance = _measure(whole(param.detach()), entry.manifold)
         if not violation <= tolerance:
-            _project_value(param, entry.manifold)
+            moved.append((param, _point(param, entry.manifold)))
+    for param, point in moved:
+        _assign(param, point)
     return model
 
 
@@ -247,8 +240,15 @@ def _measure(x: Tensor, manifold: Manifold) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _project_value(param: Tensor, manifold: Manifold) -> None:
-    assign_whole_(param, manifold.project(whole(param.detach())))
+def _point(param: Tensor, manifold: Manifold) -> Tensor | None:
+    """The point nearest to the value; None on `meta`, where there is none."""
+    return None if param.is_meta else manifold.project(whole(param.detach()))
+
+
+@torch.no_grad()
+def _assign(param: Tensor, point: Tensor | None) -> None:
+    if point is not None:
+        assign_whole_(param, point)
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
@@ -271,22 +271,3 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
     raise AttributeError(
         f"{type(module).__name__} has no parameter {name!r}; it has {known}.{hint}"
     )
-
-
-def _check(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
-    if not isinstance(manifold, Manifold):
-        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
-        raise TypeError(
-            f"A manifold instance is needed, such as Stiefel(); got {manifold!r}{hint}."
-        )
-    if nn.parameter.is_lazy(data):
-        raise ValueError("A lazy parameter has no shape yet; run the module once, then constrain.")
-    if not (data.is_floating_point() or data.is_complex()):
-        raise ValueError(f"{manifold} needs a floating-point or complex tensor; got {data.dtype}.")
-    manifold.check_shape(data.shape)
-    concrete = type(data) in (Tensor, nn.Parameter, ManifoldParameter) and not data.is_meta
-    if concrete and not bool(data.isfinite().all()):
-        raise ValueError(f"{name} has entries that are not finite; no point is nearest to it.")
-
-
-torch.serialization.add_safe_globals([_rebuild_manifold_parameter])
