@@ -1,6 +1,6 @@
 """Checks that several processes run together; see `tests.distributed_run`.
 
-Those of `CHECKS` are made for 2 processes, and those of `FOUR` for 4.
+`TWO` names those that are made for 2 processes, and `FOUR` those for 4.
 """
 
 import copy
@@ -222,6 +222,17 @@ def a_gradient_placed_otherwise(folder):
     twins.assert_close(rtol=1e-11, atol=1e-11)
 
 
+def compiled(folder):
+    for name in ("momentum", "adam"):
+        manifold, shape, dim = CASES["tall, uneven"]
+        twins = Twins(OPTIMIZERS[name][0], manifold, shape, [Shard(dim)])
+        twins.step(randn(*shape, seed=1))
+        twins.spread_optimizer.step = torch.compile(twins.spread_optimizer.step, backend="eager")
+        for seed in range(2, 4):
+            twins.step(randn(*shape, seed=seed))
+        twins.assert_close(rtol=1e-11, atol=1e-11)
+
+
 def refusals(folder):
     """What cannot be stepped is refused when the optimizer is built, with what to do instead."""
     for manifold, shape, dim, match in [
@@ -321,6 +332,35 @@ def fsdp(folder):
         train(model, optimizer, share=share())
         assert_same_weights(model, alone)
         assert Stiefel().violation(model.tall.weight.full_tensor()) < 1e-14
+
+
+def tangent_gradients(folder):
+    """Gradients that `tangent_grad=True` makes tangent are so when they have been sharded."""
+    torch.manual_seed(0)
+    alone = constrain(nn.Linear(3, 6, dtype=torch.float64), "weight", Stiefel(), tangent_grad=True)
+    model = fully_shard(copy.deepcopy(alone))
+    for layer in (alone, model):
+        layer(randn(2, 3, seed=1)).square().sum().backward()
+    torch.testing.assert_close(model.weight.grad.full_tensor(), alone.weight.grad)
+
+
+def scaled_gradients(folder):
+    """What a GradScaler finds on one process, no process steps with."""
+    for fused in (None, True):
+        model = fully_shard(EvenNet(), shard_placement_fn=shard_placement)
+        optimizer = RiemannianAdam(model.parameters(), lr=0.1, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for overflow in (False, True, False):
+            before = [p.full_tensor() for p in model.parameters()]
+            optimizer.zero_grad()
+            scaler.scale(model(randn(8, 6, seed=1)).square().mean()).backward()
+            if overflow and dist.get_rank() == 0:
+                model.tall.weight.grad.to_local()[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+            for p, old in zip(model.parameters(), before, strict=True):
+                assert torch.equal(p.full_tensor(), old) == overflow
+        assert everywhere(optimizer.skipped_steps) == [0, 0]
 
 
 def optimizer_built_before(folder):
@@ -545,6 +585,7 @@ def cut_twice(folder):
     for manifold, shape, placements in [
         (Stiefel(), (9, 3), [Shard(0), Shard(0)]),
         (Stiefel(), (3, 9, 2), [Shard(0), Shard(1)]),
+        (Stiefel(), (1, 9, 2), [Shard(0), Shard(1)]),
         (Sphere(dim=None), (5, 4), [Shard(0), Shard(1)]),
         (Sphere(), (5, 4), [Replicate(), Shard(1)]),
     ]:
@@ -560,32 +601,41 @@ def cut_twice(folder):
 
 # ---------------------------------------------------------------------------------------------
 
-CHECKS = {f"{name}: as one process": partial(equal, name) for name in CASES}
+CASE_CHECKS = {f"{name}: as one process": partial(equal, name) for name in CASES}
 for _case in ("tall, uneven", "cut columns"):
     for _dtype in (torch.float32, torch.complex64, torch.complex128, torch.bfloat16):
-        CHECKS[f"{_case}: in {_dtype}"] = partial(equal_in_dtype, _case, _dtype)
-CHECKS |= {
-    check.__name__.replace("_", " "): check
-    for check in (
-        long_steps,
-        rounds,
-        whole_points_are_stepped_without_communication,
-        refused_alike,
-        own_points_are_refused_alone,
-        no_step_changes_no_bit,
-        a_gradient_placed_otherwise,
-        refusals,
-        fsdp,
-        optimizer_built_before,
-        ddp,
-        whole_weights_beside_sharded_ones,
-        report_and_repair,
-        placement,
-        tensor_parallel,
-        saved,
-        resume,
-        torch_checkpoints,
-        whole_checkpoints,
-    )
-}
-FOUR = {check.__name__.replace("_", " "): check for check in (hsdp, cut_twice, resume)}
+        CASE_CHECKS[f"{_case}: in {_dtype}"] = partial(equal_in_dtype, _case, _dtype)
+
+
+def _named(*checks):
+    return {check.__name__.replace("_", " "): check for check in checks}
+
+
+# In this order: `resume` reads what `saved` writes.
+MODEL_CHECKS = _named(
+    long_steps,
+    rounds,
+    whole_points_are_stepped_without_communication,
+    refused_alike,
+    own_points_are_refused_alone,
+    no_step_changes_no_bit,
+    a_gradient_placed_otherwise,
+    compiled,
+    refusals,
+    fsdp,
+    tangent_gradients,
+    scaled_gradients,
+    optimizer_built_before,
+    ddp,
+    whole_weights_beside_sharded_ones,
+    report_and_repair,
+    placement,
+    tensor_parallel,
+    saved,
+    resume,
+    torch_checkpoints,
+    whole_checkpoints,
+)
+FOUR_CHECKS = _named(hsdp, cut_twice, resume)
+CHECKS = {**CASE_CHECKS, **MODEL_CHECKS, **FOUR_CHECKS}
+TWO, FOUR = [*CASE_CHECKS, *MODEL_CHECKS], [*FOUR_CHECKS]

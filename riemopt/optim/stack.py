@@ -51,7 +51,8 @@ class Stack:
         self._batches: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self._distributed = is_dtensor(params[0])
         self.parts, self.groups = split_points(params[0], manifold)
-        self._scattered = self.parts is None and bool(cut_dims(params[0]))
+        events = manifold.event_dims(params[0].ndim)
+        self._scattered = not cut_dims(params[0]) <= set(events)
 
     def points(self) -> Tensor:
         """`(K, *shape)` values, in float32 if the parameters are in half precision."""
@@ -85,7 +86,7 @@ class Stack:
         Of one parameter alone it may be a number, which fills the tensor.
         """
         if self._scattered and self.states[0][key].ndim == 0:
-            accepted = None  # each process refuses its own points; this number is one for all
+            accepted = None  # processes refuse points of their own; this number is one for all
         if not isinstance(value, Tensor):
             if accepted is None:
                 local_part(self.states[0][key]).fill_(value)

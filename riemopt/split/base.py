@@ -28,13 +28,20 @@ class SplitGeometry(ABC):
     Letters as in `Manifold`; `x, u, v, g` are the own parts of a stack of points and have the shape
     `(K, *local)`. Two capital letters are a summed overlap: `XV` is `overlap(x, v)` of all parts.
     A part may be empty.
+
+    Raises:
+        TypeError: weight decay would have an effect on the manifold; a step here has none.
     """
 
     needs_finish: bool
     """Whether a step ends with `finish`, which costs one more sum."""
 
     def __init__(self, manifold: Manifold, shape: Sequence[int]) -> None:
-        self.manifold = manifold
+        if not manifold.has_constant_norm:
+            raise TypeError(
+                f"{type(self).__name__} needs a manifold on which weight decay has no effect "
+                f"(has_constant_norm); got {manifold!r}."
+            )
         self.entries = math.prod(shape[d] for d in manifold.event_dims(len(shape)))
         """Numbers in one whole point."""
 
