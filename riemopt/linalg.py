@@ -26,6 +26,7 @@ HALF = (torch.bfloat16, torch.float16)
 """Dtypes that no factorisation takes, and that are computed with in float32."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
+_AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])
 
 
 def upcast(function: _Function) -> _Function:
@@ -42,7 +43,7 @@ def upcast(function: _Function) -> _Function:
     return cast(_Function, wrapper)
 
 
-def exact_products(function: _Function) -> _Function:
+def exact_products(function: _AnyFunction) -> _AnyFunction:
     """Decorator: float32 products in float32, whatever speed the user prefers elsewhere.
 
     From TF32 inputs a Gram matrix is known to 3e-4 only, and the surface with it; from bfloat16, to
@@ -50,7 +51,7 @@ def exact_products(function: _Function) -> _Function:
     """
 
     @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         onednn: Any = torch.backends.mkldnn
@@ -64,7 +65,7 @@ def exact_products(function: _Function) -> _Function:
             for backend, precision in lowered:
                 backend.fp32_precision = precision
 
-    return cast(_Function, wrapper)
+    return cast(_AnyFunction, wrapper)
 
 
 def host_readable(a: Tensor) -> bool:

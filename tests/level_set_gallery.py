@@ -118,12 +118,16 @@ GALLERY = {
     "symplectic Stiefel": Example(LevelSet(symplectic_stiefel(3, 1)), (6, 2), 11),
     "unit determinant": Example(LevelSet(unit_determinant), (3, 3), 8),
     "doubly stochastic": Example(LevelSet(doubly_stochastic), (4, 4), 9),
-    "symmetric, fixed trace and norm": Example(LevelSet(symmetric, fixed_trace, fixed_norm), (4, 4), 8),
+    "symmetric of fixed trace and norm": Example(
+        LevelSet(symmetric, fixed_trace, fixed_norm), (4, 4), 8
+    ),
     "torus": Example(LevelSet(torus), (3,), 2),
     "linkage": Example(LevelSet(linkage), (4,), 2),
     "quaternions of fixed sum": Example(LevelSet(unit_quaternions, fixed_sum), (3, 4), 5),
     "sphere and plane": Example(LevelSet(circle, torch.sum), (5,), 3),
-    "filters of zero mean and unit norm": Example(LevelSet(zero_mean, circle, event_ndim=3), (4, 2, 3, 3), 16),
+    "filters of zero mean and unit norm": Example(
+        LevelSet(zero_mean, circle, event_ndim=3), (4, 2, 3, 3), 16
+    ),
     "output of a network": Example(LevelSet(network()), (4,), 2),
 }
 # fmt: on
@@ -195,7 +199,7 @@ CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "symplectic Stiefel": _symplectic_stiefel,
     "unit determinant": _unit_determinant,
     "doubly stochastic": _doubly_stochastic,
-    "symmetric, fixed trace and norm": _symmetric,
+    "symmetric of fixed trace and norm": _symmetric,
     "torus": _torus,
     "sphere and plane": lambda x, u: _two_normals(x, torch.ones_like(x), u),
     "filters of zero mean and unit norm": _filters,
@@ -208,5 +212,7 @@ NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
     "Stiefel": lambda Y: (lambda U, _, V: U @ V)(*torch.linalg.svd(Y, full_matrices=False)),
     "doubly stochastic": lambda Y: Y,
     "sphere and plane": lambda y: (lambda z: z / z.norm())(y - y.mean()),
-    "filters of zero mean and unit norm": lambda y: y / y.flatten(1).norm(dim=1)[:, None, None, None],
+    "filters of zero mean and unit norm": lambda y: (
+        y / y.flatten(1).norm(dim=1)[:, None, None, None]
+    ),
 }

@@ -153,6 +153,8 @@ POSE = Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)
 RIGID_MOTION = Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
 PACKED = Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))])
 
+BY_PRODUCTS = LevelSet(orthonormal_columns, event_ndim=2, dense_up_to=0)
+
 # fmt: off
 CASES = [
     Case(Euclidean(), VECTORS, "ambient", ALL_FORMS),
@@ -175,7 +177,7 @@ CASES = [
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
     Case(LevelSet(unit_norm, event_ndim=1), VECTORS, "ambient", twin=Sphere()),
     Case(LevelSet(orthonormal_columns), TALL_ALONE, "ambient", twin=Stiefel()),
-    Case(LevelSet(orthonormal_columns, event_ndim=2, dense_up_to=0), TALL, "ambient", twin=Stiefel()),
+    Case(BY_PRODUCTS, TALL, "ambient", twin=Stiefel()),
     Case(LevelSet(equals_its_adjoint, event_ndim=2), FEW_SQUARES, "ambient", twin=Symmetric()),
     Case(FixedSum(), SOME_SUMS, "ambient", ALL_FORMS),
     Case(FixedSum(dim=0, total=3.0), COLUMN_SUMS, "ambient", ALL_FORMS),

@@ -109,7 +109,7 @@ def test_no_step_leaves_the_surface(example, size):
         y, taken = manifold.attempt(x, size * u / u.norm(), 1.0)
         assert bool(y.isfinite().all())
         assert bool((manifold.violation(y) <= 2 * manifold.tolerance(y)).all())
-        assert bool(((0 <= taken) & (taken <= 1)).all())
+        assert bool(((taken >= 0) & (taken <= 1)).all())
 
 
 @over_gallery
@@ -295,7 +295,9 @@ def test_equal_by_the_function_objects():
     assert hash(LevelSet(f)) == hash(LevelSet(f))
     assert copy.deepcopy(LevelSet(f)) == LevelSet(f)
     assert LevelSet(f).anchored(1) == LevelSet(f, event_ndim=1)
-    assert repr(LevelSet(circle, torch.sum, dense_up_to=3)) == "LevelSet(circle, sum, dense_up_to=3)"
+    assert repr(LevelSet(circle, torch.sum, dense_up_to=3)) == (
+        "LevelSet(circle, sum, dense_up_to=3)"
+    )
 
 
 # --- in a model and an optimizer ---

@@ -49,6 +49,7 @@ class Equations:
         return a.reshape(like.shape)
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """c at `(B, n)` points, `(B, m)`."""
         if len(vectors) == 1:  # vmap costs tens of microseconds
             return self._residual(vectors[0]).unsqueeze(0)
         residuals: Tensor = torch.vmap(self._residual)(vectors)
@@ -156,7 +157,8 @@ def _moved_function(function: types.FunctionType, moved: Callable[[Any], Any]) -
 
 def _global_variables(function: types.FunctionType) -> dict[str, Any]:
     """The tensors, modules, and functions of its own file that a function names as globals."""
-    names, codes = set(), [function.__code__]
+    names: set[str] = set()
+    codes = [function.__code__]
     while codes:
         code = codes.pop()
         names.update(code.co_names)

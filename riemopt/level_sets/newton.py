@@ -122,6 +122,7 @@ def _iterate(
     seen = host_readable(y)
     blind = _BLIND.get(y.dtype, 5)
     way, residual = torch.zeros_like(length), space.value
+    contraction = torch.ones_like(length)
     for k in range(steps if seen else blind + 1):
         if k > 0:
             if seen:

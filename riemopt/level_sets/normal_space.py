@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riemopt.linalg import exact_products, host_readable
+from riemopt.linalg import host_readable
 
 Residual = Callable[[Tensor], Tensor]
 
@@ -63,7 +63,8 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
         iterations: of conjugate gradients where it is not; None leaves it to the residual, or
             takes a fixed number where that cannot be read.
     """
-    value, pullback = torch.func.vjp(c, x)
+    value: Tensor
+    value, pullback = torch.func.vjp(c, x)  # type: ignore[misc]
 
     def adjoint(r: Tensor) -> Tensor:
         gradient: Tensor = pullback(r)[0]
@@ -159,17 +160,13 @@ class FewEquations(NormalSpace):
         self._flat = self._norms <= 8 * eps * self._norms.amax(1, keepdim=True)
         self._inverse_norms = torch.where(self._flat, 0, _inverse(self._norms))
         self._rows = rows * self._inverse_norms.unsqueeze(-1)
-        self._gram = self._rows_times(self._rows.mT)
+        self._gram = self._rows @ self._rows.mT
         m = value.shape[1]
         tau = max(eps**0.75, 16 * m * eps)
         identity = torch.eye(m, dtype=value.dtype, device=value.device)
         factor, _ = torch.linalg.cholesky_ex(self._gram + tau * identity, check_errors=False)
         inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
         self._gram_inverse = inverse.mT @ inverse
-
-    @exact_products
-    def _rows_times(self, a: Tensor) -> Tensor:
-        return self._rows @ a
 
     def _solve(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """λ with JJᵀλ = b, and b - JJᵀλ; `(B, m, 1)`."""
@@ -181,7 +178,7 @@ class FewEquations(NormalSpace):
     def tangent(self, u: Tensor) -> Tensor:
         """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves what the condition of JJᵀ makes of eps."""
         for _ in range(2):
-            multipliers, _ = self._solve(self._rows_times(u.unsqueeze(-1)))
+            multipliers, _ = self._solve(self._rows @ u.unsqueeze(-1))
             u = u - (multipliers.mT @ self._rows).squeeze(-2)
         return u
 
@@ -232,7 +229,7 @@ class ManyEquations(NormalSpace):
         self._adjoint = adjoint
         self._iterations = iterations
         # Forward mode would do c again at each product, and cannot pass an autograd.grad inside c.
-        _, self._push = torch.func.vjp(adjoint, torch.zeros_like(value))
+        _, self._push = torch.func.vjp(adjoint, torch.zeros_like(value))  # type: ignore[misc]
 
     def _jacobian_times(self, u: Tensor) -> Tensor:
         product: Tensor = self._push(u)[0]
@@ -263,7 +260,6 @@ class ManyEquations(NormalSpace):
         squared: Tensor = r.square().sum(-1, keepdim=True)
         return squared * _inverse(_norm(self._adjoint(r)))
 
-    @exact_products
     def _craig(self, b: Tensor, tolerance: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
         """x = J⁺b and ‖b - Jx‖.
 

@@ -14,7 +14,7 @@ from riemopt import linalg
 from riemopt.level_sets import nearest, newton
 from riemopt.level_sets.equations import Constraint, Equations, follow, name_of
 from riemopt.level_sets.normal_space import NormalSpace, normal_space
-from riemopt.linalg import HALF, upcast
+from riemopt.linalg import HALF, exact_products, upcast
 from riemopt.manifolds.base import Manifold
 
 # How many random tensors are tried as the start of a random point.
@@ -29,7 +29,7 @@ class LevelSet(Manifold):
         LevelSet(lambda x: x.square().sum() - 1)                    the sphere, x of any shape
         LevelSet(lambda x: x.square().sum() - 1, torch.sum)         ... cut by a plane
         LevelSet(lambda x: x.square().sum() - 1, event_ndim=1)      each row of a matrix
-        LevelSet(lambda x: x.mT @ B @ x - torch.eye(3))             generalized Stiefel, B closed over
+        LevelSet(lambda x: x.mT @ B @ x - torch.eye(3))             XᵀBX = I, B closed over
 
     Args:
         constraints: each takes one point and returns a tensor of any shape that is zero on the
@@ -82,15 +82,16 @@ class LevelSet(Manifold):
         ):
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ValueError(f"LevelSet needs {name} ≥ {least}; got {value!r}.")
-        for name, value in (
-            ("constraints", constraints),
-            ("points_ndim", event_ndim),
-            ("dense_up_to", dense_up_to),
-            ("cg_iterations", cg_iterations),
-            ("_followed", {}),
-            ("_here", None),
-        ):
-            object.__setattr__(self, name, value)
+        values: dict[str, Any] = {
+            "constraints": constraints,
+            "points_ndim": event_ndim,
+            "dense_up_to": dense_up_to,
+            "cg_iterations": cg_iterations,
+            "_followed": {},
+            "_here": None,
+        }
+        for name in values:
+            object.__setattr__(self, name, values[name])
 
     def __repr__(self) -> str:
         parts = [name_of(c) for c in self.constraints]
@@ -188,6 +189,7 @@ class LevelSet(Manifold):
 
     # --- the contract ---
 
+    @exact_products
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - J⁺Ju."""
@@ -201,7 +203,8 @@ class LevelSet(Manifold):
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """As any manifold's; J is made once."""
-        there = self if self._here is not None and self._here["x"] is x else self.at(x)
+        here = self._here is not None and self._here["x"] is x
+        there = self if here else self.at(x)
         grad = there.proj_tangent(x, g)
         squared = linalg.squared_norm(grad, self.event_dims(x.ndim))
         # The new part is tangent already; the old one is what this projection carries along.
@@ -215,6 +218,7 @@ class LevelSet(Manifold):
         """x + t·u, brought back."""
         return self.attempt(x, u, t)[0]
 
+    @exact_products
     def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """`curve(x, u, t)`, and what part of t·u was taken, in [0, 1] and of the batch's shape."""
         if x.dtype in HALF:
@@ -234,6 +238,7 @@ class LevelSet(Manifold):
         )
         return c.unflatten(y, x).contiguous(), taken.reshape(batch)
 
+    @exact_products
     @upcast
     def violation(self, x: Tensor) -> Tensor:
         """max |c(x)| of each point."""
@@ -256,6 +261,7 @@ class LevelSet(Manifold):
         tolerance: Tensor = 10 * torch.finfo(x.dtype).eps * (size * rows).reshape(batch)
         return tolerance
 
+    @exact_products
     @upcast
     def project(self, a: Tensor) -> Tensor:
         """A point of the manifold no further from `a` than its neighbours.
@@ -272,9 +278,9 @@ class LevelSet(Manifold):
             worst = self.violation(y).max().item()
             raise ValueError(
                 f"{self!r} found no point near {failed} of {found.numel()} tensors of shape "
-                f"{self._event(a.shape)}: |c| stays at {worst:.3g}. Start nearer to a solution, and "
-                "write c so that its derivative does not vanish where it is zero (‖x‖² - 1, not "
-                "its square)."
+                f"{self._event(a.shape)}: |c| stays at {worst:.3g}. Start nearer to a solution, "
+                "and write c so that its derivative does not vanish where it is zero (‖x‖² - 1, "
+                "not its square)."
             )
         return y
 
