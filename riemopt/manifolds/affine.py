@@ -1,5 +1,6 @@
 """The solutions of linear equations."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,12 +70,15 @@ class AffineSubspace(FlatSubspace):
                 f"{tuple(equations)}, or a number; got {tuple(b.shape)} with A of shape "
                 f"{tuple(A.shape)} and event_ndim={event_ndim}."
             )
-        left, right = Constant(A.reshape(equations.numel(), -1)), Constant(b.expand(equations))
+        left = Constant(A.reshape(equations.numel(), event.numel()))
+        right = Constant(b.expand(equations).flatten())
         eps = torch.finfo(A.dtype).eps, torch.finfo(b.dtype).eps
-        rows, levels = _factor(left.array, right.array.reshape(-1), *eps)
+        rows, levels = _factor(left.array, right.array, *eps)
         object.__setattr__(self, "event_shape", tuple(event))
         object.__setattr__(self, "rank", len(rows))
-        object.__setattr__(self, "given", f"{left.digest}{right.digest}")
+        object.__setattr__(
+            self, "given", hashlib.sha256(f"{left.digest}{right.digest}".encode()).hexdigest()
+        )
         object.__setattr__(self, "_rows", Constant(torch.from_numpy(rows)))
         object.__setattr__(self, "_levels", Constant(torch.from_numpy(levels)))
 
@@ -152,6 +156,10 @@ class AffineSubspace(FlatSubspace):
 # --- the equations, once ---------------------------------------------------------------------
 
 
+# A residual may be so many times what one rounding of each number makes of it.
+_SLACK = 10
+
+
 def _floating(a: Tensor | float) -> Tensor:
     """A tensor of floating or complex numbers; what has no precision of its own is float64."""
     given = torch.as_tensor(a)
@@ -180,7 +188,7 @@ def _factor(
     x = rows.conj().T @ levels
     residual = np.abs(A @ x - b)
     size = largest * np.linalg.norm(x) + np.abs(b).max(initial=0.0)
-    explained = max(A.shape) * max(eps, eps_b) * size
+    explained = _SLACK * max(A.shape) * max(eps, eps_b) * size
     if not (residual <= explained).all():
         worst = int(residual.argmax())
         raise ValueError(
