@@ -620,7 +620,6 @@ MODEL_CHECKS = _named(
     own_points_are_refused_alone,
     no_step_changes_no_bit,
     a_gradient_placed_otherwise,
-    compiled,
     refusals,
     fsdp,
     tangent_gradients,
@@ -636,6 +635,6 @@ MODEL_CHECKS = _named(
     torch_checkpoints,
     whole_checkpoints,
 )
-FOUR_CHECKS = _named(hsdp, cut_twice, resume)
+FOUR_CHECKS = _named(hsdp, cut_twice, resume, compiled)
 CHECKS = {**CASE_CHECKS, **MODEL_CHECKS, **FOUR_CHECKS}
 TWO, FOUR = [*CASE_CHECKS, *MODEL_CHECKS], [*FOUR_CHECKS]

@@ -13,7 +13,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -117,7 +116,7 @@ def main() -> None:
         try:
             torch.manual_seed(0)
             CHECKS[name](folder)
-        except (Exception, pytest.fail.Exception):
+        except BaseException:  # what pytest and torch's checkpoints raise is not always less
             error = f"process {dist.get_rank()}: {traceback.format_exc()}"
             print(error, file=sys.stderr, flush=True)  # before others are waited for
         results[name] = "\n".join(e for e in everywhere(error) if e)

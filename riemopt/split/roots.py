@@ -30,7 +30,12 @@ def small_correction(S: Tensor) -> Tensor:
 
 
 def inverse_cholesky(S: Tensor) -> Tensor:
-    """R⁻¹ of the Cholesky factor RᴴR = I + S, with a positive diagonal: `(*, p, p)`."""
-    L, _ = torch.linalg.cholesky_ex(linalg._add_identity(S.clone(), 1))
+    """R⁻¹ of the Cholesky factor RᴴR = I + S, with a positive diagonal: `(*, p, p)`.
+
+    The identity where I + S is singular, as of a weight that is zero: the step after the next ends
+    on the surface then, where a NaN would stay.
+    """
+    L, info = torch.linalg.cholesky_ex(linalg._add_identity(S.clone(), 1))
     eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand_as(S)
-    return torch.linalg.solve_triangular(L.mH, eye, upper=True)
+    inverse = torch.linalg.solve_triangular(L.mH, eye, upper=True)
+    return torch.where((info == 0)[..., None, None], inverse, eye)

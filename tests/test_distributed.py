@@ -1,0 +1,287 @@
+"""Weights that torch.distributed spreads over processes.
+
+The checks that need several processes are in `tests.distributed_checks`; here they are launched.
+What a step does with its parts is also shown in one process, where a loop takes the sums.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
+from riemopt.optim import functional, rounds
+from riemopt.optim.functional import AdamState
+from riemopt.split import SplitGeometry, split
+from tests.test_no_host_sync import NoHostSync
+
+ROOT = pathlib.Path(__file__).parents[1]
+SGD = {"lr": 0.3, "momentum": 0.9, "dampening": 0.2, "nesterov": True, "maximize": False}
+ADAM = {
+    "lr": 0.3,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "eps": 1e-8,
+    "amsgrad": False,
+    "maximize": True,
+    "elementwise": False,
+}
+CASES = [
+    (Stiefel(), (9, 4), -2),
+    (Stiefel(), (4, 9), -1),
+    (Stiefel("qr"), (9, 4), -2),
+    (Stiefel("qr", "canonical"), (4, 9), -1),
+    (Stiefel("cayley"), (9, 4), -2),
+    (Stiefel("cayley", "canonical"), (4, 9), -1),
+    (Stiefel(), (2, 5, 3), -2),
+    (Sphere(), (3, 7), -1),
+    (Sphere(dim=0, radius=3.0), (7, 3), -2),
+    (Flattened(Stiefel()), (3, 5, 2, 1), -3),
+    (Flattened(Stiefel(metric="canonical")), (9, 1, 2, 1), -4),
+]
+each_case = pytest.mark.parametrize(
+    ("manifold", "shape", "dim"), CASES, ids=[f"{m}-{s}" for m, s, _ in CASES]
+)
+
+
+# --- launched --------------------------------------------------------------------------------
+
+
+def launch(processes, *command, timeout=240):
+    """Output of `torchrun --nproc-per-node …`; nothing is left running if it takes too long."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    process = subprocess.Popen(
+        [*run, f"--nproc-per-node={processes}", *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def errors(processes, folder, names):
+    """What went wrong, by the name of the check; empty if nothing did."""
+    report = folder / f"report-{processes}.json"
+    _, stderr = launch(processes, "-m", "tests.distributed_run", report, folder, *names)
+    assert report.exists(), stderr
+    results = json.loads(report.read_text())
+    assert [*results] == [*names]
+    return {name: error for name, error in results.items() if error}
+
+
+def names_of(number):
+    return getattr(distributed_checks(), number)
+
+
+def distributed_checks():
+    from tests import distributed_checks  # imports a good part of torch.distributed
+
+    return distributed_checks
+
+
+def test_on_two_processes_and_resumed_on_one(tmp_path):
+    found = errors(2, tmp_path, [*names_of("TWO"), "nothing of that name"])
+    assert "KeyError" in found.pop("nothing of that name")
+    assert found == {}
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        distributed_checks().resume(tmp_path)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_on_four_processes(tmp_path):
+    assert errors(2, tmp_path, ["saved"]) == {}
+    assert errors(4, tmp_path, names_of("FOUR")) == {}
+
+
+@pytest.mark.slow
+def test_example():
+    stdout, stderr = launch(2, ROOT / "examples" / "fsdp_training.py")
+    assert "resumed run identical: True" in stdout, stderr
+
+
+# --- in one process --------------------------------------------------------------------------
+
+
+def cut(x, dim, sizes):
+    return [part.contiguous() for part in x.split(sizes, dim)]
+
+
+def together(steps, total=sum):
+    """Drive one step for each part; `total` adds what they yield. Returns what they return."""
+    asked, results = [next(step) for step in steps], [None] * len(steps)
+    while True:
+        sums = [total(shares) for shares in zip(*asked, strict=True)]
+        asked = []
+        for i, step in enumerate(steps):
+            try:
+                asked.append(step.send(sums))
+            except StopIteration as stop:
+                results[i] = stop.value
+        if not asked:
+            return results
+
+
+def whole_step(parts, algorithm, x, *state, **options):
+    """Both halves of a step of one part, as the optimizers take it."""
+    direction, new = yield from algorithm(parts, x, *state, **options, skip=None)
+    y = yield from rounds.move(parts, direction, rounds.accept(direction))
+    return y, new
+
+
+def problem(manifold, shape, dim, sizes, dtype=torch.float64):
+    """A stack of two weights with a gradient and a momentum: whole, and in parts."""
+    generator = torch.Generator().manual_seed(0)
+    x = manifold.random_point(2, *shape, generator=generator, dtype=dtype)
+    g, m = (torch.randn(x.shape, generator=generator, dtype=dtype) for _ in range(2))
+    m = manifold.proj_tangent(x, m)
+    pieces = list(zip(*(cut(a, dim, sizes) for a in (x, g, m)), strict=True))
+    return (x, g, m), pieces
+
+
+def sizes_of(shape, dim):
+    """Ways to cut it: not at all, unevenly, with empty parts, entry by entry."""
+    n = shape[dim]
+    return [[n], [2, n - 2], [0, n - 1, 0, 1], [1] * n]
+
+
+@each_case
+def test_a_step_in_parts_is_the_whole_step(manifold, shape, dim):
+    manifold = manifold.anchored(len(shape))
+    geometry = split(manifold, frozenset({dim}), shape)
+    for sizes in sizes_of(shape, dim):
+        (x, g, m), pieces = problem(manifold, shape, dim, sizes)
+        u, t, new = functional.sgd(manifold, x, g, m, weight_decay=0.1, **SGD)
+        y, _ = functional.move(manifold, x, u, t, None)
+        results = together([whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces])
+        torch.testing.assert_close(torch.cat([r[0] for r in results], dim), y)
+        torch.testing.assert_close(torch.cat([r[1] for r in results], dim), new)
+
+        v = torch.rand_like(manifold.inner(x, x, x, keepdim=True))
+        state = AdamState(torch.ones(2), m, v, None)
+        more = {"weight_decay": 0.1, "decoupled_weight_decay": True}
+        u, t, new = functional.adam(manifold, x, g, state, **ADAM, **more)
+        y, _ = functional.move(manifold, x, u, t, None)
+        results = together(
+            [
+                whole_step(geometry, rounds.adam, a, b, state._replace(m=c), **ADAM)
+                for a, b, c in pieces
+            ]
+        )
+        torch.testing.assert_close(torch.cat([r[0] for r in results], dim), y)
+        torch.testing.assert_close(torch.cat([r[1].m for r in results], dim), new.m)
+        for _, part in results:
+            torch.testing.assert_close(part.v, new.v)
+
+
+@each_case
+def test_a_sum_that_is_not_taken_shows(manifold, shape, dim):
+    geometry = split(manifold.anchored(len(shape)), frozenset({dim}), shape)
+    _, pieces = problem(manifold.anchored(len(shape)), shape, dim, [2, shape[dim] - 2])
+    steps = [whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces]
+    results = together(steps, total=lambda shares: shares[0])
+    y = torch.cat([r[0] for r in results], dim)
+    assert not bool((manifold.anchored(len(shape)).violation(y) <= 1e-2).all())
+
+
+@each_case
+def test_a_step_in_parts_reads_nothing_on_the_host(manifold, shape, dim):
+    manifold = manifold.anchored(len(shape))
+    geometry = split(manifold, frozenset({dim}), shape)
+    x = torch.empty(2, *shape, device="meta")
+    v = manifold.inner(x, x, x, keepdim=True)
+    state = AdamState(torch.empty(2, device="meta"), x, v, v)
+    skip = torch.empty((), dtype=torch.bool, device="meta")
+    with NoHostSync("meta") as seen:
+        for options in (ADAM, {**ADAM, "amsgrad": True}):
+            direction, _ = together(
+                [rounds.adam(geometry, x, x, state, **options, skip=skip)], total=lambda s: s[0]
+            )[0]
+            acceptance = rounds.accept(direction)
+            assert acceptance is not None
+            y = together([_started(rounds.move(geometry, direction, acceptance))])[0]
+            assert y.shape == x.shape
+    assert seen.dispatched > 50
+
+
+def _started(steps):
+    """The same rounds, where there may be none."""
+    yield []
+    return (yield from steps)
+
+
+def test_what_one_process_skips_all_skip():
+    geometry = split(Stiefel(), frozenset({-2}), (6, 2))
+    _, pieces = problem(Stiefel(), (6, 2), -2, [3, 3])
+    skips = [torch.tensor(False), torch.tensor(True)]
+    results = together(
+        [rounds.sgd(geometry, *p, **SGD, skip=s) for p, s in zip(pieces, skips, strict=True)]
+    )
+    for direction, _ in results:
+        assert not rounds.accept(direction).accepted.any()
+
+
+def test_a_member_is_refused_alone():
+    geometry = split(Stiefel(), frozenset({-2}), (6, 2))
+    _, pieces = problem(Stiefel(), (6, 2), -2, [1, 5])
+    pieces[1][1][0, 0, 0] = torch.nan
+    results = together([whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces])
+    for (y, _), (x, _, _) in zip(results, pieces, strict=True):
+        assert torch.equal(y[0], x[0])
+        assert bool((y[1] != x[1]).all())
+
+
+def test_a_weight_that_was_zero_gets_to_the_surface():
+    for manifold in (Stiefel("qr"), Sphere(dim=-2)):
+        geometry = split(manifold, frozenset({-2}), (6, 2))
+        x = [torch.zeros(1, 3, 2, dtype=torch.float64)] * 2
+        for _ in range(3):
+            g = [torch.randn(1, 3, 2, dtype=torch.float64) for _ in x]
+            steps = [
+                whole_step(geometry, rounds.sgd, *piece, None, **SGD)
+                for piece in zip(x, g, strict=True)
+            ]
+            x = [y for y, _ in together(steps)]
+        assert manifold.violation(torch.cat(x, -2)).max() < 1e-14
+
+
+def test_a_manifold_of_ones_own_can_be_cut():
+    class Half(Stiefel.__base__):
+        event_ndim = 1
+        is_constraint = has_constant_norm = True
+        proj_tangent = retract = project = violation = dim = None
+
+        def check_shape(self, shape):
+            """Any."""
+
+    for manifold in (Half(), Symmetric()):
+        with pytest.raises(NotImplementedError, match=r"dimension 1.*needs whole points. Keep"):
+            split(manifold, frozenset({-1}), (3, 3))
+
+    class SplitHalf(SplitGeometry):
+        needs_finish = False
+        overlap = project = gradient = squared = curve = None
+
+    split.register(Half, lambda manifold, cut, shape: SplitHalf(manifold, shape))
+    geometry = split(Half(), frozenset({-1}), (3, 4))
+    assert geometry.entries == 4
+    with pytest.raises(NotImplementedError, match="SplitHalf needs no finish"):
+        geometry.finish(None, None)
+    with pytest.raises(TypeError, match=r"has_constant_norm\); got Symmetric"):
+        SplitHalf(Symmetric(), (3, 3))
