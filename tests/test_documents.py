@@ -65,3 +65,12 @@ def test_checkpoint_and_resume_give_the_same_curve():
     script = ROOT / "examples" / "checkpoint_resume.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert "resumed run identical: True" in run.stdout
+
+
+def test_two_equations_at_once_on_a_classifier():
+    script = ROOT / "examples" / "constrain_anything.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    accuracy, violation = re.search(r"accuracy (\S+), violation (\S+), sat", run.stdout).groups()
+    assert float(accuracy) > 0.9
+    assert float(violation) < 1e-6
+    assert "satisfied: True" in run.stdout
