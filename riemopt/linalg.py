@@ -338,12 +338,18 @@ def _norms(s: Tensor) -> Tensor:
     return torch.linalg.vector_norm(s.detach() if s.requires_grad else s, dim=(-2, -1))
 
 
-def _largest(norms: Tensor) -> float:
-    """Read on the host. A matrix that is not finite does not count for the others of its batch."""
+def _largest(norms: Tensor, limit: float = math.inf) -> float:
+    """Read on the host. A matrix that is not finite does not count for the others of its batch.
+
+    With a `limit` it does: its norm may be infinite since a long step overflowed when squared.
+    """
     largest: float = norms.max().item()
-    if not math.isfinite(largest):
-        largest = norms.nan_to_num(0.0, 0.0, 0.0).max().item()
-    return largest
+    if math.isfinite(largest):
+        return largest
+    if limit < math.inf:
+        return math.inf
+    finite: float = norms.nan_to_num(0.0, 0.0, 0.0).max().item()
+    return finite
 
 
 def polar(y: Tensor) -> Tensor:
@@ -375,7 +381,7 @@ def _polar_on_host(y: Tensor, limit: float) -> Tensor | None:
     (linear_reach, linear), *longer = _polynomials(y.real.dtype)
     for _ in range(_MAX_SWEEPS):
         S = gram_defect(y)
-        bound = _largest(_norms(S))
+        bound = _largest(_norms(S), limit)
         # ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
         if bound * S.shape[-1] ** 0.5 > limit**2:
             return None

@@ -111,7 +111,12 @@ class Stiefel(Manifold):
         product = super().inner(x, u, v, keepdim=keepdim)
         if self.metric == "euclidean":
             return product
-        return product - super().inner(x, gram(x, u), gram(x, v), keepdim=keepdim) / 2
+        XU = gram(x, u)
+        XV = XU if u is v else gram(x, v)
+        value = product - super().inner(x, XU, XV, keepdim=keepdim) / 2
+        # ⟨U, U⟩ ≥ ½‖U‖² for orthonormal X. Far off the surface (an edited weight) I - XXᴴ/2
+        # is not positive, and a norm would be NaN.
+        return torch.maximum(value, product / 2) if u is v else value
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """polar(X + U), qf(X + U) or the Cayley transform of X along U."""

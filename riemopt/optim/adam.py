@@ -219,24 +219,29 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
                 }
         return {**packed, "state": state}
 
+    _saved_options = ("lr", "betas", "eps", "weight_decay")
+
+    def _needed_state(self, saved_group: dict[str, Any]) -> tuple[str, ...]:
+        return ("step", "exp_avg", *_SECOND_MOMENTS[: 1 + saved_group.get("amsgrad", False)])
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class or of torch's Adam or AdamW.
 
-        A full-size second moment is reduced to the mean over each point.
+        A full-size second moment is reduced to the mean over each point. On any error nothing has
+        changed.
+
+        Raises:
+            ValueError: as `RiemannianSGD.load_state_dict`.
         """
         super().load_state_dict(state_dict)
-        # torch has rounded the moments to the parameters' dtype; half precision would lose them.
-        saved_groups = state_dict["param_groups"]
-        for saved, group, manifolds in zip(
-            saved_groups, self.param_groups, self._manifolds, strict=True
-        ):
-            for index, p, manifold in zip(saved["params"], group["params"], manifolds, strict=True):
-                if manifold is not None and p.dtype in HALF:
-                    for key in _SECOND_MOMENTS:
-                        value = state_dict["state"].get(index, {}).get(key)
-                        if value is not None:
-                            self.state[p][key] = value.to(p.device, copy=True)
-                    self._conform_state(p, manifold)
+
+    def _conform_loaded(self, param: Tensor, manifold: Manifold, saved: dict[str, Any]) -> None:
+        if param.dtype in HALF:
+            # torch has rounded the moments to the parameter's dtype; half precision loses them.
+            for key in _SECOND_MOMENTS:
+                if key in saved:
+                    self.state[param][key] = saved[key].to(param.device, copy=True)
+        self._conform_state(param, manifold)
 
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
         state = self.state.get(param)

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import registry
-from riemopt.dtensor import is_dtensor, layout, parts_along
+from riemopt.dtensor import layout, parts_along
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim import functional, rounds
+from riemopt.optim import checkpoint, functional, rounds
 from riemopt.optim.functional import Acceptance
 from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Plan, Stack, split_points
@@ -76,6 +76,17 @@ class RiemannianOptimizer(Optimizer):
 
     def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
         """Bring the parameter's state, loaded or from before it was constrained, to our layout."""
+
+    def _conform_loaded(self, param: Tensor, manifold: Manifold, saved: dict[str, Any]) -> None:
+        """`_conform_state` of what torch has made of the `saved` state."""
+        self._conform_state(param, manifold)
+
+    _saved_options: tuple[str, ...] = ("lr",)
+    """Options that are in a group of every checkpoint; torch has defaults for the later ones."""
+
+    def _needed_state(self, saved_group: dict[str, Any]) -> tuple[str, ...]:
+        """What is in the saved state of every parameter that was stepped."""
+        return ()
 
     # --- which parameter lies where ---
 
@@ -323,17 +334,38 @@ class RiemannianOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer state, also from a checkpoint of torch's optimizer of that name.
 
+        On any error nothing has changed.
+
         Raises:
-            ValueError: as torch's; or the state of a DTensor is of whole tensors, or the reverse.
+            ValueError: as torch's; options or state are missing, or the state does not fit the
+                parameters; the state of a DTensor is of whole tensors, or the reverse.
         """
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            for index, p in zip(saved["params"], group["params"], strict=False):
-                _check_state(p, state_dict["state"].get(index, {}))
-        super().load_state_dict(state_dict)
-        for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
-            for p, manifold in zip(group["params"], manifolds, strict=True):
-                if manifold is not None and p in self.state:
-                    self._conform_state(p, manifold)
+        before = self.state, self.param_groups
+        final = state_dict
+
+        def check(_: Optimizer, seen: dict[str, Any]) -> None:  # what users' hooks made of it
+            nonlocal final
+            final = seen
+            checkpoint.check(
+                seen, self.param_groups, self._manifolds, self._saved_options, self._needed_state
+            )
+
+        last = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+            for saved, group, manifolds in zip(
+                final["param_groups"], self.param_groups, self._manifolds, strict=True
+            ):
+                for index, p, manifold in zip(
+                    saved["params"], group["params"], manifolds, strict=True
+                ):
+                    if manifold is not None and index in final["state"]:
+                        self._conform_loaded(p, manifold, final["state"][index])
+        except BaseException:
+            self.state, self.param_groups = before
+            raise
+        finally:
+            last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -362,19 +394,6 @@ def _signature(param: Tensor, state: dict[str, Any]) -> Any:
     grad = param.grad
     assert grad is not None
     return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
-
-
-def _check_state(param: Tensor, state: dict[str, Any]) -> None:
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != param.shape or not param.ndim:
-            continue
-        if is_dtensor(value) != is_dtensor(param):
-            raise ValueError(
-                f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is "
-                f"{'a DTensor' if is_dtensor(value) else 'a whole tensor'}, and the parameter is "
-                f"{'a DTensor' if is_dtensor(param) else 'not'}. Load it with "
-                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
-            )
 
 
 def _check_step(param: Tensor, manifold: Manifold, group: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
         ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
     """
 
+    _saved_options = ("lr", "momentum", "dampening", "weight_decay")
+
     def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if group["fused"] and getattr(self, "_need_device_dtype_check_for_fused", True):
             _device_dtype_check_for_fused(params[0])
