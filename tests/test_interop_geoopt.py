@@ -335,6 +335,18 @@ def test_adopted_parameters_survive_reloading_and_are_reported():
     assert manifold_of(lost[0].weight) is None  # geoopt's own way of keeping it
 
 
+def test_what_geoopts_own_checks_allow_is_no_violation():
+    layer = nn.Linear(4, 4, dtype=torch.float64)
+    riemopt.constrain(layer, "weight", from_geoopt(geoopt.BirkhoffPolytope()))
+    optimizer = riemopt.RiemannianSGD(layer.parameters(), lr=0.1)
+    for _ in range(5):
+        layer.weight.grad = torch.randn(4, 4, dtype=torch.float64)
+        optimizer.step()
+    (constraint,) = constraints(layer)
+    assert 1e-12 < constraint.violation < 1e-4  # where Sinkhorn stops
+    assert constraint.satisfied
+
+
 def test_adopt_says_what_it_leaves():
     model = nn.Module()
     model.p = geoopt.ManifoldParameter(point(geoopt.Sphere(), 3), geoopt.Sphere())
@@ -414,6 +426,14 @@ def test_with_momentum_the_first_buffer_alone_differs(name, nesterov):
     close(ours, primed, atol=1e-9, rtol=0)
 
 
+def test_each_factor_of_a_product_is_stepped_and_carried_as_by_geoopt():
+    product = geoopt.ProductManifold((geoopt.PoincareBall(), 3), (geoopt.Sphere(), 3))
+    options = {"lr": 5e-3, "momentum": 0.9}
+    theirs, _ = train(GEOOPT["SGD"], product, (6,), primed=True, **options)
+    ours, _ = train(OURS["SGD"], product, (6,), **options)
+    close(ours, theirs, atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["sphere", "Stiefel", "ball"])
 def test_ends_with_momentum_are_as_good(name):
     manifold, shape = SCRIPTS[name]
@@ -470,12 +490,13 @@ def test_momentum_is_carried_by_the_manifolds_own_transport():
 
 
 def test_a_refused_step_leaves_momentum_as_it_was():
-    ball = geoopt.PoincareBall()
-    p = geoopt.ManifoldParameter(point(ball, 4), ball)
+    spd = geoopt.SymmetricPositiveDefinite()  # whose transport from a point to itself rounds
+    p = geoopt.ManifoldParameter(point(spd, 3, 3), spd)
     optimizer = bridge.RiemannianAdam([p], lr=0.1)
-    p.grad = torch.ones(4, dtype=torch.float64)
+    p.grad = torch.randn(3, 3, dtype=torch.float64)
     optimizer.step()
     x, state = p.detach().clone(), copy.deepcopy(optimizer.state[p])
+    assert not torch.equal(spd.transp(x, x, state["exp_avg"]), state["exp_avg"])
     p.grad = torch.full_like(x, torch.nan)
     optimizer.step()
     assert torch.equal(p, x)
@@ -544,6 +565,35 @@ def test_a_run_of_geoopt_goes_on_from_its_checkpoint(kind, name):
     close(x, go_on(GEOOPT[kind], start, steps=10)[0], atol=1e-12, rtol=0)
     x, _ = go_on(OURS[kind], x, state)  # and from its own
     close(x, go_on(GEOOPT[kind], start, steps=15)[0], atol=1e-12, rtol=0)
+
+
+def test_half_precision_is_stepped_in_single():
+    ball = geoopt.PoincareBall()
+    p = geoopt.ManifoldParameter((point(ball, 3, 4) * 0.2).bfloat16(), ball)
+    optimizer = bridge.RiemannianSGD([p], lr=0.1, momentum=0.9, stabilize=1)
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert p.dtype == optimizer.state[p]["momentum_buffer"].dtype == torch.bfloat16
+    assert bool(p.isfinite().all())
+    assert ball.check_point_on_manifold(p.detach().float())
+
+
+@pytest.mark.parametrize("cls", OURS.values(), ids=OURS)
+@pytest.mark.parametrize("name", ["Stiefel", "ball"])
+def test_compiled_steps_stay_on_the_manifold(cls, name):
+    """geoopt's do not: under torch.compile its parameters are no ManifoldParameters any more."""
+    manifold, shape = SCRIPTS[name]
+    ends = []
+    for compiled in (False, True):
+        p = geoopt.ManifoldParameter(point(manifold, *shape), manifold)
+        optimizer = cls([p], lr=torch.tensor(0.05))
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        (torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step)()
+        ends.append(p.detach().as_subclass(Tensor).clone())
+    close(*ends)
+    torch.compiler.reset()
 
 
 def test_torchs_options_are_honoured():

@@ -402,6 +402,11 @@ def test_deep_copies_are_independent():
     to_parametrized(twin)
     assert torch.equal(twin.weight, weight)
 
+    half = constrain(nn.Linear(4, 4), "weight", Symmetric())
+    parametrize.register_parametrization(half, "bias", Normalize())
+    to_parametrized(copy.deepcopy(half))
+    assert half.weight is half._parameters["weight"]
+
     broken = copy.deepcopy(layer)
     parametrize.remove_parametrizations(broken, "weight")
     with pytest.raises(AttributeError, match="weight"):
