@@ -62,7 +62,7 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
         size = max(1.0, float(x.abs().max())) if twin.is_linear and x.numel() else 1.0
         return 2 * on_surface(twin, x) * size
     if isinstance(manifold, FlatSubspace) and not manifold.is_linear:  # entries of any size
-        radius = max(1.0, float(x.abs().max())) if x.numel() else 1.0
+        radius = max(1.0, float(x.detach().abs().max())) if x.numel() else 1.0
     else:
         radius = getattr(manifold, "radius", 1.0)
     return 10 * eps(x.dtype) * math.sqrt(smaller_side(manifold, x)) * radius
