@@ -31,7 +31,7 @@ from riemopt.manifolds import (
 _ATTRIBUTE = "_manifold_table"
 # Manifolds that are told which dimensions make a point, or of what shape it is.
 _NAMES_ITS_DIMS = (AffineSubspace, FixedSum, Flattened, Product, Sparsity, Sphere)
-# Packages whose manifolds a tensor may carry, and the bridge that converts them: loaded when needed.
+# Packages whose manifolds a tensor may carry, and the bridge that converts them, loaded on demand.
 _BRIDGES = {"geoopt": "riemopt.interop.geoopt"}
 
 
