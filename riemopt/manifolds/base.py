@@ -150,9 +150,7 @@ class Manifold(ABC):
         """
         return self.retract(x, t * u)
 
-    def attempt(
-        self, x: Tensor, u: Tensor, t: float | Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
         """`curve(x, u, t)`, and what part of the step t·u was taken.
 
         None where a retraction takes any step whole, as most do. Otherwise a tensor of the batch's
