@@ -149,21 +149,20 @@ def _reduced(shape: Sequence[int], dims: set[int]) -> list[int]:
 
 
 def all_reduce(tensors: Sequence[Tensor], groups: Groups, *, maximum: bool = False) -> list[Tensor]:
-    """The sums (or maxima) of each tensor over the processes: one all-reduce for each group.
+    """The sums (or maxima) of real tensors over the processes: one all-reduce for each group.
 
     Tensors of one dtype travel in one buffer. The result is the same, bit for bit, on each process.
     """
     import torch.distributed as dist
 
     op = dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM
-    real = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
-    results: list[Tensor] = [*real]
-    for dtype in dict.fromkeys(t.dtype for t in real):
-        members = [i for i, t in enumerate(real) if t.dtype == dtype]
-        buffer = torch.cat([real[i].reshape(-1) for i in members])
+    results = [*tensors]
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        members = [i for i, t in enumerate(tensors) if t.dtype == dtype]
+        buffer = torch.cat([tensors[i].reshape(-1) for i in members])
         for group in groups:
             dist.all_reduce(buffer, op, group=group)
-        for i, part in zip(members, buffer.split([real[i].numel() for i in members]), strict=True):
-            results[i] = part.view(real[i].shape)
-    pairs = zip(tensors, results, strict=True)
-    return [torch.complex(*r.unbind(-1)) if t.is_complex() else r for t, r in pairs]
+        sizes = [tensors[i].numel() for i in members]
+        for i, part in zip(members, buffer.split(sizes), strict=True):
+            results[i] = part.view(tensors[i].shape)
+    return results

@@ -137,9 +137,10 @@ def rounds(folder):
                     optimizer.step()
                 alone = 3 if optimizer.defaults["foreach"] is False else 1
                 assert seen.names == ["allreduce_"] * (expected * alone)
-                sides = sum(p**2 if manifold == Stiefel() else p for _, p in shapes)
-                # Overlaps: two and three and one, and one more with an elementwise moment.
-                assert seen.nbytes <= 4 * (7 * sides + 2 * sum(p for _, p in shapes) + 6)
+                # Triangles: for gradient, momentum, three of the step, its end; and a quotient.
+                sides = [p * (p + 1) // 2 if manifold == Stiefel() else p for _, p in shapes]
+                numbers = 7 * sum(sides) + len(shapes) + sum(p for _, p in shapes)
+                assert seen.nbytes <= 4 * numbers
 
 
 def whole_points_are_stepped_without_communication(folder):

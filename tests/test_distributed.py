@@ -18,7 +18,8 @@ import torch.distributed as dist
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
 from riemopt.optim import functional, rounds
 from riemopt.optim.functional import AdamState
-from riemopt.split import SplitGeometry, split
+from riemopt.split import Hermitian, SplitGeometry, split
+from riemopt.split.shares import numbers, restored
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -127,7 +128,9 @@ def together(steps, total=sum):
     """Drive one step for each part; `total` adds what they yield. Returns what they return."""
     asked, results = [next(step) for step in steps], [None] * len(steps)
     while True:
-        sums = [total(shares) for shares in zip(*asked, strict=True)]
+        sent = [[numbers(share) for share in shares] for shares in asked]
+        sums = [total(shares) for shares in zip(*sent, strict=True)]
+        sums = [restored(a, share) for a, share in zip(sums, asked[0], strict=True)]
         asked = []
         for i, step in enumerate(steps):
             try:
@@ -188,6 +191,16 @@ def test_a_step_in_parts_is_the_whole_step(manifold, shape, dim):
         torch.testing.assert_close(torch.cat([r[1].m for r in results], dim), new.m)
         for _, part in results:
             torch.testing.assert_close(part.v, new.v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_a_hermitian_share_sends_its_upper_triangle(dtype):
+    a = torch.randn(2, 3, 5, 5, dtype=dtype)
+    share = Hermitian(a + a.mH)
+    sent = numbers(share)
+    assert sent.numel() == 6 * 15 * (2 if dtype.is_complex else 1)
+    assert torch.equal(restored(sent, share), share.matrix)
+    assert torch.equal(restored(numbers(a), a), a)
 
 
 @each_case
@@ -276,12 +289,14 @@ def test_a_manifold_of_ones_own_can_be_cut():
 
     class SplitHalf(SplitGeometry):
         needs_finish = False
-        overlap = project = gradient = squared = curve = None
+        gradient_share = gradient = squared_share = projection_share = project = None
+        curve_shares = curve = None
 
     split.register(Half, lambda manifold, cut, shape: SplitHalf(manifold, shape))
     geometry = split(Half(), frozenset({-1}), (3, 4))
     assert geometry.entries == 4
-    with pytest.raises(NotImplementedError, match="SplitHalf needs no finish"):
-        geometry.finish(None, None)
+    for call in (lambda: geometry.finish(None, None), lambda: geometry.finish_share(None)):
+        with pytest.raises(NotImplementedError, match="SplitHalf needs no finish"):
+            call()
     with pytest.raises(TypeError, match=r"has_constant_norm\); got Symmetric"):
         SplitHalf(Symmetric(), (3, 3))

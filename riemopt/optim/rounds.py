@@ -4,9 +4,8 @@ A step is a generator. It yields the tensors that it needs summed over the proce
 the sums: that is one *round*. `run` drives the steps of many weights together and sums what all of
 them ask for at once, so that the number of all-reduces does not grow with the number of weights:
 
-    SGD                                                  3 rounds: XᴴG and XᴴM; the Gram matrices
-    Adam                                                 3 rounds  of X and U; that of the end point
-    Adam with an elementwise second moment               4 rounds: the quotient is projected again
+    SGD, Adam                     3 rounds: for gradient and momentum, the step, and its end
+    Adam, elementwise moment      4 rounds: the quotient is projected again
 
 and one round less on spheres. How many there are does not depend on what the tensors hold, and what
 a process decides it decides on sums, which all processes know alike.
@@ -22,10 +21,11 @@ from riemopt import linalg
 from riemopt.dtensor import Groups, all_reduce
 from riemopt.optim import functional
 from riemopt.optim.functional import Acceptance, AdamState, Scalar
-from riemopt.split import SplitGeometry
+from riemopt.split import Share, SplitGeometry
+from riemopt.split.shares import numbers, restored
 
 _T = TypeVar("_T")
-Rounds = Generator[Sequence[Tensor], list[Tensor], _T]
+Rounds = Generator[Sequence[Share], list[Tensor], _T]
 
 
 class Direction(NamedTuple):
@@ -38,9 +38,8 @@ class Direction(NamedTuple):
     t: Scalar
     largest: Tensor
     """(K,): a bound of |U| for each member: its largest entry on each process, added up."""
-    XX: Tensor
-    XU: Tensor
-    UU: Tensor
+    sums: Sequence[Tensor]
+    """Of `SplitGeometry.curve_shares`."""
 
 
 def run(steps: Sequence[tuple[Groups, Rounds[None]]]) -> None:
@@ -50,9 +49,10 @@ def run(steps: Sequence[tuple[Groups, Rounds[None]]]) -> None:
         sums: dict[int, list[Tensor]] = {}
         for groups in dict.fromkeys(groups for groups, _, _ in waiting):
             members = [i for i, entry in enumerate(waiting) if entry[0] == groups]
-            totals = iter(all_reduce([t for i in members for t in waiting[i][2]], groups))
+            shares = [numbers(share) for i in members for share in waiting[i][2]]
+            totals = iter(all_reduce(shares, groups))
             for i in members:
-                sums[i] = [next(totals) for _ in waiting[i][2]]
+                sums[i] = [restored(next(totals), share) for share in waiting[i][2]]
         advanced = []
         for i, (groups, step, _) in enumerate(waiting):
             try:
@@ -78,17 +78,17 @@ def sgd(
     """`functional.sgd`: the direction, and the new `m`."""
     g = -g if maximize else g
     if m is None or momentum == 0:
-        (XG,) = yield [parts.overlap(x, g)]
+        (XG,) = yield [parts.gradient_share(x, g)]
         u = grad = parts.gradient(x, g, XG)
         m = grad if momentum != 0 else m
     else:
-        XG, XM = yield [parts.overlap(x, g), parts.overlap(x, m)]
+        XG, XM = yield [parts.gradient_share(x, g), parts.projection_share(x, m)]
         grad, carried = parts.gradient(x, g, XG), parts.project(x, m, XM)
         u = m = torch.add(momentum * carried, grad, alpha=1 - dampening)
     if m is not None and nesterov:
         u = linalg.add_scaled(grad, m, momentum)
-    largest, *grams = yield _shares(parts, x, u, skip)
-    return Direction(x, u, -lr, largest, *grams), m
+    largest, *sums = yield _shares(parts, x, u, skip)
+    return Direction(x, u, -lr, largest, sums), m
 
 
 def adam(
@@ -108,7 +108,7 @@ def adam(
 ) -> Rounds[tuple[Direction, AdamState]]:
     """`functional.adam`: the direction, and the new state."""
     g = -g if maximize else g
-    XG, XM = yield [parts.overlap(x, g), parts.overlap(x, state.m)]
+    XG, XM = yield [parts.gradient_share(x, g), parts.projection_share(x, state.m)]
     grad = parts.gradient(x, g, XG)
     m = linalg.average(grad, parts.project(x, state.m, XM), beta1)
 
@@ -127,25 +127,26 @@ def adam(
     if elementwise:
         new = scale(functional.squares(grad))
         quotient = functional.divide(m, new.denominator)
-        (XQ,) = yield [parts.overlap(x, quotient)]
+        (XQ,) = yield [parts.projection_share(x, quotient)]
         u, t = parts.project(x, quotient, XQ), new.length
-        largest, *grams = yield _shares(parts, x, u, skip)
+        largest, *sums = yield _shares(parts, x, u, skip)
     else:
-        squared, largest, *grams = yield [parts.squared(x, grad, XG), *_shares(parts, x, m, skip)]
+        squared_share = parts.squared_share(x, grad, XG)
+        squared, largest, *sums = yield [squared_share, *_shares(parts, x, m, skip)]
         new = scale(squared / (parts.entries * (2 if x.is_complex() else 1)))
         u, t = m, new.quotient()
-    return Direction(x, u, t, largest, *grams), AdamState(new.step, m, new.v, new.v_max)
+    return Direction(x, u, t, largest, sums), AdamState(new.step, m, new.v, new.v_max)
 
 
-def _shares(parts: SplitGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> list[Tensor]:
-    """What a step along `u` needs summed, in the order of `Direction`.
+def _shares(parts: SplitGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> list[Share]:
+    """What a step along `u` needs summed: `largest` and `sums` of `Direction`.
 
     `skip` refuses the step, on all processes if one of them says so.
     """
     largest = functional.largest_entries(u)
     if skip is not None:
         largest = torch.where(skip, torch.nan, largest)
-    return [largest, parts.overlap(x, x), parts.overlap(x, u), parts.overlap(u, u)]
+    return [largest, *parts.curve_shares(x, u)]
 
 
 def accept(direction: Direction) -> Acceptance | None:
@@ -153,8 +154,9 @@ def accept(direction: Direction) -> Acceptance | None:
 
     A step whose square cannot be represented is refused too.
     """
-    known = direction.UU.abs().flatten(1).isfinite().all(1)
-    largest = torch.where(known, direction.largest, torch.inf)
+    largest = direction.largest
+    for total in direction.sums:
+        largest = torch.where(total.abs().flatten(1).isfinite().all(1), largest, torch.inf)
     limit = torch.finfo(largest.dtype).max ** 0.5
     acceptance = functional.judge(largest, direction.t, None, limit)
     if linalg.host_readable(acceptance.moved) and bool(acceptance.moved.all()):
@@ -166,9 +168,9 @@ def move(
     parts: SplitGeometry, direction: Direction, acceptance: Acceptance | None
 ) -> Rounds[Tensor]:
     """`functional.move`: the own part of the end points."""
-    x, u, t, _, *grams = direction
-    y = parts.curve(x, u, t, *grams)
+    x, u, t, _, (XX, XU, UU) = direction
+    y = parts.curve(x, u, t, XX, XU, UU)
     if parts.needs_finish:
-        (YY,) = yield [parts.overlap(y, y)]
+        (YY,) = yield [parts.finish_share(y)]
         y = parts.finish(y, YY)
     return y if acceptance is None else functional.select(acceptance.moved, y, x)

@@ -1,9 +1,10 @@
 """The contract of a geometry of parts.
 
 A weight whose rows lie on several processes is one point, of which each process holds a part. What
-it must know of the other parts is small: *overlaps*, such as the Gram matrix XᴴV, to which each
-process adds that of its own rows. So a method here is a pure function of the own part and of
-overlaps that have been summed over the processes, and none of them communicates.
+it must know of the other parts is small: sums such as the Gram matrix XᴴV, to which each process
+adds that of its own rows. So what a manifold does in one method is done in two here, `…_share` and,
+once the shares of all parts have been added, the rest. All are pure functions of the own part, and
+none of them communicates.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import NoReturn
 from torch import Tensor
 
 from riemopt.manifolds import Manifold
+from riemopt.split.shares import Share
 
 _KEEP_WHOLE = (
     "keep the weight whole on each process, by DistributedDataParallel or by `replicate(layer)` of "
@@ -26,8 +28,8 @@ class SplitGeometry(ABC):
     """What a step needs of a manifold whose points are cut into parts.
 
     Letters as in `Manifold`; `x, u, v, g` are the own parts of a stack of points and have the shape
-    `(K, *local)`. Two capital letters are a summed overlap: `XV` is `overlap(x, v)` of all parts.
-    A part may be empty.
+    `(K, *local)`. A part may be empty. Shares are sums over entries, so that those of all parts add
+    up to what the whole point would give.
 
     Raises:
         TypeError: weight decay would have an effect on the manifold; a step here has none.
@@ -46,32 +48,44 @@ class SplitGeometry(ABC):
         """Numbers in one whole point."""
 
     @abstractmethod
-    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
-        """The own share of AᴴB, for each point: linear in `b`, and a sum over the entries."""
-
-    @abstractmethod
-    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
-        """The own part of `proj_tangent(x, v)`."""
+    def gradient_share(self, x: Tensor, g: Tensor) -> Share:
+        """What is summed for `gradient`."""
 
     @abstractmethod
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
-        """The own part of `egrad2rgrad(x, g)`."""
+        """The own part of `egrad2rgrad(x, g)`; `XG` is the sum."""
 
     @abstractmethod
-    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+    def squared_share(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
         """The own share of ‖grad‖² in the metric, with event dimensions of size 1.
 
-        `grad` is the Riemannian gradient that belongs to the Euclidean one of overlap `XG`.
+        `grad` is the Riemannian gradient that was found with the sum `XG`.
         """
+
+    @abstractmethod
+    def projection_share(self, x: Tensor, v: Tensor) -> Share:
+        """What is summed for `project`."""
+
+    @abstractmethod
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """The own part of `proj_tangent(x, v)`; `XV` is the sum."""
+
+    @abstractmethod
+    def curve_shares(self, x: Tensor, u: Tensor) -> tuple[Share, Share, Share]:
+        """What is summed for `curve`: products of x with itself, of x with u, of u with itself."""
 
     @abstractmethod
     def curve(
         self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
     ) -> Tensor:
-        """The own part of `curve(x, u, t)`, up to what `finish` does."""
+        """The own part of `curve(x, u, t)`, up to what `finish` does; of the sums XX, XU, UU."""
+
+    def finish_share(self, y: Tensor) -> Share:
+        """What is summed for `finish`."""
+        raise NotImplementedError(f"{type(self).__name__} needs no finish.")
 
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:
-        """Take away the defect that `YY`, the overlap of `y` with itself, shows."""
+        """The own part of the point for which `y` nearly is one; `YY` is the sum."""
         raise NotImplementedError(f"{type(self).__name__} needs no finish.")
 
 

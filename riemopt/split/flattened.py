@@ -6,6 +6,7 @@ from torch import Tensor
 
 from riemopt.manifolds import Flattened
 from riemopt.split.base import SplitGeometry, split
+from riemopt.split.shares import Share
 
 
 class SplitFlattened(SplitGeometry):
@@ -20,33 +21,45 @@ class SplitFlattened(SplitGeometry):
     def _flat(self, a: Tensor) -> Tensor:
         return a.flatten(1 - self.event_ndim) if self.event_ndim > 2 else a
 
-    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
-        """The base's overlap."""
-        return self.base.overlap(self._flat(a), self._flat(b))
-
-    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
-        """The base's projection."""
-        return self.base.project(self._flat(x), self._flat(v), XV).view_as(x)
+    def gradient_share(self, x: Tensor, g: Tensor) -> Share:
+        """The base's."""
+        return self.base.gradient_share(self._flat(x), self._flat(g))
 
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
-        """The base's gradient."""
+        """The base's."""
         return self.base.gradient(self._flat(x), self._flat(g), XG).view_as(x)
 
-    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
-        """The base's share."""
-        share = self.base.squared(self._flat(x), self._flat(grad), XG)
+    def squared_share(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """The base's."""
+        share = self.base.squared_share(self._flat(x), self._flat(grad), XG)
         return share.reshape(*x.shape[: x.ndim - self.event_ndim], *[1] * self.event_ndim)
+
+    def projection_share(self, x: Tensor, v: Tensor) -> Share:
+        """The base's."""
+        return self.base.projection_share(self._flat(x), self._flat(v))
+
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """The base's."""
+        return self.base.project(self._flat(x), self._flat(v), XV).view_as(x)
+
+    def curve_shares(self, x: Tensor, u: Tensor) -> tuple[Share, Share, Share]:
+        """The base's."""
+        return self.base.curve_shares(self._flat(x), self._flat(u))
 
     def curve(
         self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
     ) -> Tensor:
-        """The base's curve."""
+        """The base's."""
         if isinstance(t, Tensor) and t.ndim == x.ndim:
             t = self._flat(t)
         return self.base.curve(self._flat(x), self._flat(u), t, XX, XU, UU).view_as(x)
 
+    def finish_share(self, y: Tensor) -> Share:
+        """The base's."""
+        return self.base.finish_share(self._flat(y))
+
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:
-        """The base's end of a step."""
+        """The base's."""
         return self.base.finish(self._flat(y), YY).view_as(y)
 
 

@@ -11,7 +11,7 @@ from riemopt.split.base import SplitGeometry, split
 
 
 class SplitSphere(SplitGeometry):
-    """`Sphere`: an overlap is Re⟨a, b⟩, one number a point, and there is no `finish`.
+    """`Sphere`: what is summed are inner products Re⟨a, b⟩, and there is no `finish`.
 
     The formulas are those of `riemopt.manifolds.Sphere`.
     """
@@ -23,27 +23,38 @@ class SplitSphere(SplitGeometry):
         self.radius = manifold.radius
         self.dims = manifold.event_dims(len(shape))
 
-    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
-        """Re⟨a, b⟩ of the own entries."""
+    def _inner(self, a: Tensor, b: Tensor) -> Tensor:
         product = (a.conj() * b).real if a.is_complex() else a * b
         return product.sum(self.dims, keepdim=True)
 
-    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
-        """v - x⟨x, v⟩/r²."""
-        return torch.addcmul(v, x, XV.to(x.dtype), value=-1 / self.radius**2)
+    def gradient_share(self, x: Tensor, g: Tensor) -> Tensor:
+        """⟨x, g⟩."""
+        return self._inner(x, g)
 
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
         """The projection: the metric is the ambient one."""
         return self.project(x, g, XG)
 
-    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
-        """Σ|grad|² of the own entries."""
-        return self.overlap(grad, grad)
+    def squared_share(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """⟨grad, grad⟩."""
+        return self._inner(grad, grad)
+
+    def projection_share(self, x: Tensor, v: Tensor) -> Tensor:
+        """⟨x, v⟩."""
+        return self._inner(x, v)
+
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """v - x⟨x, v⟩/r²."""
+        return torch.addcmul(v, x, XV.to(x.dtype), value=-1 / self.radius**2)
+
+    def curve_shares(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """⟨x, x⟩, ⟨x, u⟩, ⟨u, u⟩."""
+        return self._inner(x, x), self._inner(x, u), self._inner(u, u)
 
     def curve(
         self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
     ) -> Tensor:
-        """r(x + t·u)/‖x + t·u‖ with ‖x + t·u‖² = ‖x‖² + 2t⟨x, u⟩ + t²‖u‖².
+        """r(x + t·u)/‖x + t·u‖ with ‖x + t·u‖² = ⟨x, x⟩ + 2t⟨x, u⟩ + t²⟨u, u⟩.
 
         A zero vector goes to the point whose entries are all equal.
         """

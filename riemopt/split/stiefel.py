@@ -16,10 +16,11 @@ from riemopt.linalg import exact_products, product
 from riemopt.manifolds import Stiefel
 from riemopt.split.base import SplitGeometry, refuse, split
 from riemopt.split.roots import inverse_cholesky, inverse_root, small_correction
+from riemopt.split.shares import Hermitian, Share
 
 
 class SplitStiefel(SplitGeometry):
-    """`Stiefel`: an overlap is p×p, with p the side that is not cut.
+    """`Stiefel`: what is summed are p×p matrices, with p the side that is not cut.
 
     In the formulas the rows are cut. With `wide` it is the columns of `x`, and `x` stands for its
     adjoint; that cannot be seen from the own part, which may have any number of rows.
@@ -29,33 +30,48 @@ class SplitStiefel(SplitGeometry):
 
     def __init__(self, manifold: Stiefel, shape: Sequence[int], *, wide: bool) -> None:
         super().__init__(manifold, shape)
-        self.stiefel = manifold
+        self.metric, self.retraction = manifold.metric, manifold.retraction
         self.wide = wide
+
+    @exact_products
+    def _gram(self, a: Tensor, b: Tensor) -> Tensor:
+        return product(a, b.mH) if self.wide else product(a.mH, b)
 
     def _times(self, x: Tensor, S: Tensor) -> Tensor:
         return product(S.mH, x) if self.wide else product(x, S)
 
-    @exact_products
-    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
-        """AᴴB of the own rows."""
-        return product(a, b.mH) if self.wide else product(a.mH, b)
-
-    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
-        """V - X sym(XᴴV)."""
-        return v - self._times(x, linalg.sym(XV))
+    def gradient_share(self, x: Tensor, g: Tensor) -> Share:
+        """sym(XᴴG), or XᴴG in the canonical metric."""
+        XG = self._gram(x, g)
+        return XG if self.metric == "canonical" else Hermitian(linalg.sym(XG))
 
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
-        if self.stiefel.metric == "euclidean":
-            return self.project(x, g, XG)
         return g - self._times(x, XG.mH)
 
-    def squared(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
-        """The own rows of ‖grad‖², or of tr(gradᴴ(I - XXᴴ/2)grad) in the canonical metric."""
-        if self.stiefel.metric == "euclidean":
+    def squared_share(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
+        """tr(gradᴴgrad), or tr(gradᴴ(I - XXᴴ/2)grad) in the canonical metric."""
+        if self.metric == "euclidean":
             return linalg.squared_norm(grad, (-2, -1))
         other = grad - self._times(x, linalg.skew(XG))  # Xᴴgrad = XᴴG - GᴴX
         return (grad.conj() * other).real.sum((-2, -1), keepdim=True)
+
+    def projection_share(self, x: Tensor, v: Tensor) -> Share:
+        """sym(XᴴV)."""
+        return Hermitian(linalg.sym(self._gram(x, v)))
+
+    def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
+        """V - X sym(XᴴV)."""
+        return v - self._times(x, XV)
+
+    def curve_shares(self, x: Tensor, u: Tensor) -> tuple[Share, Share, Share]:
+        """XᴴX; sym(XᴴU), or XᴴU for the Cayley transform; UᴴU."""
+        XU = self._gram(x, u)
+        return (
+            Hermitian(self._gram(x, x)),
+            XU if self.retraction == "cayley" else Hermitian(linalg.sym(XU)),
+            Hermitian(self._gram(u, u)),
+        )
 
     @exact_products
     def curve(
@@ -63,24 +79,28 @@ class SplitStiefel(SplitGeometry):
     ) -> Tensor:
         """X·A + t·U·B; the step t·U is cut to the length `step_cap` as in `Stiefel`."""
         length = UU.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None].clamp(min=0).sqrt()
-        limit = linalg.step_cap(u.dtype)
         length = (length * t).abs()
+        limit = linalg.step_cap(u.dtype)
         t = t * torch.where(length > limit, limit / length, 1.0)
         XU, UU = t * XU, t**2 * UU
-        if self.stiefel.retraction == "cayley":
+        if self.retraction == "cayley":
             A, B = cayley_coefficients(XX, XU, UU)
             return self._times(x, A) + self._times(t * u, B)
-        S = linalg._add_identity(XX + linalg.adjoint_plus(XU) + UU, -1)
-        root = inverse_root if self.stiefel.retraction == "polar" else inverse_cholesky
-        return self._times(linalg.add_scaled(x, u, t), root(linalg.sym(S)))
+        root = inverse_root if self.retraction == "polar" else inverse_cholesky
+        R = root(linalg._add_identity(XX + 2 * XU + UU, -1))
+        return self._times(linalg.add_scaled(x, u, t), R)
+
+    def finish_share(self, y: Tensor) -> Share:
+        """YᴴY."""
+        return Hermitian(self._gram(y, y))
 
     @exact_products
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:
         """Y(YᴴY)^(-1/2), or the Q of Y."""
-        S = linalg._add_identity(linalg.sym(YY), -1)
-        if self.stiefel.retraction == "qr":
+        S = linalg._add_identity(YY.clone(), -1)
+        if self.retraction == "qr":
             return self._times(y, inverse_cholesky(S))
-        if self.stiefel.retraction == "cayley":  # which keeps the defect that X has, of any size
+        if self.retraction == "cayley":  # which keeps the defect that X has, of any size
             return self._times(y, inverse_root(S))
         return y + self._times(y, small_correction(S))
 
