@@ -26,7 +26,8 @@ BENCH_ONLY = {
 LAYERS = {
     "linalg": set(),
     "dtensor": set(),
-    "manifolds": {"linalg"},
+    "level_sets": {"linalg"},
+    "manifolds": {"linalg", "level_sets"},
     "registry": {"manifolds", "linalg"},
     "split": {"manifolds", "linalg"},
     "optim": {"registry", "split", "manifolds", "linalg", "dtensor"},

@@ -65,7 +65,7 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
         done = done | ~(apart < eps**-0.5 * _norm(y))
         if bool(done.all()):
             break
-        z, _ = land(c, space, y, torch.where(done, 0, -step) * g, linearise)
+        z, _ = land(c, lambda: space, y, g, torch.where(done, 0, -step), linearise)
         distance = _norm(z - a)
         # Near the end the distance is constant to rounding.
         better = distance.square() <= apart.square() * (1 + 4 * eps)

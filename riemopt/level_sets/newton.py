@@ -1,12 +1,12 @@
 """Back to {c = 0}: Newton's iteration in the normal space, with J refreshed when it pays.
 
-    y, taken = land(c, space, x, v, linearise)      # from x along the tangent v, back on {c = 0}
-    y, found = descend(c, a, linearise)             # from anywhere
+    y, taken = land(c, here, x, u, t, linearise)    # from x along the tangent t·u, back
+    y, found = descend(c, a, linearise)             # from anywhere to {c = 0}
 
 A step with J at y itself (Gauss-Newton) costs a derivative and squares the error; one with J of an
 earlier point (a *chord*) costs an evaluation of c and gains a factor of about the distance from
 that point over the radius of curvature. Both move along normal spaces, so that the retraction is of
-second order (Absil & Malick 2012, §4); from x + v they lead to x + v over its norm on a sphere, and
+second order (Absil & Malick 2012, §4); from x + t·u they lead to it over its norm on a sphere, and
 to its polar factor on a Stiefel manifold. How far the iteration is from its end is judged by the
 lengths of its steps, as in Deuflhard (2011), §2.1: they are distances in x, so that neither the
 scale of c nor its redundancy matters.
@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 from riemopt.level_sets.normal_space import NormalSpace, Residual
-from riemopt.linalg import host_readable
+from riemopt.linalg import add_scaled, host_readable
 
 Linearise = Callable[[Tensor], NormalSpace]
 
 # Corrections at most where the host sees them, the step then being tried whole; and how often it is
 # tried again with less of it: first a radius of curvature, then an eighth of that, and so on.
 _VISIBLE, _ATTEMPTS = 30, 4
+# Corrections of all points at one pace, before any is looked at by itself.
+_QUICK = 4
 # A step of which so much is taken back has not come back to where it was sent from: on a sphere,
 # one of 100 radii.
 _UNDONE = 0.99
@@ -38,31 +40,71 @@ _BLIND = {torch.float32: 3, torch.float64: 5}
 
 
 def land(
-    c: Residual, space: NormalSpace, x: Tensor, v: Tensor, linearise: Linearise
+    c: Residual,
+    here: Callable[[], NormalSpace],
+    x: Tensor,
+    u: Tensor,
+    t: float | Tensor,
+    linearise: Linearise,
 ) -> tuple[Tensor, Tensor]:
-    """From the points x along the tangents v, back on {c = 0}.
+    """From the points x along the tangents t·u, back on {c = 0}.
 
     Args:
         c: `(B, n)` → `(B, m)`.
-        space: the normal space at x.
-        x, v: `(B, n)`.
+        here: makes the normal space at x, which most steps do without.
+        x, u: `(B, n)`.
+        t: a number, or `(B, 1)`.
         linearise: the normal space at other points.
 
     Returns:
-        y `(B, n)`, and `(B, 1)` what part of v was taken: 1, less where the surface bends too much
-        for it, 0 where no part of it came back; such a point stays at x.
+        y `(B, n)`, and `(B, 1)` what part of t·u was taken: 1, less where the surface bends too
+        much for it, 0 where no part of it came back; such a point stays at x.
     """
-    length = _norm(v)
-    seen = host_readable(v)
-    part = torch.ones_like(length) if seen else _limit(c, space, x, v, length)
-    y, found = _attempt(c, space, x, v if seen else part * v, part * length, linearise)
-    for k in range(_ATTEMPTS if seen else 0):
+    length = _norm(u) * abs(t)
+    seen = host_readable(length)
+    part = torch.ones_like(length)
+    if seen:
+        quick = _quick(c, add_scaled(x, u, t), length, linearise)
+        if quick is not None:
+            return quick, part
+    space, v = here(), t * u
+    if not seen:
+        part = _limit(c, space, x, v, length)
+        y, found = _attempt(c, space, x, part * v, part * length, linearise)
+        return torch.where(found, y, x), torch.where(found, part, 0)
+    y, found = _attempt(c, space, x, v, length, linearise)
+    for k in range(_ATTEMPTS):
         if bool(found.all()):
             return y, part
         less = _limit(c, space, x, v, length).clamp(max=1 / 8) if k == 0 else part / 8
         part = torch.where(found, part, less)
         y, found = _attempt(c, space, x, part * v, part * length, linearise)
     return torch.where(found, y, x), torch.where(found, part, 0)
+
+
+def _quick(c: Residual, y: Tensor, length: Tensor, linearise: Linearise) -> Tensor | None:
+    """The way of nearly all steps: few corrections, all points looked at as one.
+
+    Returns None where it leads nowhere, for a closer look.
+    """
+    tolerance, shortest = _tolerance(y).amin().item(), length.amin().item()
+    last, way = length.amax().item(), 0.0
+    space = linearise(y)
+    r = space.value
+    for _ in range(_QUICK):
+        left = space.guess(r).amax().item() if way else last
+        if way and left <= tolerance:
+            return y if way <= max(_UNDONE * shortest, tolerance) else None
+        if way and not left < last / 2:
+            return None
+        if way and left * (left / last) ** 2 > tolerance:
+            space = linearise(y)
+            r = space.value
+        y, new = space.nudge(y, r)
+        last = new.amax().item()
+        way += last
+        r = c(y)
+    return None
 
 
 def _limit(c: Residual, space: NormalSpace, x: Tensor, v: Tensor, length: Tensor) -> Tensor:
@@ -82,8 +124,8 @@ def _attempt(
     linearise: Linearise,
 ) -> tuple[Tensor, Tensor]:
     """Try a step v of this length: the point, and whether it came back."""
-    start = linearise(x + v)
-    y, found, way = _iterate(c, start, x + v, length, linearise)
+    start = x + v
+    y, found, way = _iterate(c, linearise(start), start, length, linearise)
     allowed = _UNDONE * length + _tolerance(x)
     undone = way > allowed
     if not host_readable(undone) or bool(undone.any()):

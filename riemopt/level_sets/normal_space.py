@@ -19,6 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from riemopt.level_sets.derivative import Derivative, derivative
 from riemopt.linalg import host_readable
 
 Residual = Callable[[Tensor], Tensor]
@@ -48,6 +49,14 @@ class NormalSpace(ABC):
     def distance(self, r: Tensor) -> Tensor:
         """‖J⁺r‖, or an estimate of it, `(B, 1)`."""
 
+    def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """`correct` without a look at what it leaves, for one who looks at c(y) next."""
+        return self.correct(y, r)
+
+    def guess(self, r: Tensor) -> Tensor:
+        """`distance`, after a `nudge` from what that has seen of J."""
+        return self.distance(r)
+
     @abstractmethod
     def largest_row(self) -> Tensor:
         """The largest norm of a row of J, or an estimate of it, `(B, 1)`."""
@@ -63,21 +72,13 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
         iterations: of conjugate gradients where it is not; None leaves it to the residual, or
             takes a fixed number where that cannot be read.
     """
-    value: Tensor
-    value, pullback = torch.func.vjp(c, x)  # type: ignore[misc]
-
-    def adjoint(r: Tensor) -> Tensor:
-        gradient: Tensor = pullback(r)[0]
-        return gradient
-
-    m = value.shape[1]
+    d = derivative(c, x)
+    m = d.value.shape[1]
     if m == 1:
-        return OneEquation(value, adjoint(torch.ones_like(value)))
+        return OneEquation(d.value, d.rows()[:, 0])
     if m <= few:
-        basis = torch.eye(m, dtype=value.dtype, device=value.device).unsqueeze(1)
-        rows = torch.vmap(adjoint)(basis.expand(m, *value.shape))
-        return FewEquations(value, rows.movedim(0, 1))
-    return ManyEquations(value, adjoint, iterations)
+        return FewEquations(d.value, d.rows())
+    return ManyEquations(d, iterations)
 
 
 def _inverse(a: Tensor) -> Tensor:
@@ -104,6 +105,13 @@ def _noise(y: Tensor, size: Tensor | float) -> Tensor:
     """The residual that rounding the entries of y makes, 32-fold; `size` is ‖J‖_F."""
     eps: float = torch.finfo(y.dtype).eps
     return 32 * eps * size / y.shape[-1] ** 0.5 * _norm(y)
+
+
+def _quotient(a: Tensor, b: Tensor, chosen: Tensor) -> Tensor:
+    """a/b where chosen, else 0."""
+    if host_readable(chosen) and bool(chosen.all()):
+        return a / b
+    return torch.where(chosen, a * _inverse(b), 0)
 
 
 def _refuse(length: Tensor, singular: Tensor) -> Tensor:
@@ -222,23 +230,16 @@ class ManyEquations(NormalSpace):
     # The next Newton step corrects what this one leaves.
     accuracy = 1e-3
 
-    def __init__(
-        self, value: Tensor, adjoint: Callable[[Tensor], Tensor], iterations: int | None
-    ) -> None:
-        self.value = value
-        self._adjoint = adjoint
+    def __init__(self, jacobian: Derivative, iterations: int | None) -> None:
+        self.value = jacobian.value
+        self._jacobian = jacobian
         self._iterations = iterations
-        # Forward mode would do c again at each product, and cannot pass an autograd.grad inside c.
-        _, self._push = torch.func.vjp(adjoint, torch.zeros_like(value))  # type: ignore[misc]
-
-    def _jacobian_times(self, u: Tensor) -> Tensor:
-        product: Tensor = self._push(u)[0]
-        return product
+        self._sigma: Tensor | None = None
 
     def tangent(self, u: Tensor) -> Tensor:
         """u - J⁺Ju, until the residual J(u - J⁺Ju) is rounding."""
         tolerance = 2 * torch.finfo(u.dtype).eps
-        solution, _ = self._craig(self._jacobian_times(u), tolerance * _norm(u), relative=False)
+        solution, _ = self._craig(self._jacobian.apply(u), tolerance * _norm(u), relative=False)
         return u - solution
 
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,8 +258,19 @@ class ManyEquations(NormalSpace):
 
     def distance(self, r: Tensor) -> Tensor:
         """‖r‖²/‖Jᵀr‖: exact where JJᵀ is a multiple of the identity."""
-        squared: Tensor = r.square().sum(-1, keepdim=True)
-        return squared * _inverse(_norm(self._adjoint(r)))
+        return _norm(r).square() * _inverse(_norm(self._jacobian.adjoint(r)))
+
+    def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """The first iteration: y - Jᵀr·‖r‖²/‖Jᵀr‖², exact where `distance` is."""
+        p, size = self._jacobian.adjoint(r), _norm(r)
+        self._sigma = _norm(p) / size
+        length = size / self._sigma
+        return torch.addcmul(y, p, self._sigma**-2, value=-1), length
+
+    def guess(self, r: Tensor) -> Tensor:
+        """‖r‖/σ, σ being what J did to the residual of the nudge."""
+        assert self._sigma is not None
+        return _norm(r) / self._sigma
 
     def _craig(self, b: Tensor, tolerance: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
         """x = J⁺b and ‖b - Jx‖.
@@ -267,35 +279,35 @@ class ManyEquations(NormalSpace):
         the size of J as seen in ‖Jᵀb‖/‖b‖.
         """
         eps = torch.finfo(b.dtype).eps
-        r, p = b, self._adjoint(b)
-        rr, qq = r.square().sum(-1, keepdim=True), p.square().sum(-1, keepdim=True)
+        r, p = b, self._jacobian.adjoint(b)
+        rr, qq = _norm(r).square(), _norm(p).square()
         sigma2 = qq * _inverse(rr)
         limit = tolerance.square() * (rr if relative else sigma2)
-        x = torch.zeros_like(p)
-        for _ in range(self._steps(b)):
+        x = None
+        for rest in reversed(range(self._steps(b))):
             # What is left may be outside of the range of J, by rounding or since c is singular.
             active = (rr > limit) & (qq > eps * sigma2 * rr)
             if host_readable(active) and not active.any():
                 break
-            alpha = torch.where(active, rr * _inverse(qq), 0)
-            x = torch.addcmul(x, p, alpha)
-            r = torch.addcmul(r, self._jacobian_times(p), alpha, value=-1)
-            new = r.square().sum(-1, keepdim=True)
-            if host_readable(new) and bool((new <= limit).all()):
+            alpha = _quotient(rr, qq, active)
+            x = p * alpha if x is None else torch.addcmul(x, p, alpha)
+            r = torch.addcmul(r, self._jacobian.apply(p), alpha, value=-1)
+            new = _norm(r).square()
+            if not rest or (host_readable(new) and bool((new <= limit).all())):
                 rr = new
                 break
-            p = torch.addcmul(self._adjoint(r), p, torch.where(active, new * _inverse(rr), 0))
-            rr, qq = new, p.square().sum(-1, keepdim=True)
-        return x, rr.sqrt()
+            p = torch.addcmul(self._jacobian.adjoint(r), p, _quotient(new, rr, active))
+            rr, qq = new, _norm(p).square()
+        return torch.zeros_like(p) if x is None else x, rr.sqrt()
 
     def largest_row(self) -> Tensor:
         """max |Jz| for noise z: |(Jz)ᵢ|² is ‖Jᵢ‖² in the mean."""
-        z = _noise_like(self._adjoint(self.value))
-        return self._jacobian_times(z).abs().amax(1, keepdim=True)
+        z = _noise_like(self._jacobian.adjoint(self.value))
+        return self._jacobian.apply(z).abs().amax(1, keepdim=True)
 
     def _size(self) -> Tensor:
         """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for noise w (Hutchinson)."""
-        return _norm(self._adjoint(_noise_like(self.value)))
+        return _norm(self._jacobian.adjoint(_noise_like(self.value)))
 
     def _steps(self, b: Tensor) -> int:
         if self._iterations is not None:

@@ -229,11 +229,14 @@ class LevelSet(Manifold):
             return x.clone(), x.real.new_ones(batch)
         c = self._equations(x)
         vectors = c.flatten(x)
+        if isinstance(t, Tensor) and t.ndim:  # one number for each point
+            t = t.broadcast_to(*batch, *[1] * (x.ndim - len(batch))).reshape(-1, 1)
         y, taken = newton.land(
             c,
-            self._space(x, c, vectors, u, t),
+            lambda: self._space(x, c, vectors, u, t),
             vectors,
-            c.flatten(t * u),
+            c.flatten(u),
+            t,
             lambda y: self._linearise(c, y),
         )
         return c.unflatten(y, x).contiguous(), taken.reshape(batch)

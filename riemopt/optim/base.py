@@ -236,9 +236,12 @@ class RiemannianOptimizer(Optimizer):
             assert p.grad is not None
             if not state:
                 state.update(self._initial_state(group, p, manifold))
-            for counts in (self._skipped, self._shortened):
-                if p.device not in counts:
-                    counts[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
+            counts = [self._skipped]
+            if type(manifold).attempt is not Manifold.attempt:  # it may shorten a step
+                counts.append(self._shortened)
+            for count in counts:
+                if p.device not in count:
+                    count[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
             # Not by the size of the own part: all processes must make the same stacks.
             large = p.numel() > _STACK_NUMEL * parts_along(p)
             alone = i if group["foreach"] is False or large else None

@@ -1,0 +1,115 @@
+"""Products with the Jacobian of a function of batches, and with its transpose.
+
+    d = derivative(c, x)                # c: (B, n) -> (B, m), each row by itself
+    d.value, d.adjoint(r), d.rows(), d.apply(u)
+
+`adjoint` is a backward pass of c, and `apply` one of `adjoint`, which is linear in r: its derivative
+by r along u is Ju, whatever r. Forward mode would do c again at each product, and is not had for
+all operators. The engine of autograd is asked directly where that can be: `torch.func` takes twice
+as long for small matrices, since it records every backward pass.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+
+class Derivative(ABC):
+    """J = Dc(x) at `(B, n)` points, as an operator."""
+
+    value: Tensor
+    """c(x), `(B, m)`."""
+
+    @abstractmethod
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Jᵀr, `(B, n)`."""
+
+    @abstractmethod
+    def apply(self, u: Tensor) -> Tensor:
+        """Ju, `(B, m)`."""
+
+    @abstractmethod
+    def _adjoints(self, basis: Tensor) -> Tensor:
+        """Jᵀr for each r of `(K, B, m)`: `(K, B, n)`."""
+
+    def rows(self) -> Tensor:
+        """J itself, `(B, m, n)`."""
+        m = self.value.shape[1]
+        if m == 1:
+            return self.adjoint(torch.ones_like(self.value)).unsqueeze(1)
+        basis = torch.eye(m, dtype=self.value.dtype, device=self.value.device).unsqueeze(1)
+        return self._adjoints(basis.expand(m, *self.value.shape)).movedim(0, 1)
+
+
+def derivative(c: Callable[[Tensor], Tensor], x: Tensor) -> Derivative:
+    """The derivative of c at x, by autograd."""
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    # What autograd records from outside has to see through the backward passes here.
+    return Recorded(c, x) if traced or torch.is_grad_enabled() else Direct(c, x)
+
+
+@final
+class Direct(Derivative):
+    """By `torch.autograd.grad`, on a graph of its own."""
+
+    def __init__(self, c: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        with torch.enable_grad():
+            self._x = x.detach().requires_grad_()
+            self._c = c(self._x)
+        self.value = self._c.detach()
+        self._probe: tuple[Tensor, Tensor] | None = None
+
+    def _backward(self, r: Tensor, **options: bool) -> Tensor:
+        if not self._c.requires_grad:  # c is constant
+            return r.new_zeros(*r.shape[:-2], *self._x.shape)
+        grads = torch.autograd.grad(
+            self._c, self._x, r, retain_graph=True, materialize_grads=True, **options
+        )
+        return grads[0]
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A backward pass."""
+        return self._backward(r)
+
+    def _adjoints(self, basis: Tensor) -> Tensor:
+        return self._backward(basis, is_grads_batched=True)
+
+    def apply(self, u: Tensor) -> Tensor:
+        """A backward pass of a backward pass."""
+        if self._probe is None:
+            with torch.enable_grad():
+                r = torch.zeros_like(self.value, requires_grad=True)
+                self._probe = r, self._backward(r, create_graph=True)
+        r, image = self._probe
+        if not image.requires_grad:
+            return torch.zeros_like(self.value)
+        return torch.autograd.grad(image, r, u, retain_graph=True, materialize_grads=True)[0]
+
+
+@final
+class Recorded(Derivative):
+    """By `torch.func`: for graphs of torch.compile, and for derivatives of the result."""
+
+    def __init__(self, c: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self.value, self._pullback = torch.func.vjp(c, x)  # type: ignore[misc]
+        self._push: Any = None
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """A pull-back."""
+        gradient: Tensor = self._pullback(r)[0]
+        return gradient
+
+    def _adjoints(self, basis: Tensor) -> Tensor:
+        gradients: Tensor = torch.vmap(self.adjoint)(basis)
+        return gradients
+
+    def apply(self, u: Tensor) -> Tensor:
+        """The pull-back of the pull-back."""
+        if self._push is None:
+            zero = torch.zeros_like(self.value)
+            _, self._push = torch.func.vjp(self.adjoint, zero)  # type: ignore[misc]
+        product: Tensor = self._push(u)[0]
+        return product
