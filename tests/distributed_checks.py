@@ -24,8 +24,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from riemopt import RiemannianAdam, RiemannianAdamW, RiemannianSGD, constrain, constraints, project_
 from riemopt.interop.distributed import shard_placement
-from riemopt.manifolds import Flattened, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    FixedSum,
+    Flattened,
+    LevelSet,
+    SkewSymmetric,
+    Sphere,
+    Stiefel,
+    Symmetric,
+)
 from tests.distributed_run import Collectives, Twins, assert_identical, everywhere, line, randn
+from tests.manifold_cases import unit_norm
 
 TENSOR_LR = torch.tensor(0.1, dtype=torch.float64)
 # Rounds of sums that a step on Stiefel takes, and on a sphere.
@@ -74,6 +83,8 @@ CASES = {
     "tall kernel": (Flattened(Stiefel(metric="canonical")), (13, 1, 2, 2), 0),
     "symmetric matrices": (Symmetric(), (3, 4, 4), 0),
     "one symmetric matrix": (Symmetric(), (1, 4, 4), 0),
+    "rows on a level set": (LevelSet(unit_norm, event_ndim=1), (3, 4), 0),
+    "rows of fixed sum": (FixedSum(), (3, 4), 0),
 }
 
 
@@ -238,6 +249,7 @@ def refusals(folder):
     """What cannot be stepped is refused when the optimizer is built, with what to do instead."""
     for manifold, shape, dim, match in [
         (Symmetric(), (4, 4), 0, r"dimension 0, which cuts its points.*Keep the weight whole"),
+        (FixedSum(), (4, 4), 1, r"dimension 1, which cuts its points.*Keep the weight whole"),
         (SkewSymmetric(), (4, 4), 1, r"dimension 1, which cuts its points.*Keep the weight whole"),
         (Stiefel(), (8, 3), 1, r"a tall matrix can be spread only by its rows.*shard_placement"),
         (Stiefel(), (3, 8), 0, r"a wide matrix can be spread only by its columns"),
@@ -299,11 +311,13 @@ class EvenNet(Net):
         self.wide = constrain(nn.Linear(8, 4, dtype=torch.float64), "weight", Stiefel())
 
 
-def train(model, optimizer, steps=range(4), *, share=slice(None)):
+def train(model, optimizer, steps=range(4), *, share=slice(None), clip=True):
     for seed in steps:
         data = randn(8, 6, seed=seed)[share]
         optimizer.zero_grad()
         model(data).square().mean().backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
         optimizer.step()
 
 
@@ -456,10 +470,11 @@ def tensor_parallel(folder):
         parallelize_module,
     )
 
+    # No clipping: torch does not clip DTensors and plain tensors together.
     alone, model = EvenNet(), EvenNet()
     parallelize_module(model, line(), {"tall": ColwiseParallel(), "wide": RowwiseParallel()})
-    train(alone, RiemannianAdam(alone.parameters(), lr=0.1))
-    train(model, RiemannianAdam(model.parameters(), lr=0.1))
+    train(alone, RiemannianAdam(alone.parameters(), lr=0.1), clip=False)
+    train(model, RiemannianAdam(model.parameters(), lr=0.1), clip=False)
     assert model.wide.weight.placements == (Shard(1),)
     assert_same_weights(model, alone)
 

@@ -111,10 +111,19 @@ def test_on_four_processes(tmp_path):
     assert errors(4, tmp_path, names_of("FOUR")) == {}
 
 
-@pytest.mark.slow
 def test_example():
     stdout, stderr = launch(2, ROOT / "examples" / "fsdp_training.py")
     assert "resumed run identical: True" in stdout, stderr
+
+
+@pytest.mark.slow
+def test_table_of_communication():
+    stdout, stderr = launch(2, ROOT / "benchmarks" / "communication.py")
+    rows = [line for line in stdout.splitlines() if line.startswith(("| Stiefel", "| sphere"))]
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    assert len(rows) == 14, stderr
+    for row in rows:
+        assert row.rpartition(" | ")[0] in page  # all columns but the ratio
 
 
 # --- in one process --------------------------------------------------------------------------
