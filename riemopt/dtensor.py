@@ -55,24 +55,24 @@ def assign_whole_(tensor: Tensor, value: Tensor) -> None:
     local_part(tensor).copy_(value)
 
 
-def local_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """The own part of `tensor`, where the entries of `model`'s own part belong.
+def local_gradient(grad: Tensor, param: Tensor) -> Tensor:
+    """The part of `grad` that belongs to the own part of `param`.
 
     Communicates if the two lie differently on the mesh.
 
     Raises:
-        ValueError: only one of them is a DTensor, or their meshes differ.
+        ValueError: only one of them is a DTensor.
     """
-    if layout(tensor) == layout(model):
-        return local_part(tensor)
-    if not (is_dtensor(tensor) and is_dtensor(model)):
-        kinds = [f"a {type(t).__name__} of shape {tuple(t.shape)}" for t in (tensor, model)]
+    if layout(grad) == layout(param):
+        return local_part(grad)
+    if not (is_dtensor(grad) and is_dtensor(param)):
+        kinds = ["a DTensor" if is_dtensor(t) else "a plain tensor" for t in (param, grad)]
         raise ValueError(
-            f"{kinds[0]} belongs to {kinds[1]}: both must be DTensors, or none. State of whole "
-            "weights is loaded by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+            f"A weight of shape {tuple(param.shape)} is {kinds[0]} and its gradient {kinds[1]}: "
+            "both must be DTensors, or none."
         )
-    sharded: Any = tensor
-    other: Any = model
+    sharded: Any = grad
+    other: Any = param
     return local_part(sharded.redistribute(other.device_mesh, other.placements))
 
 

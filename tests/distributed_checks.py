@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.nn.parallel import DistributedDataParallel
 
 from riemopt import RiemannianAdam, RiemannianAdamW, RiemannianSGD, constrain, constraints, project_
+from riemopt.dtensor import local_gradient
 from riemopt.interop.distributed import shard_placement
 from riemopt.manifolds import (
     FixedSum,
@@ -232,6 +233,8 @@ def a_gradient_placed_otherwise(folder):
     twins.alone_optimizer.step()
     twins.spread_optimizer.step()
     twins.assert_close(rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match="is a DTensor and its gradient a plain tensor"):
+        local_gradient(half, twins.spread)
 
 
 def compiled(folder):
@@ -595,6 +598,27 @@ def hsdp(folder):
             assert all(map(torch.equal, mine, parts[(rank + 2) % 4]))
 
 
+def fsdp_of_tensor_parallel_layers(folder):
+    """Rows that two dimensions of a mesh cut, one of them in strides."""
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    for make in MODEL_OPTIMIZERS:
+        alone, model = EvenNet(), EvenNet()
+        plan = {"tall": ColwiseParallel(), "wide": RowwiseParallel()}
+        parallelize_module(model, grid["tensor"], plan)
+        fully_shard(model, mesh=grid["data"], shard_placement_fn=shard_placement)
+        assert len(model.tall.weight.placements) == 2
+        train(alone, make(alone.parameters()), clip=False)
+        half = slice(0, 4) if grid.get_local_rank("data") == 0 else slice(4, 8)
+        train(model, make(model.parameters()), share=half, clip=False)
+        assert_same_weights(model, alone)
+
+
 def cut_twice(folder):
     """Rows cut over both dimensions of a mesh, and matrices of a batch over one of them."""
     grid = init_device_mesh("cpu", (2, 2))
@@ -651,6 +675,6 @@ MODEL_CHECKS = _named(
     torch_checkpoints,
     whole_checkpoints,
 )
-FOUR_CHECKS = _named(hsdp, cut_twice, resume, compiled)
+FOUR_CHECKS = _named(hsdp, fsdp_of_tensor_parallel_layers, cut_twice, resume, compiled)
 CHECKS = {**CASE_CHECKS, **MODEL_CHECKS, **FOUR_CHECKS}
 TWO, FOUR = [*CASE_CHECKS, *MODEL_CHECKS], [*FOUR_CHECKS]

@@ -83,10 +83,11 @@ def sgd(
         m = grad if momentum != 0 else m
     else:
         XG, XM = yield [parts.gradient_share(x, g), parts.projection_share(x, m)]
-        grad, carried = parts.gradient(x, g, XG), parts.project(x, m, XM)
-        u = m = torch.add(momentum * carried, grad, alpha=1 - dampening)
+        grad = parts.gradient(x, g, XG)
+        u = m = torch.add(momentum * parts.project(x, m, XM), grad, alpha=1 - dampening)
     if m is not None and nesterov:
         u = linalg.add_scaled(grad, m, momentum)
+    del g, grad  # many steps wait for their sums together
     largest, *sums = yield _shares(parts, x, u, skip)
     return Direction(x, u, -lr, largest, sums), m
 
@@ -132,6 +133,7 @@ def adam(
         largest, *sums = yield _shares(parts, x, u, skip)
     else:
         squared_share = parts.squared_share(x, grad, XG)
+        del g, grad  # many steps wait for their sums together
         squared, largest, *sums = yield [squared_share, *_shares(parts, x, m, skip)]
         new = scale(squared / (parts.entries * (2 if x.is_complex() else 1)))
         u, t = m, new.quotient()

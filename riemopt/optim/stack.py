@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from riemopt.dtensor import Groups, cut_dims, groups_over, is_dtensor, local_like, local_part
+from riemopt.dtensor import Groups, cut_dims, groups_over, is_dtensor, local_gradient, local_part
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
@@ -62,7 +62,7 @@ class Stack:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
         tensors = [p.grad for p in self.params if p.grad is not None]
         if self._distributed:
-            tensors = list(map(local_like, tensors, self.params))
+            tensors = list(map(local_gradient, tensors, self.params))
         grads = self._stack(tensors)
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
         if grads.dtype != dtype:
