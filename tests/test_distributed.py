@@ -100,7 +100,7 @@ def test_on_two_processes_and_resumed_on_one(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        distributed_checks().resume(tmp_path)
+        distributed_checks().CHECKS["resume"](tmp_path)
     finally:
         dist.destroy_process_group()
 
