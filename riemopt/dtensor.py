@@ -92,7 +92,7 @@ def groups_over(tensor: Tensor, dims: Iterable[int]) -> Groups:
     return tuple(sharded.device_mesh.get_group(i) for d, i in _cuts(tensor) if d in cut)
 
 
-def parts_along(tensor: Tensor) -> int:
+def part_count(tensor: Tensor) -> int:
     """Into how many parts it is cut."""
     sharded: Any = tensor
     parts = 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import registry
-from riemopt.dtensor import layout, parts_along
+from riemopt.dtensor import layout, part_count
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import checkpoint, functional, rounds
@@ -243,7 +243,7 @@ class RiemannianOptimizer(Optimizer):
                 if p.device not in count:
                     count[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
             # Not by the size of the own part: all processes must make the same stacks.
-            large = p.numel() > _STACK_NUMEL * parts_along(p)
+            large = p.numel() > _STACK_NUMEL * part_count(p)
             alone = i if group["foreach"] is False or large else None
             kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
             key = (alone, manifold, *kind, frozenset(state))
