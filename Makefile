@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow lint format notebooks clean
+.PHONY: help install demo test test-slow test-frameworks lint format notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
 	@echo "make test       install and run the test suite"
 	@echo "make test-slow  the long-running tests (10,000-step runs and the like)"
+	@echo "make test-frameworks  Lightning, Hugging Face's Trainer and Accelerate, which it installs"
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
 	@echo "make notebooks  run the notebooks again and store their output"
@@ -30,6 +31,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+test-frameworks: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[frameworks]'
+	$(BIN)/python -m pytest tests/test_frameworks.py
 
 lint: install
 	$(BIN)/ruff check .
