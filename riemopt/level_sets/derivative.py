@@ -3,10 +3,10 @@
     d = derivative(c, x)                # c: (B, n) -> (B, m), each row by itself
     d.value, d.adjoint(r), d.rows(), d.apply(u)
 
-`adjoint` is a backward pass of c, and `apply` one of `adjoint`, which is linear in r: its derivative
-by r along u is Ju, whatever r. Forward mode would do c again at each product, and is not had for
-all operators. The engine of autograd is asked directly where that can be: `torch.func` takes twice
-as long for small matrices, since it records every backward pass.
+`adjoint` is a backward pass of c, and `apply` one of `adjoint`, which is linear in r: by r along u
+its derivative is Ju, whatever r. Forward mode would do c again at each product, and is not had for
+all operators. The engine of autograd is asked directly where that can be: with `torch.func`, which
+records every backward pass, a step on 1024×64 matrices takes 1.3 times as long.
 """
 
 from abc import ABC, abstractmethod

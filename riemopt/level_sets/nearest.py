@@ -6,6 +6,7 @@ Reads on the host throughout.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
         done = done | ~(apart < eps**-0.5 * _norm(y))
         if bool(done.all()):
             break
-        z, _ = land(c, lambda: space, y, g, torch.where(done, 0, -step), linearise)
+        z, _ = land(c, partial(linearise, y), y, g, torch.where(done, 0, -step), linearise)
         distance = _norm(z - a)
         # Near the end the distance is constant to rounding.
         better = distance.square() <= apart.square() * (1 + 4 * eps)

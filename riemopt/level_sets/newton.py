@@ -60,7 +60,7 @@ def land(
         y `(B, n)`, and `(B, 1)` what part of t·u was taken: 1, less where the surface bends too
         much for it, 0 where no part of it came back; such a point stays at x.
     """
-    length = _norm(u) * abs(t)
+    length = _norm(u) * (t.abs() if isinstance(t, Tensor) else abs(t))
     seen = host_readable(length)
     part = torch.ones_like(length)
     if seen:
@@ -134,12 +134,10 @@ def _attempt(
     return y, found
 
 
-def descend(
-    c: Residual, a: Tensor, linearise: Linearise, *, steps: int = _VISIBLE
-) -> tuple[Tensor, Tensor]:
+def descend(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tensor]:
     """Newton from a: the points reached, `(B, n)`, and `(B, 1)` whether they are on {c = 0}."""
     unknown = torch.full_like(a[:, :1], torch.inf)
-    y, found, _ = _iterate(c, linearise(a), a, unknown, linearise, steps)
+    y, found, _ = _iterate(c, linearise(a), a, unknown, linearise)
     return y, found
 
 
@@ -149,7 +147,6 @@ def _iterate(
     y: Tensor,
     length: Tensor,
     linearise: Linearise,
-    steps: int = _VISIBLE,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Correct y until it stays.
 
@@ -165,7 +162,7 @@ def _iterate(
     blind = _BLIND.get(y.dtype, 5)
     way, residual = torch.zeros_like(length), space.value
     contraction = torch.ones_like(length)
-    for k in range(steps if seen else blind + 1):
+    for k in range(_VISIBLE if seen else blind + 1):
         if k > 0:
             if seen:
                 refresh = not bool((length * contraction.square() <= tolerance).all())
@@ -174,7 +171,8 @@ def _iterate(
             if refresh:
                 space, tolerance = linearise(y), _tolerance(y)
             residual = space.value if refresh else c(y)
-        corrected, new = space.correct(y, residual)
+        towards = space.correct if seen or k == blind else space.nudge
+        corrected, new = towards(y, residual)
         sound = new < torch.inf
         y = corrected if seen and bool(sound.all()) else torch.where(sound, corrected, y)
         way = way + torch.where(new > tolerance, new, 0)
@@ -189,7 +187,7 @@ def _iterate(
         if seen and bool((arrived | ~sound).all()):
             break
     # Rounding in c itself can keep Newton from gaining any more before it comes so far.
-    stagnant = torch.finfo(y.dtype).eps ** (-1 / 3) * tolerance
+    stagnant = torch.finfo(y.dtype).eps ** (-1 / 4) * tolerance
     return y, arrived | ((length <= stagnant) & (length < torch.inf)), way
 
 

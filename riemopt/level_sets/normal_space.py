@@ -261,11 +261,18 @@ class ManyEquations(NormalSpace):
         return _norm(r).square() * _inverse(_norm(self._jacobian.adjoint(r)))
 
     def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """The first iteration: y - Jᵀr·‖r‖²/‖Jᵀr‖², exact where `distance` is."""
+        """The first iteration: y - Jᵀr·‖r‖²/‖Jᵀr‖², exact where `distance` is.
+
+        All of them where one is not known to do, and what it leaves cannot be seen.
+        """
+        if not host_readable(y) and self._iterations != 1:
+            tolerance = torch.full_like(r[:, :1], self.accuracy)
+            solution, _ = self._craig(r, tolerance, relative=True)
+            return y - solution, _norm(solution)
         p, size = self._jacobian.adjoint(r), _norm(r)
         self._sigma = _norm(p) / size
-        length = size / self._sigma
-        return torch.addcmul(y, p, self._sigma**-2, value=-1), length
+        factor = size.square() * _inverse(_norm(p).square())
+        return torch.addcmul(y, p, factor, value=-1), _norm(p) * factor
 
     def guess(self, r: Tensor) -> Tensor:
         """‖r‖/σ, σ being what J did to the residual of the nudge."""
