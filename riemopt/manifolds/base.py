@@ -58,6 +58,20 @@ class Manifold(ABC):
         return True
 
     @property
+    def takes_whole_steps(self) -> bool:
+        """Whether the retraction takes a step of any length, so that `attempt` says None."""
+        return True
+
+    @property
+    def carries_momentum(self) -> bool:
+        """Whether momentum is carried to each new point by `transport`, when the step is taken.
+
+        The projection by which the next step carries it is enough in the ambient metric. In one
+        that changes from point to point it would not keep the length of a vector.
+        """
+        return False
+
+    @property
     def has_constant_norm(self) -> bool:
         """Whether all points have one ambient norm, so that weight decay has no tangent part."""
         return False

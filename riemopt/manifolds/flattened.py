@@ -52,6 +52,16 @@ class Flattened(Manifold):
         return self.base.has_ambient_metric
 
     @property
+    def takes_whole_steps(self) -> bool:
+        """As the base."""
+        return self.base.takes_whole_steps
+
+    @property
+    def carries_momentum(self) -> bool:
+        """As the base."""
+        return self.base.carries_momentum
+
+    @property
     def has_constant_norm(self) -> bool:
         """As the base."""
         return self.base.has_constant_norm
@@ -82,9 +92,14 @@ class Flattened(Manifold):
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """The base's curve."""
+        return self.attempt(x, u, t)[0]
+
+    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The base's."""
         if isinstance(t, Tensor) and t.ndim == x.ndim:
             t = self._flat(t)
-        return self.base.curve(self._flat(x), self._flat(u), t).view_as(x)
+        y, taken = self.base.attempt(self._flat(x), self._flat(u), t)
+        return y.view_as(x), taken
 
     def average(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
@@ -106,6 +121,10 @@ class Flattened(Manifold):
     def prepare(self, x: Tensor) -> None:
         """What the base needs."""
         self.base.prepare(x)
+
+    def tolerance(self, x: Tensor) -> Tensor:
+        """The base's."""
+        return self.base.tolerance(self._flat(x))
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """`event_ndim` dimensions or more, and what the base needs of the matrix."""

@@ -122,6 +122,11 @@ class LevelSet(Manifold):
     # --- layout ---
 
     @property
+    def takes_whole_steps(self) -> bool:
+        """No: see `attempt`."""
+        return False
+
+    @property
     def event_ndim(self) -> int:
         """Dimensions of one point; `AttributeError` where the whole tensor is one."""
         if self.points_ndim is None:

@@ -166,6 +166,16 @@ class Product(Manifold):
         return all(m.has_ambient_metric for m in self.manifolds)
 
     @property
+    def takes_whole_steps(self) -> bool:
+        """Whether all factors do."""
+        return all(m.takes_whole_steps for m in self.manifolds)
+
+    @property
+    def carries_momentum(self) -> bool:
+        """Whether one of the factors does."""
+        return any(m.carries_momentum for m in self.manifolds)
+
+    @property
     def has_constant_norm(self) -> bool:
         """Whether all factors have."""
         return all(m.has_constant_norm for m in self.manifolds)

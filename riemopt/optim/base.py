@@ -32,6 +32,9 @@ from riemopt.split import SplitGeometry
 # 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
 _STACK_NUMEL = 1 << 14
 
+# What of the state is a tangent vector at the point.
+_MOMENTA = ("momentum_buffer", "exp_avg")
+
 
 @dataclass
 class Update:
@@ -237,7 +240,7 @@ class RiemannianOptimizer(Optimizer):
             if not state:
                 state.update(self._initial_state(group, p, manifold))
             counts = [self._skipped]
-            if type(manifold).attempt is not Manifold.attempt:  # it may shorten a step
+            if not manifold.takes_whole_steps:
                 counts.append(self._shortened)
             for count in counts:
                 if p.device not in count:
@@ -273,10 +276,15 @@ class RiemannianOptimizer(Optimizer):
         acceptance = functional.accept(update.u, update.t, skip)
         if acceptance is not None:
             self._count_skipped(acceptance.accepted, skip)
+        manifold, x = update.manifold, update.x
+        carried = [key for key in _MOMENTA if key in update.state and manifold.carries_momentum]
         update.u = self._store_state(stack, update.state, acceptance, update.u)
-        y, shortened = functional.move(update.manifold, update.x, update.u, update.t, acceptance)
+        y, shortened = functional.move(manifold, x, update.u, update.t, acceptance)
         if shortened is not None:
             self._shortened[y.device].add_(shortened)
+        for key in carried:
+            moved = (y != x).flatten(1).any(1)
+            stack.store(key, manifold.transport(x, y, stack.load(key)), moved)
         stack.store_points(y)
 
     def _take_split(

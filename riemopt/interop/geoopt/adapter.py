@@ -89,6 +89,16 @@ class GeooptManifold(Manifold):
         """No: geoopt's `inner` is used, whatever it is."""
         return False
 
+    @property
+    def takes_whole_steps(self) -> bool:
+        """No: where the result is not finite, the point stays."""
+        return False
+
+    @property
+    def carries_momentum(self) -> bool:
+        """Yes, by geoopt's own transport."""
+        return True
+
     def _squared_scale(self) -> Any:
         squared: Any = 1.0
         for wrapper in self._wrappers:

@@ -26,26 +26,13 @@ _TANGENTS = ("momentum_buffer", "exp_avg")
 
 
 class _LikeGeoopt(RiemannianOptimizer):
-    """Momentum carried to each new point by the manifold's transport, and `stabilize`."""
+    """geoopt's `stabilize`."""
 
     _stabilize: int | None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As of `RiemannianOptimizer`; a group may hold its own `"stabilize"`."""
         super().add_param_group({"stabilize": self._stabilize, **param_group})
-
-    def _take(self, stack: Stack, update: Update) -> None:
-        manifold = update.manifold
-        keys = [key for key in _TANGENTS if key in update.state]
-        if manifold.has_ambient_metric or not keys:  # the next step carries it, by projection
-            super()._take(stack, update)
-            return
-        x = update.x.clone()
-        super()._take(stack, update)
-        y = stack.points()
-        moved = (y != x).flatten(1).any(1)
-        for key in keys:
-            stack.store(key, manifold.transport(x, y, stack.load(key)), moved)
 
     @torch.no_grad()
     def stabilize(self) -> None:
