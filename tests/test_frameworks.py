@@ -6,6 +6,8 @@ data are made here: nothing is fetched.
 
 import copy
 import os
+import pathlib
+import re
 
 import pytest
 import torch
@@ -300,3 +302,20 @@ def test_accelerate_saves_and_loads_its_state(name, mixed_precision, tmp_path):
     _accelerated_epoch(accelerator, again)
     _assert_same(resumed, net)
     assert all(c.satisfied for c in constraints(resumed))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_snippets_of_the_page(tmp_path, monkeypatch):
+    """Those of docs/moving-from-torch-optim.md that need the frameworks."""
+    _accelerator()
+    pytest.importorskip("pytorch_lightning")
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    page = pathlib.Path(__file__).parent.parent / "docs" / "moving-from-torch-optim.md"
+    blocks = re.findall(
+        r"^```(python|text)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    assert [kind for kind, _ in blocks].count("text") == 3
+    namespace = {"__name__": "page"}
+    for number, (_, text) in enumerate(blocks):
+        exec(compile(text, f"{page.name}, block {number}", "exec"), namespace)

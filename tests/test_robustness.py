@@ -149,12 +149,16 @@ EDITS = {
     "another matrix": lambda p: p.copy_(torch.randn(p.shape, generator=generator(3))),
     "other memory": lambda p: setattr(p, "data", torch.randn(p.shape, generator=generator(3))),
 }
-CURVED = [point for point in POINTS if point not in ("symmetric", "affine", "product")]
+MISPLACED = [  # a scaled symmetric matrix is symmetric
+    (point, edit)
+    for point, (manifold, _) in POINTS.items()
+    for edit in EDITS
+    if not (manifold.is_linear and edit.startswith("scaled"))
+]
 
 
 @every_optimizer
-@pytest.mark.parametrize("point", CURVED)
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize(("point", "edit"), MISPLACED)
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_weight_that_was_edited_is_pulled_back_by_the_next_step(make, point, edit, steps_before):
     p = _parameter(point)

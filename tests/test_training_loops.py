@@ -65,26 +65,67 @@ def _sgd(model, **options):
     return riemopt.RiemannianSGD(model.parameters(), **{"lr": 0.01, "momentum": 0.9, **options})
 
 
-SCHEDULERS = {
+SCHEDULERS = {  # every one of torch's
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 0.9**t),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: 0.9),
     "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 3),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 4),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 6, 2.0),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 5),
     "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=40),
     "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=2),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1),
     "SequentialLR": lambda o: lr_scheduler.SequentialLR(
         o, [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.9)], milestones=[3]
     ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.9)], optimizer=o
+    ),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=0.05, anneal_epochs=4),
 }
 
 
+def test_no_scheduler_of_torch_is_left_out():
+    assert {*lr_scheduler.__all__, "SWALR"} - {"LRScheduler"} == SCHEDULERS.keys()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.optim.lr_scheduler")
+@pytest.mark.parametrize("lr", [0.01, torch.tensor(0.01)], ids=["float", "tensor"])
 @pytest.mark.parametrize("make", [_sgd, _adam])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers(make, name):
-    model = Net()
-    optimizer = make(model)
-    scheduler = SCHEDULERS[name](optimizer)
-    losses = _train(model, optimizer, 8, after=scheduler.step)
-    assert all(map(math.isfinite, losses))
+def test_schedulers_set_what_they_set_in_torch(make, name, lr):
+    """Rates and momenta, hence an unconstrained weight, are those of torch's optimizer."""
+    model, plain, twin = Net(), nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    ours = make(model, lr=copy.deepcopy(lr))
+    ours.add_param_group({"params": [plain]})
+    theirs = (torch.optim.SGD if make is _sgd else torch.optim.Adam)(
+        [{"params": list(Net().parameters())}, {"params": [twin]}], lr=copy.deepcopy(lr)
+    )
+    if make is _sgd:
+        for group in theirs.param_groups:
+            group["momentum"] = 0.9
+        theirs.defaults["momentum"] = 0.9
+    schedulers = [SCHEDULERS[name](ours), SCHEDULERS[name](theirs)]
+    seen = set()
+    for step in range(8):
+        ours.zero_grad()
+        loss = _loss(model, step)
+        loss.backward()
+        plain.grad, twin.grad = torch.full((3,), 1.0 - step), torch.full((3,), 1.0 - step)
+        for optimizer, scheduler in zip((ours, theirs), schedulers, strict=True):
+            optimizer.step()
+            scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+            for key in ("lr", "momentum", "betas"):
+                assert a.get(key) == b.get(key), key
+            seen.add((float(a["lr"]), a.get("momentum"), a.get("betas")))
+        assert torch.equal(plain, twin)
+    assert len(seen) > 1
+    assert loss.isfinite()
     assert all(c.satisfied for c in constraints(model))
 
 
@@ -210,3 +251,127 @@ def test_the_distributed_checkpoint_protocol_creates_state_without_moving_a_weig
     twin.load_state_dict(model.state_dict())
     set_optimizer_state_dict(twin, resumed, state)
     assert _train(model, optimizer, 3, start=3) == _train(twin, resumed, 3, start=3)
+
+
+@pytest.mark.parametrize("make", [_sgd, _adam])
+def test_accumulated_gradients_are_those_of_the_whole_batch(make):
+    whole, parts = Net(), Net()
+    a, b = make(whole), make(parts)
+    for step in range(4):
+        x, y = _batch(step)
+        a.zero_grad()
+        b.zero_grad()
+        (whole(x) - y).square().mean().backward()
+        for rows in (slice(0, 8), slice(8, 16)):
+            ((parts(x[rows]) - y[rows]).square().mean() / 2).backward()
+        a.step()
+        b.step()
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert all(c.satisfied for c in constraints(parts))
+
+
+@pytest.mark.parametrize("make", [_sgd, _adam])
+@pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+def test_clipped_gradients_are_what_the_step_takes(make, clip):
+    model, twin = Net(), Net()
+    a, b = make(model), make(twin)
+    for step in range(3):
+        a.zero_grad()
+        _loss(model, step).backward()
+        clip(model.parameters(), 1e-3)
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        clip(model.parameters(), 1e-3)  # changes nothing: it is clipped, and the step reads it
+        a.step()
+        b.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("make", [_sgd, _adam])
+def test_compiled_model_and_compiled_step_train_as_eager_ones(make):
+    torch._dynamo.reset()
+    eager, compiled = Net(), Net()
+    optimizers = [make(eager, lr=torch.tensor(0.01)), make(compiled, lr=torch.tensor(0.01))]
+    schedulers = [lr_scheduler.ExponentialLR(o, 0.9) for o in optimizers]
+    model = torch.compile(compiled, backend="eager", fullgraph=True)
+    step = torch.compile(type(optimizers[1]).step, backend="eager", fullgraph=True)
+    for i in range(4):
+        for net, optimizer in zip((eager, model), optimizers, strict=True):
+            optimizer.zero_grad()
+            _loss(net, i).backward()
+        optimizers[0].step()
+        step(optimizers[1])
+        for scheduler in schedulers:
+            scheduler.step()
+    for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert all(c.satisfied for c in constraints(compiled))
+
+
+@pytest.mark.parametrize("make", [_sgd, _adam])
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_averaged_models_in_a_loop_and_over_a_checkpoint(make, kind):
+    from torch.optim.swa_utils import AveragedModel
+
+    from riemopt.swa_utils import get_ema_avg_fn, get_swa_avg_fn
+
+    average = get_swa_avg_fn() if kind == "swa" else get_ema_avg_fn(0.8)
+
+    def parts(seed):
+        model = Net(seed)
+        return model, make(model), AveragedModel(model, avg_fn=average)
+
+    model, optimizer, averaged = parts(0)
+    _train(model, optimizer, 4, after=lambda: averaged.update_parameters(model))
+    second = parts(1)
+    for part, saved in zip(second, (model, optimizer, averaged), strict=True):
+        part.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for m, o, a in ((model, optimizer, averaged), second):
+        _train(m, o, 4, start=4, after=lambda a=a, m=m: a.update_parameters(m))
+    for p, q in zip(averaged.parameters(), second[2].parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert len(constraints(averaged)) == 4
+    assert all(c.satisfied for c in constraints(averaged))
+    assert not torch.equal(averaged.module.tall.weight, model.tall.weight)
+
+
+@pytest.mark.parametrize("make", [_sgd, _adam])
+def test_state_dict_hooks_see_the_state_as_it_is_saved(make):
+    model = Net()
+    optimizer = make(model)
+    _train(model, optimizer, 2)
+    seen = []
+    optimizer.register_state_dict_post_hook(lambda o, state: seen.append(len(state["state"])))
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append(len(o.state)))
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert seen == [len(list(model.parameters()))] * 2
+
+
+@pytest.mark.parametrize("make", [_sgd, _adam])
+@pytest.mark.parametrize("direction", ["torch to riemopt", "riemopt to torch"])
+def test_a_run_continues_with_the_other_packages_optimizer(make, direction):
+    """The state of a whole model moves, the unconstrained weights go on as if nothing happened."""
+    model = Net()
+    theirs = torch.optim.SGD if make is _sgd else torch.optim.Adam
+    options = {"lr": 0.01, **({"momentum": 0.9} if make is _sgd else {})}
+    first, second = (
+        (theirs, type(make(model))) if direction[0] == "t" else (type(make(model)), theirs)
+    )
+    before = first(model.parameters(), **options)
+    _train(model, before, 5)
+    after = second(model.parameters(), **options)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    twin = copy.deepcopy(model)
+    reference = first(twin.parameters(), **options)
+    reference.load_state_dict(copy.deepcopy(before.state_dict()))
+    losses = _train(model, after, 1, start=5)
+    assert losses == _train(twin, reference, 1, start=5)
+    for name in ("head.weight", "head.bias", "tall.bias"):
+        assert torch.equal(model.get_parameter(name), twin.get_parameter(name)), name
+    _train(model, after, 5, start=6)
+    assert all(map(math.isfinite, losses))
+    if direction == "torch to riemopt":
+        assert all(c.satisfied for c in constraints(model))

@@ -101,7 +101,9 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             )
         for p in params:
             if p.grad is not None and p.grad.is_sparse:
-                raise RuntimeError("Adam does not support sparse gradients; use SparseAdam.")
+                raise RuntimeError(
+                    "Adam does not support sparse gradients, please consider SparseAdam instead"
+                )
             if not self.state[p]:
                 if group["fused"]:
                     _device_dtype_check_for_fused(p)
