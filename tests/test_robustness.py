@@ -282,6 +282,11 @@ def _other_shapes(saved):
             entry[key] = value.new_zeros(*value.shape, 2) if value.ndim else value
 
 
+def _as_a_models(saved):
+    saved.clear()
+    saved.update({f"w{i}": torch.ones(1) for i in range(9)})
+
+
 def _drop(*path):
     def edit(saved):
         for key in path[:-1]:
@@ -292,8 +297,9 @@ def _drop(*path):
 
 
 BROKEN = {  # edits of a checkpoint, and what the error says
-    "no state": (_drop("state"), "'state' and 'param_groups'; got"),
-    "no groups": (_drop("param_groups"), "'state' and 'param_groups'; got"),
+    "no state": (_drop("state"), r"lacks \['state'\], and has \[param_groups\]"),
+    "no groups": (_drop("param_groups"), r"lacks \['param_groups'\]"),
+    "a model": (_as_a_models, r"has \[w0, w1, w2, w3, w4, w5, …\]"),
     "group without lr": (_drop("param_groups", 0, "lr"), r"Group 0 .* no \['lr'\]"),
     "one group": (lambda s: s["param_groups"].pop(), "different number of parameter groups"),
     "fewer parameters": (lambda s: s["param_groups"][0]["params"].pop(), "doesn't match the size"),

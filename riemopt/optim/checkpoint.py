@@ -39,9 +39,11 @@ def check(
     """
     missing = [key for key in ("state", "param_groups") if key not in saved]
     if missing:
+        found = [str(key) for key in saved]
+        shown = ", ".join(found[:6]) + ", …" * (len(found) > 6)
         raise ValueError(
-            f"An optimizer's state_dict() has 'state' and 'param_groups'; got {sorted(saved)}. If "
-            "this is a file of several parts, load the optimizer's."
+            f"An optimizer's state_dict() has 'state' and 'param_groups'; this lacks {missing}, and "
+            f"has [{shown}]. If it is a file of several parts, load the optimizer's part."
         )
     number = 0
     for i, (saved_group, group, theirs) in enumerate(
