@@ -5,14 +5,15 @@
 The same set, four ways: the manifold derived by hand, `LevelSet` of one line of code, and cdopt
 (constraint dissolving; Xiao, Liu & Toh 2022) with its class for that set and with the equation
 alone. All are timed in one run, interleaved. A step of cdopt is the map A(w) that the forward uses,
-its derivative, that of the penalty, and torch's Adam; its stored weights are off the surface by what
-the penalty leaves, for which the best of several penalties is taken.
+its derivative, that of the penalty, and torch's Adam; its stored weights are off the surface by
+what the penalty leaves, for which the best of several penalties is taken.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,7 @@ def dissolving(work: Work, *, automatic: bool, penalty: float = 1.0) -> Method:
             shape = work.equation(torch.zeros(event)).shape if rows is None else rows.shape
             super().__init__("written", work.shape, tuple(shape), dtype=torch.float32)
 
-        def C(self, x: Tensor) -> Tensor:
+        def C(self, x: Tensor) -> Tensor:  # noqa: N802
             return torch.vmap(work.equation)(x) if batch else work.equation(x)
 
     stock = oblique_torch if work.event_ndim == 1 else stiefel_torch
@@ -165,9 +166,7 @@ def wanted(work: Work, name: str) -> bool:
 
 def attach(method: Method) -> Attached:
     assert method.weight.grad is not None
-    return Attached(
-        method.step, [method.weight], [method.weight.grad], lambda: [], lambda: [], eager=True
-    )
+    return Attached(method.step, [method.weight], [method.weight.grad], list, list)
 
 
 def violation(work: Work, weight: Tensor) -> float:
@@ -266,7 +265,7 @@ def main(
     # One function is compiled for each method.
     torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
     settle_allocator()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     results: list[dict[str, Any]] = []
     for work in WORKS:
         if quick and not work.quick:
