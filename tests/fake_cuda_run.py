@@ -3,7 +3,8 @@
     python -m tests.fake_cuda_run
 
 A process of its own, as it pretends that there is a device in all of it. What `meta` tensors cannot
-show is shown here: `capturable=True`, which torch accepts on a GPU only, and copies between devices.
+show is shown here: `capturable=True`, which torch accepts on a GPU only, and copies between
+devices.
 """
 
 import json

@@ -281,20 +281,56 @@ class LevelSet(Manifold):
             ValueError: no point was found. c may have no zero near, or no regular one.
         """
         y, found = self._search(a)
-        if not bool(found.all()):
-            failed = int((~found).sum())
-            worst = self.violation(y).max().item()
-            raise ValueError(
-                f"{self!r} found no point near {failed} of {found.numel()} tensors of shape "
-                f"{self._event(a.shape)}: |c| stays at {worst:.3g}. Start nearer to a solution, "
-                "and write c so that its derivative does not vanish where it is zero (‖x‖² - 1, "
-                "not its square)."
-            )
+        self._require(y, found)
         return y
 
+    def _require(self, y: Tensor, found: Tensor) -> None:
+        if bool(found.all()):
+            return
+        worst = self.violation(y).max().item()
+        raise ValueError(
+            f"{self!r} found no point near {int((~found).sum())} of {found.numel()} tensors of "
+            f"shape {self._event(y.shape)}: |c| stays at {worst:.3g}. Start nearer to a solution, "
+            "and write c so that its derivative does not vanish where it is zero (‖x‖² - 1, not "
+            "its square)."
+        )
+
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A point near a standard normal tensor; of several tensors, where none is near the first.
+
+        Its distribution has no name. Reads on the host.
+
+        Raises:
+            ValueError: as `project`.
+        """
+        self.check_shape(shape)
+        batch = shape[: len(shape) - len(self._event(shape))]
+
+        def draw() -> tuple[Tensor, Tensor]:
+            a = torch.randn(*shape, generator=generator, dtype=dtype, device=device)
+            y, found = self._search(a.float() if a.dtype in HALF else a)
+            return y.to(a.dtype), found.reshape(*batch, *[1] * (a.ndim - len(batch)))
+
+        x, found = draw()
+        for _ in range(_DRAWS - 1):
+            if bool(found.all()):
+                break
+            again, on_it = draw()
+            x, found = torch.where(found, x, again), found | on_it
+        self._require(x, found)
+        return x
+
+    @exact_products
     def _search(self, a: Tensor) -> tuple[Tensor, Tensor]:
         if a.numel() == 0:
-            return a.clone(), a.new_ones((), dtype=torch.bool)
+            batch = a.shape[: a.ndim - len(self.event_dims(a.ndim))]
+            return a.clone(), torch.ones(batch, dtype=torch.bool, device=a.device)
         c = self._equations(a)
         y, found = nearest.nearest(c, c.flatten(a), lambda y: self._linearise(c, y))
         return c.unflatten(y, a).contiguous(), found

@@ -42,8 +42,8 @@ def check(
         found = [str(key) for key in saved]
         shown = ", ".join(found[:6]) + ", …" * (len(found) > 6)
         raise ValueError(
-            f"An optimizer's state_dict() has 'state' and 'param_groups'; this lacks {missing}, and "
-            f"has [{shown}]. If it is a file of several parts, load the optimizer's part."
+            f"An optimizer's state_dict() has 'state' and 'param_groups'; this lacks {missing}, "
+            f"and has [{shown}]. If it is a file of several parts, load the optimizer's part."
         )
     number = 0
     for i, (saved_group, group, theirs) in enumerate(
