@@ -116,6 +116,19 @@ def step_with_the_state_of_torch():
     step_twice(optimizer)
 
 
+def step_after_release():
+    """Unconstrained later: `step` stays where capturable needs it."""
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.randn(6, 3, device="cuda"))
+    manifold = Stiefel()
+    optimizer = riemopt.RiemannianAdam(
+        [{"params": layer.weight, "manifold": manifold}], capturable=True
+    )
+    step_twice(optimizer)
+    optimizer._manifold_changed(layer.weight, None)
+    step_twice(optimizer)
+
+
 def attempt(function: Callable[[], object]) -> str:
     """An empty string, or what went wrong."""
     try:
@@ -141,6 +154,7 @@ def steps() -> dict[str, str]:
         cases[f"{make}, tensor lr"] = lambda make=make: step_twice(with_tensor_lr(build(make)))
         cases[f"{make}, fused"] = lambda make=make: step_twice(build(make, fused=True))
     cases["state of torch's Adam"] = step_with_the_state_of_torch
+    cases["released"] = step_after_release
     return {name: attempt(case) for name, case in cases.items()}
 
 

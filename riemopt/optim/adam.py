@@ -249,7 +249,10 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         state = self.state.get(param)
         if not state:
             return
-        state["step"] = state["step"].to(param.device if manifold is not None else "cpu")
+        # As torch keeps it for an unconstrained parameter, on a manifold on its device.
+        options = next(g for g in self.param_groups if any(p is param for p in g["params"]))
+        on_device = manifold is not None or options["capturable"] or options["fused"]
+        state["step"] = state["step"].to(param.device if on_device else "cpu")
         for key in _SECOND_MOMENTS:
             value = state.get(key)
             if value is None:
