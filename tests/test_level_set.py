@@ -146,6 +146,34 @@ def test_scale_of_the_equations_does_not_matter(size):
     torch.testing.assert_close(uniform.step(X, U, 0.1), Stiefel().step(X, U, 0.1))
 
 
+def test_a_small_row_among_large_ones_is_an_equation_all_the_same():
+    """In float32, the mean of a million squares beside their sum: rows of norms 4e-4 and 1e3."""
+
+    def unit_variance(W):
+        return W.square().mean() - 1
+
+    manifold = LevelSet(torch.sum, unit_variance)
+    W = 0.3 * torch.randn(1200, 1200, generator=generator(0)) + 0.01
+    X = manifold.project(W)
+    assert abs(X.square().mean().item() - 1) < 1e-5
+    assert abs(X.double().sum().item()) < 1.0
+    Y, taken = manifold.attempt(X, manifold.proj_tangent(X, torch.ones_like(X)), 0.1)
+    assert taken.item() == 1
+    assert abs(Y.square().mean().item() - 1) < 1e-5
+
+
+def test_a_violated_equation_is_seen_beside_one_of_a_large_scale():
+    layer = nn.Linear(3, 4)
+    constrain(layer, "weight", LevelSet(lambda x: 1e5 * x[0, 0], circle))
+    assert riemopt.constraints(layer)[0].satisfied
+    with torch.no_grad():
+        layer.weight *= 1.05
+    assert not riemopt.constraints(layer)[0].satisfied
+    riemopt.project_(layer)
+    assert riemopt.constraints(layer)[0].satisfied
+    assert abs(layer.weight.square().sum().item() - 1) < 1e-6
+
+
 # --- where it cannot go on ---
 
 
@@ -251,16 +279,58 @@ def test_what_the_function_holds_follows_the_points(held, dtype):
 
 
 def test_a_function_that_fits_is_used_as_it_is():
-    for constraint in FOLLOWED.values():
-        assert follow(constraint, torch.device("cpu"), torch.float64) is constraint
+    for held, constraint in FOLLOWED.items():
+        if held != "module":  # whose weights need a gradient
+            assert follow(constraint, torch.device("cpu"), torch.float64) is constraint
+    frozen = nn.Linear(3, 1).requires_grad_(False)
+    assert follow(frozen, torch.device("cpu"), torch.float32) is frozen
 
 
-def test_a_recursive_function_is_followed():
-    def power(x, n=3):
-        return x * GLOBAL.diagonal().sum() if n == 0 else power(x, n - 1)
+def recursive(x, n=3):
+    return x * GLOBAL.diagonal().sum() if n == 0 else recursive(x, n - 1)
 
-    followed = follow(power, torch.device("cpu"), torch.float32)
-    assert followed(torch.ones(2)).shape == (2,)
+
+def shared(x):
+    return with_a_global(x) + calls_another(x)
+
+
+NETWORK = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.Tanh())
+
+
+def through_parts(x):
+    return NETWORK[1](NETWORK[0](x)) * NETWORK[0].weight.sum()
+
+
+@pytest.mark.parametrize("constraint", [recursive, shared, through_parts], ids=lambda f: f.__name__)
+def test_what_is_held_twice_is_moved_once_and_everywhere(constraint):
+    followed = follow(constraint, torch.device("cpu"), torch.float32)
+    value = followed(torch.ones(3))
+    assert value.dtype == torch.float32
+    assert not value.requires_grad
+    torch.testing.assert_close(value.double(), constraint(torch.ones(3).double()).detach())
+    # With the copies and not the originals; and these are as they were.
+    assert constraint(torch.ones(3).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("constraint", [with_a_global, through_parts], ids=lambda f: f.__name__)
+def test_a_step_with_moved_globals_is_compiled(constraint):
+    p = nn.Parameter(torch.ones(3))
+    optimizer = RiemannianSGD([{"params": [p], "manifold": LevelSet(constraint)}], lr=0.1)
+    p.grad = torch.ones(3)
+    torch._dynamo.reset()
+    step = torch.compile(lambda: RiemannianSGD.step(optimizer), backend="eager", fullgraph=True)
+    step()
+    assert bool(p.isfinite().all())
+    torch._dynamo.reset()
+
+
+def test_weights_of_a_network_in_c_get_no_gradient():
+    net = nn.Linear(3, 1)
+    x = LevelSet(net).random_point(3, generator=generator(0))
+    assert not x.requires_grad
+    a = torch.ones(3, requires_grad=True)
+    LevelSet(net).proj_tangent(x, a).sum().backward()
+    assert net.weight.grad is None
 
 
 # --- what is accepted ---
@@ -286,6 +356,54 @@ def test_a_function_that_returns_no_residual_is_named(value):
 
     with pytest.raises(TypeError, match=r"on_it must return a floating-point tensor"):
         LevelSet(on_it).violation(torch.ones(2))
+
+
+def test_a_function_that_returns_nothing_is_named():
+    with pytest.raises(ValueError, match="returned no number"):
+        LevelSet(lambda x: x[:0]).violation(torch.ones(2))
+
+
+def test_integers_are_named():
+    with pytest.raises(
+        TypeError, match=r"needs floating-point or complex tensors; got torch.int64"
+    ):
+        LevelSet(circle).project(torch.ones(2, dtype=torch.int64))
+
+
+def test_a_constant_of_another_precision_does_not_change_that_of_the_points():
+    def c(X):
+        return X.mT @ X - torch.eye(X.shape[-1], dtype=torch.float64)
+
+    X = LevelSet(c).random_point(5, 2, generator=generator(0), dtype=torch.float32)
+    assert X.dtype == torch.float32
+    assert LevelSet(c).proj_tangent(X, X).dtype == torch.float32
+    assert LevelSet(c).retract(X, 0 * X).dtype == torch.float32
+
+
+def test_functions_that_cannot_be_hashed_are_refused_at_once():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, x):
+            return x.sum()
+
+    with pytest.raises(TypeError, match="unhashable"):
+        LevelSet(Unhashable())
+
+
+def test_a_wrong_function_fails_when_the_optimizer_is_built():
+    """Not in a step, after other groups have moved."""
+    plain, wrong = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    manifold = LevelSet(ellipsoid(tensor(1, 2)))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        RiemannianSGD([{"params": [plain]}, {"params": [wrong], "manifold": manifold}], lr=0.1)
+
+
+def test_points_of_no_dimension():
+    manifold = LevelSet(lambda x: x**2 - 2, event_ndim=0)
+    x = manifold.random_point(4, generator=generator(0), dtype=torch.float64)
+    torch.testing.assert_close(x.abs(), torch.full((4,), 2**0.5, dtype=torch.float64))
+    assert manifold.dim((4,)) == 0
 
 
 def test_equal_by_the_function_objects():

@@ -9,8 +9,9 @@ numbers. What is done with them is linear algebra on batches of vectors.
 
 import functools
 import types
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +61,24 @@ class Equations:
             point = torch.view_as_complex(vector.reshape(*self._event, 2))
         else:
             point = vector.reshape(self._event)
-        parts = [self._real_vector(c(point), c) for c in self._constraints]
+        parts = [self._real_vector(c(point), c, vector) for c in self._constraints]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
-    def _real_vector(value: Any, constraint: Constraint) -> Tensor:
+    def _real_vector(value: Any, constraint: Constraint, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(type(value))
             raise TypeError(
                 f"The constraint {name_of(constraint)} must return a floating-point tensor, the "
                 f"residual c(x) of one point; it returned {got}."
             )
-        return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1)
+        if value.numel() == 0:
+            raise ValueError(
+                f"The constraint {name_of(constraint)} returned no number: a tensor of shape "
+                f"{tuple(value.shape)} for one point."
+            )
+        # A constant that it makes itself may be of another precision.
+        return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1).to(like)
 
 
 def name_of(constraint: Constraint) -> str:
@@ -90,69 +97,106 @@ def follow(constraint: Constraint, device: torch.device, dtype: torch.dtype) -> 
     """The function with the tensors that it holds on `device`, floating ones in `dtype`.
 
     Looked for in closures, global variables, defaults, `functools.partial` arguments, modules, and
-    functions of the same file that it calls; not in attributes of other objects. The function
-    itself where all fit already.
+    functions of the same file that it calls; not in attributes of other objects. They are taken as
+    constants: what needs a gradient is detached. The function itself where all fit already.
     """
-    return _moved(constraint, device, dtype, set())
+    return _Follower(device, dtype).moved(constraint)
 
 
-def _moved(held: Any, device: torch.device, dtype: torch.dtype, seen: set[int]) -> Any:
-    """`held`, or a copy of it with its tensors moved; `seen` ends what refers to itself."""
+class _Follower:
+    """Copies what holds tensors that have to move, each thing once; leaves the rest as it is."""
 
-    def moved(inner: Any) -> Any:
-        return _moved(inner, device, dtype, seen)
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        self._dtype = dtype
+        self._copies: dict[int, tuple[Any, Any]] = {}
 
-    if isinstance(held, Tensor):
-        if held.is_complex():
-            kind = torch.complex128 if dtype == torch.float64 else torch.complex64
+    def moved(self, held: Any) -> Any:
+        """`held`, or a copy of it that fits."""
+        if id(held) in self._copies:
+            return self._copies[id(held)][1]
+        if self._fits(held, set()):
+            return held
+        if isinstance(held, types.FunctionType):
+            return self._function(held)
+        new: Any
+        if isinstance(held, Tensor):
+            new = held.detach().to(self._device, self._kind(held))
+        elif isinstance(held, nn.Module):
+            new = self._module(held)
+        elif isinstance(held, functools.partial):
+            args, keywords = self.moved(held.args), self.moved(held.keywords)
+            new = functools.partial(self.moved(held.func), *args, **keywords)
+        elif isinstance(held, dict):
+            new = {key: self.moved(value) for key, value in held.items()}
         else:
-            kind = dtype if held.is_floating_point() else held.dtype
-        fits = held.dtype == kind and held.device == device
-        return held if fits else held.detach().to(device, kind)
-    if id(held) in seen:
-        return held
-    seen.add(id(held))
+            new = type(held)(map(self.moved, held))
+        # With the original, so that its id is not given to another.
+        self._copies[id(held)] = held, new
+        return new
+
+    def _kind(self, tensor: Tensor) -> torch.dtype:
+        if tensor.is_complex():
+            return torch.complex128 if self._dtype == torch.float64 else torch.complex64
+        return self._dtype if tensor.is_floating_point() else tensor.dtype
+
+    def _fits(self, held: Any, seen: set[int]) -> bool:
+        """Whether no tensor that `held` leads to has to move; `seen` ends what leads to itself."""
+        if isinstance(held, Tensor):
+            here = held.device == self._device and held.dtype == self._kind(held)
+            return here and not held.requires_grad
+        if id(held) in seen:
+            return True
+        seen.add(id(held))
+        return all(self._fits(inner, seen) for inner in _contents(held))
+
+    def _function(self, function: types.FunctionType) -> Any:
+        # Without the name of its file, by which torch.compile would look its variables up there.
+        variables = {k: v for k, v in function.__globals__.items() if k != "__name__"}
+        cells = function.__closure__ or ()
+        copy = types.FunctionType(
+            function.__code__, variables, function.__name__, None, tuple(map(_empty_cell, cells))
+        )
+        # Known before its contents are, as it may call itself.
+        self._copies[id(function)] = function, copy
+        variables.update({k: self.moved(v) for k, v in _global_variables(function).items()})
+        for cell, new in zip(cells, copy.__closure__ or (), strict=True):
+            if not _is_empty(cell):
+                new.cell_contents = self.moved(cell.cell_contents)
+        copy.__defaults__ = self.moved(function.__defaults__)
+        copy.__kwdefaults__ = self.moved(function.__kwdefaults__)
+        copy.__qualname__ = function.__qualname__
+        return copy
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        new = deepcopy(module).requires_grad_(False)
+        for part in new.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    values = parameter.detach().to(self._device, self._kind(parameter))
+                    part._parameters[name] = nn.Parameter(values, requires_grad=False)
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = buffer.detach().to(self._device, self._kind(buffer))
+        return new
+
+
+def _contents(held: Any) -> Iterable[Any]:
+    """What an object that is looked into holds."""
     if isinstance(held, nn.Module):
-        return _moved_module(held, moved)
+        return [*held.parameters(), *held.buffers()]
     if isinstance(held, functools.partial):
-        parts = held.func, held.args, held.keywords
-        func, args, keywords = new = tuple(moved(part) for part in parts)
-        return held if _same(new, parts) else functools.partial(func, *args, **keywords)
+        return held.func, held.args, held.keywords
     if isinstance(held, types.FunctionType):
-        return _moved_function(held, moved)
+        cells = [cell.cell_contents for cell in held.__closure__ or () if not _is_empty(cell)]
+        return *cells, *_global_variables(held).values(), held.__defaults__, held.__kwdefaults__
     if type(held) in (tuple, list):
-        items = [moved(item) for item in held]
-        return held if _same(items, held) else type(held)(items)
-    if type(held) is dict:
-        values = [moved(value) for value in held.values()]
-        return held if _same(values, held.values()) else dict(zip(held, values, strict=True))
-    return held
+        return cast(Iterable[Any], held)
+    return held.values() if type(held) is dict else ()
 
 
-def _same(new: Any, old: Any) -> bool:
-    return all(a is b for a, b in zip(new, old, strict=True))
-
-
-def _moved_function(function: types.FunctionType, moved: Callable[[Any], Any]) -> Any:
-    cells = function.__closure__ or ()
-    if any(map(_is_empty, cells)):  # of a function that is being defined
-        return function
-    contents = [cell.cell_contents for cell in cells]
-    variables = _global_variables(function)
-    old = [*contents, *variables.values(), function.__defaults__, function.__kwdefaults__]
-    new = [moved(held) for held in old]
-    if _same(new, old):
-        return function
-    *held, defaults, keywords = new
-    copy = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **dict(zip(variables, held[len(cells) :], strict=True))},
-        function.__name__,
-        defaults,
-        tuple(types.CellType(content) for content in held[: len(cells)]),
-    )
-    copy.__kwdefaults__, copy.__qualname__ = keywords, function.__qualname__
-    return copy
+def _empty_cell(cell: types.CellType) -> types.CellType:
+    return types.CellType()
 
 
 def _global_variables(function: types.FunctionType) -> dict[str, Any]:
@@ -178,12 +222,3 @@ def _is_empty(cell: types.CellType) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _moved_module(module: nn.Module, moved: Callable[[Any], Any]) -> Any:
-    """The module called with other tensors; it is not touched itself."""
-    old = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    new = {name: moved(tensor) for name, tensor in old.items()}
-    if _same(new.values(), old.values()):
-        return module
-    return lambda x: torch.func.functional_call(module, new, (x,))

@@ -7,7 +7,7 @@
 Points are `(B, n)`, residuals `(B, m)`. J⁺ is the pseudo-inverse Jᵀ(JJᵀ)⁻¹, of which three forms
 exist: one equation (a division), a few (J row by row, and a Cholesky factor of its m×m Gram
 matrix), many (products with J and Jᵀ alone, and conjugate gradients). All three stand equations
-that repeat each other, and rows of any scale in the first two.
+that repeat each other, the first two also rows of different scales.
 
 Reference: Absil, Mahony & Sepulchre (2008), §3.6 and §5.2; Absil & Malick (2012).
 """
@@ -58,8 +58,8 @@ class NormalSpace(ABC):
         return self.distance(r)
 
     @abstractmethod
-    def largest_row(self) -> Tensor:
-        """The largest norm of a row of J, or an estimate of it, `(B, 1)`."""
+    def sizes(self) -> Tensor:
+        """The norms of the rows of J, `(B, m)`, or an estimate for all of them, `(B, 1)`."""
 
 
 def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) -> NormalSpace:
@@ -77,8 +77,27 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
     if m == 1:
         return OneEquation(d.value, d.rows()[:, 0])
     if m <= few:
-        return FewEquations(d.value, d.rows())
+        rows = d.rows()
+        return FewEquations(d.value, rows, _is_noise(c, x, rows))
     return ManyEquations(d, iterations)
+
+
+def _is_noise(c: Residual, x: Tensor, rows: Tensor) -> Tensor:
+    """Which rows of J are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
+
+    They are as small as eps times the largest row, which a row of an equation of another scale can
+    be, too; but that hardly turns where x is moved a little. Where this cannot be seen, as nothing
+    is read on the host, all rows so small are taken for noise.
+    """
+    norms = _norm(rows).squeeze(-1)
+    eps = torch.finfo(x.dtype).eps
+    small = norms <= 8 * eps * norms.amax(1, keepdim=True)
+    if not host_readable(small) or not bool((small & (norms > 0)).any()):
+        return small
+    moved = x + eps**0.5 * _norm(x) / x.shape[1] ** 0.5 * _noise_like(x)
+    again = derivative(c, moved).rows()
+    cosine = (rows * again).sum(-1) * _inverse(norms) * _inverse(_norm(again).squeeze(-1))
+    return small & ~(cosine > 0.9)
 
 
 def _inverse(a: Tensor) -> Tensor:
@@ -145,7 +164,7 @@ class OneEquation(NormalSpace):
         """|r|/‖g‖."""
         return (r * self._inverse_norm).abs()
 
-    def largest_row(self) -> Tensor:
+    def sizes(self) -> Tensor:
         """‖g‖."""
         return self._norm
 
@@ -160,12 +179,11 @@ class FewEquations(NormalSpace):
 
     _REFINEMENTS = 2
 
-    def __init__(self, value: Tensor, rows: Tensor) -> None:
+    def __init__(self, value: Tensor, rows: Tensor, flat: Tensor) -> None:
         self.value = value
         self._norms = _norm(rows).squeeze(-1)  # (B, m)
+        self._flat = flat
         eps = torch.finfo(value.dtype).eps
-        # Rows that are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
-        self._flat = self._norms <= 8 * eps * self._norms.amax(1, keepdim=True)
         self._inverse_norms = torch.where(self._flat, 0, _inverse(self._norms))
         self._rows = rows * self._inverse_norms.unsqueeze(-1)
         self._gram = self._rows @ self._rows.mT
@@ -198,7 +216,8 @@ class FewEquations(NormalSpace):
         distance = squared.clamp(min=0).sqrt()
         # The rows have norm 1: what of the residual is left is a distance.
         unseen = (_norm(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
-        lost = self._flat & (r.abs() > _noise(y, self.largest_row() * y.shape[1] ** 0.5))
+        largest = self._norms.amax(1, keepdim=True)
+        lost = self._flat & (r.abs() > _noise(y, largest * y.shape[1] ** 0.5))
         singular = (unseen > distance) | lost.any(-1, keepdim=True)
         corrected = y - (multipliers.mT @ self._rows).squeeze(-2)
         return corrected, _refuse(distance + unseen, singular)
@@ -208,9 +227,9 @@ class FewEquations(NormalSpace):
         b = (r * self._inverse_norms).unsqueeze(-1)
         return (self._solve(b)[0].mT @ b).squeeze(-1).clamp(min=0).sqrt()
 
-    def largest_row(self) -> Tensor:
-        """As it is."""
-        return self._norms.amax(1, keepdim=True)
+    def sizes(self) -> Tensor:
+        """As they are; of a row that is noise, that of the largest, whose noise it is."""
+        return torch.where(self._flat, self._norms.amax(1, keepdim=True), self._norms)
 
 
 @final
@@ -307,7 +326,7 @@ class ManyEquations(NormalSpace):
             rr, qq = new, _norm(p).square()
         return torch.zeros_like(p) if x is None else x, rr.sqrt()
 
-    def largest_row(self) -> Tensor:
+    def sizes(self) -> Tensor:
         """max |Jz| for noise z: |(Jz)ᵢ|² is ‖Jᵢ‖² in the mean."""
         z = _noise_like(self._jacobian.adjoint(self.value))
         return self._jacobian.apply(z).abs().amax(1, keepdim=True)

@@ -33,10 +33,11 @@ class LevelSet(Manifold):
 
     Args:
         constraints: each takes one point and returns a tensor of any shape that is zero on the
-            manifold. It must be differentiable, and fit for `torch.vmap` where there are several
-            points: no value read on the host, no writing in place. Equations may repeat each
-            other. Tensors that it closes over are taken as constants, and follow the points'
-            device and precision.
+            manifold. It must be differentiable by torch's own operators, or functions that
+            `torch.func` takes; where there are several points, fit for `torch.vmap`, and where
+            there are 2 to `dense_up_to` equations, so must be its derivative: no value read on
+            the host, no writing in place. Equations may repeat each other. Tensors that it closes
+            over are taken as constants, and follow the points' device and precision.
         event_ndim: dimensions of one point, the last ones; None takes the whole tensor as one.
         dense_up_to: up to so many equations, J is formed and JJᵀ factored, and their scales may
             differ (by 1e6 in float32); from there on products with J and conjugate gradients do,
@@ -75,6 +76,7 @@ class LevelSet(Manifold):
         if not constraints or not all(map(callable, constraints)):
             given = ", ".join(map(repr, constraints)) or "none"
             raise TypeError(f"LevelSet needs one or more functions of a point; got {given}.")
+        hash(constraints)  # as manifolds are compared and counted: TypeError here, not later
         for name, value, least in (
             ("event_ndim", event_ndim, 0),
             ("dense_up_to", dense_up_to, 0),
@@ -155,7 +157,11 @@ class LevelSet(Manifold):
 
     def prepare(self, x: Tensor) -> None:
         """Move what the functions hold to where `x` is."""
-        self._equations(x.detach().float() if x.dtype in HALF else x)
+        x = x.detach().float() if x.dtype in HALF else x.detach()
+        c = self._equations(x)
+        if x.numel() and not hasattr(x, "placements"):  # a wrong function fails here, not in a step
+            with torch.no_grad():
+                c(c.flatten(x)[:1])
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """At least `event_ndim` dimensions, none of a point's empty."""
@@ -170,6 +176,8 @@ class LevelSet(Manifold):
     # --- c and J on batches of vectors ---
 
     def _equations(self, x: Tensor) -> Equations:
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(f"{self!r} needs floating-point or complex tensors; got {x.dtype}.")
         dtype = x.real.dtype if x.is_complex() else x.dtype
         key = x.device, dtype
         if key not in self._followed:
@@ -257,7 +265,11 @@ class LevelSet(Manifold):
         return c(c.flatten(x)).abs().amax(1).reshape(batch)
 
     def tolerance(self, x: Tensor) -> Tensor:
-        """10·eps·‖x‖·max ‖Jᵢ‖: what rounding the entries of x makes of c, tenfold."""
+        """10·eps·‖x‖·‖Jᵢ‖: what rounding the entries of x makes of cᵢ, tenfold.
+
+        Of equations of different scales it is what `violation` exceeds where one of them exceeds
+        its own, and only there.
+        """
         batch = x.shape[: x.ndim - len(self.event_dims(x.ndim))]
         if x.numel() == 0:
             return x.real.new_zeros(batch)
@@ -265,14 +277,16 @@ class LevelSet(Manifold):
         c = self._equations(full)
         vectors = c.flatten(full)
         size = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        rows = self._linearise(c, vectors).largest_row()
-        tolerance: Tensor = 10 * torch.finfo(x.dtype).eps * (size * rows).reshape(batch)
-        return tolerance
+        space = self._linearise(c, vectors)
+        limits, violations = 10 * torch.finfo(x.dtype).eps * size * space.sizes(), space.value.abs()
+        worst = (violations / limits).nan_to_num(nan=0.0).amax(1)
+        tolerance = torch.where(worst > 0, violations.amax(1) / worst, limits.amax(1))
+        return tolerance.reshape(batch)
 
     @exact_products
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """A point of the manifold no further from `a` than its neighbours.
+        """A point of the manifold at which the distance from `a` is stationary.
 
         Newton leads from `a` to the manifold, and descent of the distance along it from there on:
         to the nearest point where `a` is close. Not for use in a step: it reads on the host.
@@ -313,9 +327,9 @@ class LevelSet(Manifold):
         batch = shape[: len(shape) - len(self._event(shape))]
 
         def draw() -> tuple[Tensor, Tensor]:
-            a = torch.randn(*shape, generator=generator, dtype=dtype, device=device)
+            a = torch.randn(shape, generator=generator, dtype=dtype, device=device)
             y, found = self._search(a.float() if a.dtype in HALF else a)
-            return y.to(a.dtype), found.reshape(*batch, *[1] * (a.ndim - len(batch)))
+            return y.to(a.dtype), found.reshape((*batch, *[1] * (a.ndim - len(batch))))
 
         x, found = draw()
         for _ in range(_DRAWS - 1):

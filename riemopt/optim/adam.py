@@ -286,8 +286,8 @@ def _load(group: dict[str, Any], stack: Stack) -> functional.AdamState:
 class RiemannianAdamW(RiemannianAdam):
     """`RiemannianAdam` with decoupled weight decay, as `torch.optim.AdamW` has it.
 
-    Note that the decay acts on unconstrained parameters and on linear manifolds only; on spheres
-    and Stiefel manifolds it has no tangent part.
+    On a manifold the decay is the tangent part of -lr·weight_decay·x, of which spheres and Stiefel
+    manifolds have none.
     """
 
     def __init__(

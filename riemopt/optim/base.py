@@ -179,7 +179,7 @@ class RiemannianOptimizer(Optimizer):
                 for i, (group, manifolds) in enumerate(
                     zip(self.param_groups, self._manifolds, strict=True)
                 )
-            ]  # whatever is refused is refused here, before anything has changed
+            ]  # whatever is refused is refused here, before a parameter has moved
             together = []
             for group, plain, stacks in work:
                 if plain:
@@ -335,8 +335,9 @@ class RiemannianOptimizer(Optimizer):
     def shortened_steps(self) -> int:
         """How often a point took a part of its step only, or none of it.
 
-        On a `LevelSet`, where the surface bends too much for the step or c is singular; never on a
-        manifold with a retraction of its own. Counted on the device; reading it synchronises.
+        On a `LevelSet`, where the surface bends too much for the step or c is singular, and on
+        geoopt's manifolds, where the result is not finite; alone, in a `Product` or `Flattened`.
+        Never on others (`takes_whole_steps`). Counted on the device; reading it synchronises.
         """
         return sum(int(count) for count in self._shortened.values())
 
