@@ -23,8 +23,9 @@ from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import checkpoint, functional, rounds
 from riemopt.optim.functional import Acceptance
+from riemopt.optim.lookup import check_step, effective, find_manifolds
 from riemopt.optim.rounds import Direction, Rounds
-from riemopt.optim.stack import Plan, Stack, split_points
+from riemopt.optim.stack import Plan, Stack
 from riemopt.split import SplitGeometry
 
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
@@ -118,7 +119,7 @@ class RiemannianOptimizer(Optimizer):
         self.__dict__.setdefault("_plans", {})
         manifolds = self.__dict__.setdefault("_manifolds", [])
         try:
-            manifolds.append(_find_manifolds(self.param_groups[-1]["params"], named))
+            manifolds.append(find_manifolds(self.param_groups[-1]["params"], named))
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -128,7 +129,7 @@ class RiemannianOptimizer(Optimizer):
         for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
             for i, p in enumerate(group["params"]):
                 if p is param:
-                    manifolds[i] = _effective(p, manifold)
+                    manifolds[i] = effective(p, manifold)
                     self._conform_state(p, manifolds[i])
 
     def _split(
@@ -233,7 +234,7 @@ class RiemannianOptimizer(Optimizer):
         states: list[dict[str, Any]],
     ) -> list[Stack]:
         for p, manifold in zip(params, manifolds, strict=True):
-            _check_step(p, manifold, group)
+            check_step(p, manifold, group)
         buckets: dict[Any, list[int]] = {}
         for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
             assert p.grad is not None
@@ -406,45 +407,3 @@ def _signature(param: Tensor, state: dict[str, Any]) -> Any:
     grad = param.grad
     assert grad is not None
     return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
-
-
-def _check_step(param: Tensor, manifold: Manifold, group: dict[str, Any]) -> None:
-    """Refuse what cannot be stepped, before anything has changed."""
-    assert param.grad is not None
-    if param.grad.is_sparse:
-        raise RuntimeError(
-            f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
-            "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
-        )
-    parts, _ = split_points(param, manifold)
-    if parts is not None and group["differentiable"]:
-        raise NotImplementedError(
-            f"differentiable=True is not supported for a parameter on {manifold} whose points are "
-            "spread over processes: autograd does not record their sums. Use differentiable=False."
-        )
-
-
-def _find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
-    found = registry.resolve(params)
-    for p, manifold in zip(params, found, strict=True):
-        if named is not None and manifold is not None and manifold != named:
-            raise ValueError(
-                f"The group says {named}, but a parameter of shape {tuple(p.shape)} in it is "
-                f"constrained to {manifold}."
-            )
-    effective = [
-        _effective(p, m if named is None else named) for p, m in zip(params, found, strict=True)
-    ]
-    for p, manifold in zip(params, effective, strict=True):
-        if manifold is not None:
-            split_points(p, manifold)  # refused now, if it cannot be stepped as it is spread
-    return effective
-
-
-def _effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
-    """The manifold as the step uses it: None for a Euclidean one; dims counted from the end."""
-    if manifold is None or not manifold.is_constraint:
-        return None
-    manifold.check_shape(param.shape)
-    manifold.prepare(param)
-    return manifold.anchored(param.ndim)
