@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from riemopt.level_sets.newton import Linearise, descend, land
-from riemopt.level_sets.normal_space import Residual
+from riemopt.level_sets.normal_space import Residual, lengths
 
 # Where Newton fails from a, as it must where J is singular (at the centre of a sphere), it starts
 # from a scaled to entries of about 1 and shaken by noise of these sizes.
@@ -57,17 +57,17 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
     """Riemannian descent of ½‖y - a‖² with Barzilai-Borwein steps, halved where they ascend."""
     eps = torch.finfo(a.dtype).eps
     space = linearise(y)
-    g, apart = space.tangent(y - a), _norm(y - a)
+    g, apart = space.tangent(y - a), lengths(y - a)
     step = torch.ones_like(apart)
     for _ in range(_STEPS):
-        size = _norm(g)
-        done = size <= 8 * eps * (apart + _norm(y))
+        size = lengths(g)
+        done = size <= 8 * eps * (apart + lengths(y))
         # From so far the point depends on digits of a that it does not have.
-        done = done | ~(apart < eps**-0.5 * _norm(y))
+        done = done | ~(apart < eps**-0.5 * lengths(y))
         if bool(done.all()):
             break
         z, _ = land(c, partial(linearise, y), y, g, torch.where(done, 0, -step), linearise)
-        distance = _norm(z - a)
+        distance = lengths(z - a)
         # Near the end the distance is constant to rounding.
         better = distance.square() <= apart.square() * (1 + 4 * eps)
         z = torch.where(better, z, y)
@@ -80,7 +80,3 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
         step = torch.where(better & ~done, faster, torch.where(done, step, step / 4))
         y, g, apart = z, new, torch.where(better, distance, apart)
     return y
-
-
-def _norm(a: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from riemopt.level_sets.normal_space import NormalSpace, Residual
+from riemopt.level_sets.normal_space import NormalSpace, Residual, lengths
 from riemopt.linalg import add_scaled, host_readable
 
 Linearise = Callable[[Tensor], NormalSpace]
@@ -60,7 +60,7 @@ def land(
         y `(B, n)`, and `(B, 1)` what part of t·u was taken: 1, less where the surface bends too
         much for it, 0 where no part of it came back; such a point stays at x.
     """
-    length = _norm(u) * (t.abs() if isinstance(t, Tensor) else abs(t))
+    length = lengths(u) * (t.abs() if isinstance(t, Tensor) else abs(t))
     seen = host_readable(length)
     part = torch.ones_like(length)
     if seen:
@@ -193,9 +193,5 @@ def _iterate(
 
 def _tolerance(y: Tensor) -> Tensor:
     """The distance in which rounding the entries of y leaves it: 2·eps·‖y‖; 0 if that overflows."""
-    distance = 2 * torch.finfo(y.dtype).eps * _norm(y)
+    distance = 2 * torch.finfo(y.dtype).eps * lengths(y)
     return torch.where(distance < torch.inf, distance, 0)
-
-
-def _norm(a: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)

@@ -89,14 +89,14 @@ def _is_noise(c: Residual, x: Tensor, rows: Tensor) -> Tensor:
     be, too; but that hardly turns where x is moved a little. Where this cannot be seen, as nothing
     is read on the host, all rows so small are taken for noise.
     """
-    norms = _norm(rows).squeeze(-1)
+    norms = lengths(rows).squeeze(-1)
     eps = torch.finfo(x.dtype).eps
     small = norms <= 8 * eps * norms.amax(1, keepdim=True)
     if not host_readable(small) or not bool((small & (norms > 0)).any()):
         return small
-    moved = x + eps**0.5 * _norm(x) / x.shape[1] ** 0.5 * _noise_like(x)
+    moved = x + eps**0.5 * lengths(x) / x.shape[1] ** 0.5 * _noise_like(x)
     again = derivative(c, moved).rows()
-    cosine = (rows * again).sum(-1) * _inverse(norms) * _inverse(_norm(again).squeeze(-1))
+    cosine = (rows * again).sum(-1) * _inverse(norms) * _inverse(lengths(again).squeeze(-1))
     return small & ~(cosine > 0.9)
 
 
@@ -106,7 +106,8 @@ def _inverse(a: Tensor) -> Tensor:
     return torch.where(zero, 0, 1 / torch.where(zero, 1, a))
 
 
-def _norm(a: Tensor) -> Tensor:
+def lengths(a: Tensor) -> Tensor:
+    """The norm of each vector, `(…, n)` → `(…, 1)`."""
     return torch.linalg.vector_norm(a, dim=-1, keepdim=True)
 
 
@@ -123,7 +124,7 @@ def _noise_like(a: Tensor) -> Tensor:
 def _noise(y: Tensor, size: Tensor | float) -> Tensor:
     """The residual that rounding the entries of y makes, 32-fold; `size` is ‖J‖_F."""
     eps: float = torch.finfo(y.dtype).eps
-    return 32 * eps * size / y.shape[-1] ** 0.5 * _norm(y)
+    return 32 * eps * size / y.shape[-1] ** 0.5 * lengths(y)
 
 
 def _quotient(a: Tensor, b: Tensor, chosen: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class OneEquation(NormalSpace):
     def __init__(self, value: Tensor, row: Tensor) -> None:
         self.value = value
         self._row = row
-        self._norm = _norm(row)
+        self._norm = lengths(row)
         self._inverse_norm = _inverse(self._norm)
         self._flat = self._norm == 0
 
@@ -181,7 +182,7 @@ class FewEquations(NormalSpace):
 
     def __init__(self, value: Tensor, rows: Tensor, flat: Tensor) -> None:
         self.value = value
-        self._norms = _norm(rows).squeeze(-1)  # (B, m)
+        self._norms = lengths(rows).squeeze(-1)  # (B, m)
         self._flat = flat
         eps = torch.finfo(value.dtype).eps
         self._inverse_norms = torch.where(self._flat, 0, _inverse(self._norms))
@@ -215,7 +216,7 @@ class FewEquations(NormalSpace):
         squared = (multipliers.mT @ (b - left)).squeeze(-1)
         distance = squared.clamp(min=0).sqrt()
         # The rows have norm 1: what of the residual is left is a distance.
-        unseen = (_norm(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
+        unseen = (lengths(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
         largest = self._norms.amax(1, keepdim=True)
         lost = self._flat & (r.abs() > _noise(y, largest * y.shape[1] ** 0.5))
         singular = (unseen > distance) | lost.any(-1, keepdim=True)
@@ -258,15 +259,15 @@ class ManyEquations(NormalSpace):
     def tangent(self, u: Tensor) -> Tensor:
         """u - J⁺Ju, until the residual J(u - J⁺Ju) is rounding."""
         tolerance = 2 * torch.finfo(u.dtype).eps
-        solution, _ = self._craig(self._jacobian.apply(u), tolerance * _norm(u), relative=False)
+        solution, _ = self._craig(self._jacobian.apply(u), tolerance * lengths(u), relative=False)
         return u - solution
 
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """y - J⁺r, to a relative residual of `accuracy`."""
         tolerance = torch.full_like(r[:, :1], self.accuracy)
         solution, left = self._craig(r, tolerance, relative=True)
-        distance = _norm(solution)
-        unsolved = left > self.accuracy * _norm(r)
+        distance = lengths(solution)
+        unsolved = left > self.accuracy * lengths(r)
         if not host_readable(unsolved) or bool(unsolved.any()):
             size = self._size()
             unseen = (left - _noise(y, size)).clamp(min=0) * _inverse(size)
@@ -277,7 +278,7 @@ class ManyEquations(NormalSpace):
 
     def distance(self, r: Tensor) -> Tensor:
         """‖r‖²/‖Jᵀr‖: exact where JJᵀ is a multiple of the identity."""
-        return _norm(r).square() * _inverse(_norm(self._jacobian.adjoint(r)))
+        return lengths(r).square() * _inverse(lengths(self._jacobian.adjoint(r)))
 
     def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """The first iteration: y - Jᵀr·‖r‖²/‖Jᵀr‖², exact where `distance` is.
@@ -287,16 +288,16 @@ class ManyEquations(NormalSpace):
         if not host_readable(y) and self._iterations != 1:
             tolerance = torch.full_like(r[:, :1], self.accuracy)
             solution, _ = self._craig(r, tolerance, relative=True)
-            return y - solution, _norm(solution)
-        p, size = self._jacobian.adjoint(r), _norm(r)
-        self._sigma = _norm(p) / size
-        factor = size.square() * _inverse(_norm(p).square())
-        return torch.addcmul(y, p, factor, value=-1), _norm(p) * factor
+            return y - solution, lengths(solution)
+        p, size = self._jacobian.adjoint(r), lengths(r)
+        self._sigma = lengths(p) / size
+        factor = size.square() * _inverse(lengths(p).square())
+        return torch.addcmul(y, p, factor, value=-1), lengths(p) * factor
 
     def guess(self, r: Tensor) -> Tensor:
         """‖r‖/σ, σ being what J did to the residual of the nudge."""
         assert self._sigma is not None
-        return _norm(r) / self._sigma
+        return lengths(r) / self._sigma
 
     def _craig(self, b: Tensor, tolerance: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
         """x = J⁺b and ‖b - Jx‖.
@@ -306,7 +307,7 @@ class ManyEquations(NormalSpace):
         """
         eps = torch.finfo(b.dtype).eps
         r, p = b, self._jacobian.adjoint(b)
-        rr, qq = _norm(r).square(), _norm(p).square()
+        rr, qq = lengths(r).square(), lengths(p).square()
         sigma2 = qq * _inverse(rr)
         limit = tolerance.square() * (rr if relative else sigma2)
         x = None
@@ -318,12 +319,12 @@ class ManyEquations(NormalSpace):
             alpha = _quotient(rr, qq, active)
             x = p * alpha if x is None else torch.addcmul(x, p, alpha)
             r = torch.addcmul(r, self._jacobian.apply(p), alpha, value=-1)
-            new = _norm(r).square()
+            new = lengths(r).square()
             if not rest or (host_readable(new) and bool((new <= limit).all())):
                 rr = new
                 break
             p = torch.addcmul(self._jacobian.adjoint(r), p, _quotient(new, rr, active))
-            rr, qq = new, _norm(p).square()
+            rr, qq = new, lengths(p).square()
         return torch.zeros_like(p) if x is None else x, rr.sqrt()
 
     def sizes(self) -> Tensor:
@@ -333,7 +334,7 @@ class ManyEquations(NormalSpace):
 
     def _size(self) -> Tensor:
         """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for noise w (Hutchinson)."""
-        return _norm(self._jacobian.adjoint(_noise_like(self.value)))
+        return lengths(self._jacobian.adjoint(_noise_like(self.value)))
 
     def _steps(self, b: Tensor) -> int:
         if self._iterations is not None:

@@ -173,6 +173,9 @@ class LevelSet(Manifold):
     def _event(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[len(shape) - len(self.event_dims(len(shape))) :])
 
+    def _batch(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[: len(shape) - len(self.event_dims(len(shape)))])
+
     # --- c and J on batches of vectors ---
 
     def _equations(self, x: Tensor) -> Equations:
@@ -237,7 +240,7 @@ class LevelSet(Manifold):
         if x.dtype in HALF:
             y, taken = self.attempt(x.float(), u.float(), t)
             return y.to(x.dtype), taken
-        batch = x.shape[: x.ndim - len(self.event_dims(x.ndim))]
+        batch = self._batch(x.shape)
         if x.numel() == 0:
             return x.clone(), x.real.new_ones(batch)
         c = self._equations(x)
@@ -258,7 +261,7 @@ class LevelSet(Manifold):
     @upcast
     def violation(self, x: Tensor) -> Tensor:
         """max |c(x)| of each point."""
-        batch = x.shape[: x.ndim - len(self.event_dims(x.ndim))]
+        batch = self._batch(x.shape)
         if x.numel() == 0:
             return x.real.new_zeros(batch)
         c = self._equations(x)
@@ -270,7 +273,7 @@ class LevelSet(Manifold):
         Of equations of different scales it is what `violation` exceeds where one of them exceeds
         its own, and only there.
         """
-        batch = x.shape[: x.ndim - len(self.event_dims(x.ndim))]
+        batch = self._batch(x.shape)
         if x.numel() == 0:
             return x.real.new_zeros(batch)
         full = x.float() if x.dtype in HALF else x
@@ -324,7 +327,7 @@ class LevelSet(Manifold):
             ValueError: as `project`.
         """
         self.check_shape(shape)
-        batch = shape[: len(shape) - len(self._event(shape))]
+        batch = self._batch(shape)
 
         def draw() -> tuple[Tensor, Tensor]:
             a = torch.randn(shape, generator=generator, dtype=dtype, device=device)
@@ -343,7 +346,7 @@ class LevelSet(Manifold):
     @exact_products
     def _search(self, a: Tensor) -> tuple[Tensor, Tensor]:
         if a.numel() == 0:
-            batch = a.shape[: a.ndim - len(self.event_dims(a.ndim))]
+            batch = self._batch(a.shape)
             return a.clone(), torch.ones(batch, dtype=torch.bool, device=a.device)
         c = self._equations(a)
         y, found = nearest.nearest(c, c.flatten(a), lambda y: self._linearise(c, y))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -11,11 +11,12 @@ from torch import Tensor
 from riemopt import linalg
 from riemopt.linalg import host_readable, upcast
 from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.slices import Slices
 
 
 @final
 @dataclass(frozen=True, init=False, repr=False)
-class Sphere(Manifold):
+class Sphere(Slices):
     """{x : ‖x‖ = radius}. Each slice along `dim` is one point; `dim` is the manifold's `n`-1.
 
         Sphere()                    each row of a (k, n) tensor has norm 1
@@ -32,38 +33,17 @@ class Sphere(Manifold):
     vectors form the real sphere of twice the dimension.
     """
 
-    # `dim` is also the name of a method of the contract, so the option is kept under another one.
     slice_dims: tuple[int, ...] | None
     radius: float
 
     def __init__(self, dim: int | Sequence[int] | None = -1, radius: float = 1.0) -> None:
         if not (radius > 0 and math.isfinite(radius)):
             raise ValueError(f"Sphere needs a positive, finite radius; got {radius!r}.")
-        dims = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
-        if dims is not None and (not dims or len(set(dims)) != len(dims)):
-            raise ValueError(f"Sphere needs one or more distinct dimensions; got dim={dim!r}.")
-        object.__setattr__(self, "slice_dims", dims)
+        self._set_dims(dim)
         object.__setattr__(self, "radius", float(radius))
 
     def __repr__(self) -> str:
-        dims: Any = self.slice_dims
-        if dims is not None and len(dims) == 1:
-            dims = dims[0]
-        options = [f"dim={dims}"] * (dims != -1) + [f"radius={self.radius}"] * (self.radius != 1)
-        return f"Sphere({', '.join(options)})"
-
-    @property
-    def event_ndim(self) -> int:
-        """Number of dimensions of one point; `AttributeError` for `dim=None`, which takes all."""
-        if self.slice_dims is None:
-            raise AttributeError("Sphere(dim=None) takes all dimensions of the tensor it is given.")
-        return len(self.slice_dims)
-
-    def event_dims(self, ndim: int) -> tuple[int, ...]:
-        """The dimensions of one point, counted from the end, in ascending order."""
-        if self.slice_dims is None:
-            return tuple(range(-ndim, 0))
-        return tuple(sorted(d if d < 0 else d - ndim for d in self.slice_dims))
+        return self._describe(*[f"radius={self.radius}"] * (self.radius != 1))
 
     def anchored(self, ndim: int) -> Manifold:
         """With `dim` counted from the end."""
@@ -124,17 +104,6 @@ class Sphere(Manifold):
         """|‖x‖ - r| of each point."""
         dims = self.event_dims(x.ndim)
         return (torch.linalg.vector_norm(x, dim=dims) - self.radius).abs()
-
-    def check_shape(self, shape: Sequence[int]) -> None:
-        """At least the dimensions named in `dim`, none of them empty."""
-        ndim = len(shape)
-        dims = self.slice_dims if self.slice_dims is not None else tuple(range(ndim))
-        if not dims or any(not -ndim <= d < ndim for d in dims):
-            self._reject(shape, f"a tensor that has dimension {self.slice_dims or '0 or more'}")
-        if len({d % ndim for d in dims}) != len(dims):
-            self._reject(shape, "distinct dimensions")
-        if any(shape[d] == 0 for d in dims):
-            self._reject(shape, "at least one entry along each dimension of a point")
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """N - 1 for n entries a point (2n - 1 if complex)."""

@@ -1,0 +1,56 @@
+"""Points that are slices of a tensor along named dimensions, instead of the last ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from riemopt.manifolds.base import Manifold
+
+
+class Slices(Manifold):
+    """A manifold with the option `dim`: one dimension or several that make a point, None for all.
+
+    `dim` is also the name of a method of the contract, so the option is kept as `slice_dims`.
+    """
+
+    slice_dims: tuple[int, ...] | None
+
+    def _set_dims(self, dim: int | Sequence[int] | None) -> None:
+        dims = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
+        if dims is not None and (not dims or len(set(dims)) != len(dims)):
+            name = type(self).__name__
+            raise ValueError(f"{name} needs one or more distinct dimensions; got dim={dim!r}.")
+        object.__setattr__(self, "slice_dims", dims)
+
+    def _describe(self, *options: str) -> str:
+        """The constructor call, of `dim` unless it is the last one and other options."""
+        dims: Any = self.slice_dims
+        if dims is not None and len(dims) == 1:
+            dims = dims[0]
+        return f"{type(self).__name__}({', '.join([f'dim={dims}'] * (dims != -1) + [*options])})"
+
+    @property
+    def event_ndim(self) -> int:
+        """Number of dimensions of one point; `AttributeError` for `dim=None`, which takes all."""
+        if self.slice_dims is None:
+            name = type(self).__name__
+            raise AttributeError(
+                f"{name}(dim=None) takes all dimensions of the tensor it is given."
+            )
+        return len(self.slice_dims)
+
+    def event_dims(self, ndim: int) -> tuple[int, ...]:
+        """The dimensions of one point, counted from the end, in ascending order."""
+        if self.slice_dims is None:
+            return tuple(range(-ndim, 0))
+        return tuple(sorted(d if d < 0 else d - ndim for d in self.slice_dims))
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """At least the dimensions named in `dim`, none of them empty."""
+        ndim = len(shape)
+        dims = self.slice_dims if self.slice_dims is not None else tuple(range(ndim))
+        if not dims or any(not -ndim <= d < ndim for d in dims):
+            self._reject(shape, f"a tensor that has dimension {self.slice_dims or '0 or more'}")
+        if len({d % ndim for d in dims}) != len(dims):
+            self._reject(shape, "distinct dimensions")
+        if any(shape[d] == 0 for d in dims):
+            self._reject(shape, "at least one entry along each dimension of a point")
