@@ -83,11 +83,19 @@ def adjoint_plus(a: Tensor, sign: int = 1) -> Tensor:
 
     Where it is multiplied next, the product takes that number along as a coefficient.
     """
-    if a.ndim == 3 and len(a) == 1 and a.shape[-1] > 128:
-        # As a 2-d tensor torch copies the adjoint in blocks: 4 times faster at 1024².
-        adjoint = a[0].mH.clone(memory_format=torch.contiguous_format).unsqueeze(0)
-        return adjoint.add_(a, alpha=sign)
-    return a.mH + a if sign == 1 else a.mH - a
+    if a.requires_grad or not host_readable(a):
+        return a.mH + a if sign == 1 else a.mH - a
+    # A copy and a sum of equal layouts take less time than one sum of two layouts: 4 times less at
+    # 1024², which torch copies in blocks if it is a 2-d tensor, and 3 times less for 10,000 of 3²,
+    # column by column.
+    adjoint = a.mH
+    if a.shape[-1] <= 4:
+        adjoint = torch.stack(adjoint.resolve_conj().unbind(-2), -2)
+    elif a.ndim == 3 and len(a) == 1:
+        adjoint = adjoint[0].clone(memory_format=torch.contiguous_format).unsqueeze(0)
+    else:
+        adjoint = adjoint.clone(memory_format=torch.contiguous_format)
+    return adjoint.add_(a, alpha=sign)
 
 
 def sym(a: Tensor) -> Tensor:
@@ -103,6 +111,11 @@ def skew(a: Tensor) -> Tensor:
 def is_wide(x: Tensor) -> bool:
     """Whether `(*, n, p)` matrices have fewer rows than columns."""
     return x.shape[-2] < x.shape[-1]
+
+
+def is_square(x: Tensor) -> bool:
+    """Whether `(*, n, p)` matrices have n = p."""
+    return x.shape[-2] == x.shape[-1]
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -201,6 +214,7 @@ def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
 # Where ‖YᴴY - I‖ is below this, one polynomial finishes; it is also left by any cubic sweep.
 _POLYNOMIAL_REACH = 1 / 8
 _MAX_SWEEPS = 6
+_MAX_SQUARE_SWEEPS = 40  # each takes tiny singular values, of an edited weight, times 1.5 or more
 
 
 def step_cap(dtype: torch.dtype) -> float:
@@ -208,7 +222,7 @@ def step_cap(dtype: torch.dtype) -> float:
     return 0.25 / math.sqrt(torch.finfo(dtype).eps)
 
 
-def _cubic(a: Any, b: Any) -> tuple[Any, Any, Any]:
+def _flattest_cubic(a: Any, b: Any) -> tuple[Any, Any, Any]:
     """The odd cubic c₁x - c₃x³ nearest to 1 on [a, b] and its largest error.
 
     CANS (Grishina, Smirnov, Rakhuba, arXiv 2506.10935, Prop. 2). Floats or device scalars.
@@ -223,7 +237,7 @@ def _cubic_steps(dtype: torch.dtype) -> int:
     """How many bring the singular values of X + ξ, with ξ within `step_cap`, to 1."""
     a, b, steps = 0.7, math.hypot(1, step_cap(dtype)), 0
     while b - a > 4 * torch.finfo(dtype).eps:
-        error = _cubic(a, b)[2]
+        error = _flattest_cubic(a, b)[2]
         a, b, steps = 1 - error, 1 + error, steps + 1
     return steps
 
@@ -232,6 +246,26 @@ def _add_identity(a: Tensor, c: float | Tensor) -> Tensor:
     """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix."""
     a.diagonal(dim1=-2, dim2=-1).add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
     return a
+
+
+def _spread(bound: Any) -> tuple[Any, Any]:
+    """The least and the largest singular value of Y if ‖YᴴY - I‖ ≤ bound.
+
+    Those of X + ξ are at least 1; the floor of .7 leaves room for an X that is off by .3.
+    """
+    low = (1 - bound).clamp(min=0.5) if isinstance(bound, Tensor) else max(1 - bound, 0.5)
+    return low**0.5, (1 + bound) ** 0.5
+
+
+def _sweep(y: Tensor, S: Tensor, a: Any, b: Any) -> tuple[Tensor, Any, Any]:
+    """Y(c₁I - c₃YᴴY) with singular values nearer to 1 than those of Y, in [a, b]; and their range.
+
+    Of square matrices, where iterates of the p×p inverse root would cost more. S may be
+    overwritten.
+    """
+    c1, c3, error = _flattest_cubic(a, b)
+    P = -c3 * S if S.requires_grad or isinstance(c3, Tensor) else S.mul_(-c3)
+    return product(y, _add_identity(P, c1 - c3)), 1 - error, 1 + error
 
 
 def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
@@ -243,12 +277,10 @@ def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
     G = _add_identity(S.clone() if S.requires_grad else S, 1)  # autograd may have saved S
     Z: Tensor | None = None
     del S
-    # Singular values of X + ξ are at least 1; the floor leaves room for an X that is off by .3.
-    a = max(1 - bound, 0.5) if steps is None else (1 - bound).clamp(min=0.5)
-    a, b = a**0.5, (1 + bound) ** 0.5
+    a, b = _spread(bound)
     remaining = 100 if steps is None else steps
     while True:
-        c1, c3, error = _cubic(a, b)
+        c1, c3, error = _flattest_cubic(a, b)
         P = _add_identity(-c3 * G, c1)
         Z = P if Z is None else product(Z, P)
         remaining -= 1
@@ -365,25 +397,32 @@ def polar(y: Tensor) -> Tensor:
     if y.numel() == 0:
         return y.clone()
     if host_readable(y):
-        factor = _polar_on_host(y, math.inf)
+        factor = _polar_on_host(y)
         assert factor is not None
         return factor
     S = gram_defect(y)
-    root = _inverse_sqrt(S, _norms(S)[..., None, None], _BLIND_STEPS[y.real.dtype])
-    y = right_multiply(y, root)
-    S = gram_defect(y)
+    bound, steps = _norms(S)[..., None, None], _BLIND_STEPS[y.real.dtype]
+    if is_square(y):
+        a, b = _spread(bound)
+        for _ in range(steps):
+            y, a, b = _sweep(y, S, a, b)
+            S = gram_defect(y)
+    else:
+        y = right_multiply(y, _inverse_sqrt(S, bound, steps))
+        S = gram_defect(y)
     P, scale = _evaluate(_BLIND_POLYNOMIAL[y.real.dtype], S, product(S, S))
     return add_product(y, y, P, scale)
 
 
-def _polar_on_host(y: Tensor, limit: float) -> Tensor | None:
+def _polar_on_host(y: Tensor, limit: float = math.inf) -> Tensor | None:
     """The polar factor of X + U; None where U may be longer than `limit`."""
+    if is_square(y):
+        return _square_polar_on_host(y, limit)
     (linear_reach, linear), *longer = _polynomials(y.real.dtype)
     for _ in range(_MAX_SWEEPS):
         S = gram_defect(y)
         bound = _largest(_norms(S), limit)
-        # ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
-        if bound * S.shape[-1] ** 0.5 > limit**2:
+        if _is_too_long(bound, S, limit):
             return None
         if bound <= linear_reach:
             return add_product(y, y, S, linear[0])
@@ -403,6 +442,45 @@ def _polar_on_host(y: Tensor, limit: float) -> Tensor | None:
     return y
 
 
+def _square_polar_on_host(y: Tensor, limit: float) -> Tensor | None:
+    """`_polar_on_host` of square matrices.
+
+    All products cost the same here, so that Y itself is swept: two products, with the Gram matrix
+    that says what is left, where a step of the inverse root takes three and longer polynomials more
+    memory.
+    """
+    (linear_reach, linear), (reach, coefficients), *_ = _polynomials(y.real.dtype)
+    a = b = None
+    for _ in range(_MAX_SQUARE_SWEEPS):
+        S = gram_defect(y)
+        bound = _largest(_norms(S), limit)
+        if _is_too_long(bound, S, limit):
+            return None
+        if bound <= linear_reach:
+            return add_product(y, y, S, linear[0])
+        if bound <= reach * S.shape[-1] ** 0.25:  # else ‖S²‖^½ is above it
+            S2 = _hermitian_product(S, S)
+            bound = min(bound, _largest(_norms(S2)) ** 0.5)
+            if bound <= reach:
+                P, scale = _evaluate(coefficients, S, S2)
+                del S, S2
+                return add_product(y, y, P, scale)
+            del S2
+        low, high = _spread(bound)
+        if a is not None and b is not None:  # the floor of .7 held before the first sweep
+            low, high = max(a, (1 - min(bound, 1)) ** 0.5), min(b, high)
+        y, a, b = _sweep(y, S, low, high)
+    return y
+
+
+def _is_too_long(bound: float, S: Tensor, limit: float) -> bool:
+    """Whether U may be longer than `limit`, where ‖S‖ ≤ bound.
+
+    ‖U‖² = tr UᴴU ≤ √p·‖UᴴU‖, and UᴴU = S for a tangent U: no need to measure U itself.
+    """
+    return bound * S.shape[-1] ** 0.5 > limit**2
+
+
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
     limit = step_cap(u.dtype)
@@ -411,6 +489,85 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
         if factor is not None:
             return factor
     return polar(x + cap_norm(t * u, limit))
+
+
+# --- the cubic retraction of unitary groups ----------------------------------------------------
+
+_LONGEST_CUBIC = 8.0  # of a step, as the root of ‖UᴴU‖; a half turn is reached at 2.8
+_LARGE = 512
+
+
+def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
+    """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
+
+    With t·U = XΩ, Ω skew-Hermitian, that is X(I + Ω + Ω²/2 + Ω³/8), which agrees with X·exp(Ω) to
+    second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
+    products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). S is taken as YᴴY - I where
+    it is small; that holds the defect of X too, and leaves ¾ of its square. Steps with ‖S‖ above 64
+    are cut to that length.
+    """
+    if not host_readable(u) or not u.numel():
+        return polar(_long_cubic(x, u, t))
+    y = add_scaled(x, u, t)
+    S = gram_defect(y)
+    norm, square = _bounds(S)
+    if norm > 0.25:  # a defect as large must not be taken for a step
+        del y, S
+        factor = _square_polar_on_host(_long_cubic(x, u, t), math.inf)
+    else:
+        overwrite = y.is_contiguous() and not y.requires_grad
+        y = add_product(y, add_scaled(x, u, 0.25 * t), S, -0.5, overwrite=overwrite)
+        n, eps = S.shape[-1], torch.finfo(S.dtype).eps
+        if norm <= (64 * eps) ** (1 / 3) and square <= 8 * eps * math.sqrt(n):
+            return y  # the cubic's own error is ‖S‖³/128, and what it leaves of a defect ¾S²
+        del S
+        factor = _square_polar_on_host(y, math.inf)
+    assert factor is not None
+    return factor
+
+
+def _bounds(S: Tensor) -> tuple[float, float]:
+    """Bounds of ‖S‖₂ and of the largest entry of S² for Hermitian S, read on the host.
+
+    By the longest row r: ‖S‖₂ ≤ √n·r, and no entry of S² is above r². Of small matrices the norm
+    ‖S‖ does for both. Infinite where S is not finite.
+    """
+    n = S.shape[-1]
+    S = S.detach() if S.requires_grad else S
+    if n < 16:
+        norm = _largest(_norms(S), 1.0)
+        return norm, norm**2
+    rows = torch.linalg.vector_norm(S, dim=-1)
+    r = _largest(rows, 1.0)
+    norm = math.sqrt(n) * r
+    if n >= _LARGE and norm < math.inf:
+        norm = min(norm, _spectral_bound(S, rows))
+    return norm, r**2
+
+
+def _spectral_bound(S: Tensor, rows: Tensor) -> float:
+    """Four times what Hermitian S stretches its longest rows by: above ‖S‖₂, save by design.
+
+    A direction that S stretches by λ has a share of at least λ/√n in some row. For the Gram matrix
+    of a random step it is 2.7 times ‖S‖₂, where the Frobenius norm is √(n/8) times as large.
+    """
+    longest = rows.topk(8, dim=-1)
+    index = longest.indices[..., None].expand(*S.shape[:-2], 8, S.shape[-1])
+    stretched = torch.linalg.vector_norm(S.gather(-2, index) @ S, dim=-1)
+    return 4 * _largest(stretched / longest.values)
+
+
+def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+    """Y - ½(X + ¼t·U)S with S = t²·UᴴU, of a step that is cut where it is too long."""
+    u = cap_norm(t * u, step_cap(u.dtype))
+    S = gram(u, u)
+    scale = (_LONGEST_CUBIC / _norms(S)[..., None, None].sqrt()).clamp(max=1)
+    if S.requires_grad:
+        u, S = scale * u, scale.square() * S
+        return add_product(x + u, x + 0.25 * u, S, -0.5)
+    u, S = u.mul_(scale), S.mul_(scale.square())
+    y = x + u
+    return add_product(y, u.mul_(0.25).add_(x), S, -0.5, overwrite=y.is_contiguous())
 
 
 def cap_norm(u: Tensor, limit: float) -> Tensor:

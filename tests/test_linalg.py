@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt import linalg
 from riemopt.manifolds import Stiefel
@@ -112,7 +113,7 @@ def test_polar_of_a_batch_does_not_suffer_from_one_bad_matrix(path):
 def test_the_cubic_is_the_best_one(a):
     """It equioscillates: the error at both ends and at the interior maximum is ±ε."""
     b = 2 - a
-    c1, c3, error = linalg._cubic(a, b)
+    c1, c3, error = linalg._flattest_cubic(a, b)
     top = (c1 / (3 * c3)) ** 0.5
     values = torch.tensor([c1 * t - c3 * t**3 for t in (a, top, b)], dtype=torch.float64)
     torch.testing.assert_close(values, torch.tensor([1 - error, 1 + error, 1 - error]).double())
@@ -255,6 +256,123 @@ def test_a_thousand_steps_end_on_the_surface(path, shape, rho):
         u = Stiefel().random_tangent(x, generator=random)
         x = linalg.polar_step(x, u * (rho / torch.linalg.matrix_norm(u, 2)))
     assert linalg.gram_defect(x.double()).abs().max() <= 1e-6
+
+
+# --- cubic ---
+
+SQUARE_SHAPES = [(1, 1), (4, 4), (2, 3, 3), (0, 4, 4), (70, 70)]
+
+
+def rotation(shape, dtype, rho, seed=0):
+    """X, and Ω skew-Hermitian of spectral norm rho."""
+    x = Stiefel().random_point(*shape, generator=generator(seed), dtype=dtype)
+    omega = linalg.skew(randn(shape, dtype, seed + 1))
+    norm = torch.linalg.matrix_norm(omega if omega.numel() else omega.real, 2, keepdim=True)
+    return x, omega * (rho / torch.where(norm > 0, norm, 1))
+
+
+def cubic_in_float64(x, omega):
+    double = torch.complex128 if x.is_complex() else torch.float64
+    x, omega = x.to(double), omega.to(double)
+    eye = torch.eye(x.shape[-1], dtype=double)
+    return svd_polar(x @ (eye + omega + omega @ omega / 2 + omega @ omega @ omega / 8))
+
+
+@over_full
+@pytest.mark.parametrize("shape", SQUARE_SHAPES, ids=str)
+@pytest.mark.parametrize("rho", [0.0, 1e-3, 0.02, 0.1, 0.3, 1.0, 2.0])
+def test_the_cubic_step_is_a_polar_factor(path, shape, dtype, rho):
+    """Found by an SVD in float64; the surface to rounding, whatever the length of the step."""
+    x, omega = rotation(shape, dtype, rho)
+    y = linalg.cubic_step(x, x @ omega)
+    bound = 20 * eps(dtype) * shape[-1] ** 0.5
+    expected = cubic_in_float64(x, omega)
+    assert bool((torch.linalg.matrix_norm(y - expected) <= bound * (1 + rho**3)).all())
+    defect = linalg.gram_defect(y.to(expected.dtype))
+    assert y.numel() == 0 or defect.abs().max() <= bound
+
+
+@pytest.mark.parametrize("rho", [0.5, 5.0, 20.0, 1e3, 1e10])
+def test_long_cubic_steps_end_on_the_surface_and_turn_no_further(path, rho):
+    """Blind or not, a step is cut where ‖UᴴU‖ is 64."""
+    x, omega = rotation((12, 12), torch.float64, rho)
+    norm = torch.linalg.matrix_norm(omega @ omega) ** 0.5
+    y = linalg.cubic_step(x.float(), (x @ omega).float())
+    assert linalg.gram_defect(y.double()).abs().max() <= 2e-6
+    assert torch.det(y.double()).sign() == torch.det(x).sign()
+    expected = cubic_in_float64(x, omega * (8 / norm).clamp(max=1))
+    error = (y - expected).abs().max()
+    # The polar factor is known to eps times the condition, which is norm³/8 at most.
+    assert error <= 10 * eps(torch.float32) * (1 + min(rho, 8.0) ** 3)
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.1, 0.3, 1.0, 1e3])
+def test_a_thousand_cubic_steps_end_on_the_surface(path, rho):
+    random = generator(0)
+    x = Stiefel().random_point(32, 32, generator=random)
+    for _ in range(1000):
+        u = Stiefel().random_tangent(x, generator=random)
+        x = linalg.cubic_step(x, u * (rho / torch.linalg.matrix_norm(u, 2)))
+    assert linalg.gram_defect(x.double()).abs().max() <= 1e-6
+
+
+def test_a_large_cubic_step_takes_two_products():
+    """At 600², where the Frobenius norm says nothing of the spectral one."""
+    x, omega = rotation((600, 600), torch.float32, 0.06)
+    with FlopCounterMode(display=False) as flops:
+        y = linalg.cubic_step(x, x @ omega)
+    assert linalg.gram_defect(y.double()).abs().max() <= 2e-6
+    assert flops.get_total_flops() < 3.1 * 2 * 600**3  # with the one that makes U
+
+
+@pytest.mark.parametrize("kind", ["random", "spread", "local", "hidden"])
+def test_the_bound_of_the_spectral_norm_is_one(kind):
+    """Also of a direction that all rows share, that one has, or that noise hides."""
+    n = 512
+    noise = randn((n, n), torch.float64)
+    S = noise @ noise.mT / n
+    if kind != "random":
+        v = torch.ones(n) if kind != "local" else torch.eye(n)[77]
+        v = v.double() / v.norm()
+        size = {"spread": 100.0, "local": 100.0, "hidden": 10.0}[kind]
+        S = 1e-9 * S if kind != "hidden" else S
+        S = S + size * torch.outer(v, v)
+    rows = torch.linalg.vector_norm(S, dim=-1)
+    norm = torch.linalg.matrix_norm(S, 2).item()
+    assert norm <= linalg._spectral_bound(S[None], rows[None]) <= 4.01 * norm
+
+
+@pytest.mark.parametrize("scale", [1.05, 2.0, 0.5])
+def test_a_cubic_step_from_a_point_that_is_off_does_not_turn_it_round(path, scale):
+    """Of 2X the defect is 3I: as a correction it would lead to -X."""
+    x, omega = rotation((6, 6), torch.float64, 1e-3)
+    y = linalg.cubic_step(scale * x, x @ omega)
+    assert (y - x).abs().max() < 3e-3
+    assert linalg.gram_defect(y).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("n", [3, 64, 300])
+def test_a_rounded_point_comes_back_in_one_cubic_step(path, n):
+    x, omega = rotation((n, n), torch.float32, 1e-3)
+    rounded = x.bfloat16().float()
+    assert linalg.gram_defect(rounded).abs().max() > 1e-4
+    y = linalg.cubic_step(rounded, rounded @ omega)
+    assert linalg.gram_defect(y.double()).abs().max() <= 10 * eps(torch.float32) * n**0.5
+
+
+def test_a_cubic_step_of_a_batch_does_not_suffer_from_one_bad_matrix(path):
+    x, omega = rotation((3, 5, 5), torch.float32, 0.3)
+    u = x @ omega
+    alone = linalg.cubic_step(x, u)
+    u[1] = float("nan")
+    torch.testing.assert_close(linalg.cubic_step(x, u)[::2], alone[::2])
+
+
+def test_cubic_steps_have_derivatives():
+    x, omega = rotation((3, 3), torch.float64, 0.01)
+    for t in (0.1, 30.0):  # short and long
+        direction = (x @ omega).requires_grad_()
+        assert torch.autograd.gradcheck(lambda u, t=t: linalg.cubic_step(x, u, t), direction)
 
 
 @over_exact

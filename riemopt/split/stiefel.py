@@ -1,6 +1,6 @@
 """Stiefel matrices whose long side is cut: sums of p×p matrices, and never an n×n one.
 
-A step of any of the three retractions has the form X⁺ = X·A + U·B with p×p matrices A and B that
+A step of any retraction has the form X⁺ = X·A + U·B with p×p matrices A and B that
 follow from XᴴX, XᴴU and UᴴU. Each process finds the same A and B and moves its own rows. Rounding
 errors of those Gram matrices, and a defect that X has, are then taken away in a second pass, from
 the Gram matrix of the rows that were found.
@@ -30,7 +30,7 @@ class SplitStiefel(SplitGeometry):
 
     def __init__(self, manifold: Stiefel, shape: Sequence[int], *, wide: bool) -> None:
         super().__init__(manifold, shape)
-        self.metric, self.retraction = manifold.metric, manifold.retraction
+        self.metric, self.retraction = manifold.metric, manifold.retraction_of(shape)
         self.wide = wide
 
     @exact_products
@@ -65,11 +65,11 @@ class SplitStiefel(SplitGeometry):
         return v - self._times(x, XV)
 
     def curve_shares(self, x: Tensor, u: Tensor) -> tuple[Share, Share, Share]:
-        """XᴴX; sym(XᴴU), or XᴴU for the Cayley transform; UᴴU."""
+        """XᴴX; sym(XᴴU), or XᴴU for "cayley" and "cubic"; UᴴU."""
         XU = self._gram(x, u)
         return (
             Hermitian(self._gram(x, x)),
-            XU if self.retraction == "cayley" else Hermitian(linalg.sym(XU)),
+            XU if self.retraction in ("cayley", "cubic") else Hermitian(linalg.sym(XU)),
             Hermitian(self._gram(u, u)),
         )
 
@@ -83,8 +83,9 @@ class SplitStiefel(SplitGeometry):
         limit = linalg.step_cap(u.dtype)
         t = t * torch.where(length > limit, limit / length, 1.0)
         XU, UU = t * XU, t**2 * UU
-        if self.retraction == "cayley":
-            A, B = cayley_coefficients(XX, XU, UU)
+        if self.retraction in ("cayley", "cubic"):
+            coefficients = cubic_coefficients if self.retraction == "cubic" else cayley_coefficients
+            A, B = coefficients(XX, XU, UU)
             return self._times(x, A) + self._times(t * u, B)
         root = inverse_root if self.retraction == "polar" else inverse_cholesky
         R = root(linalg._add_identity(XX + 2 * XU + UU, -1))
@@ -103,6 +104,26 @@ class SplitStiefel(SplitGeometry):
         if self.retraction == "cayley":  # which keeps the defect that X has, of any size
             return self._times(y, inverse_root(S))
         return y + self._times(y, small_correction(S))
+
+
+def cubic_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
+    """`(A, B)` with X·A + U·B the polar factor of Z = X + U - ½(X + ¼U)S.
+
+    S = (X + U)ᴴ(X + U) - I; `linalg.cubic_step` says why, and where a step is cut.
+    """
+
+    def defect(A: Tensor, B: Tensor) -> Tensor:
+        """(XA + UB)ᴴ(XA + UB) - I."""
+        half = product(A.mH, product(XU, B)) + product(A.mH, product(XX, A)) / 2
+        return linalg._add_identity(2 * linalg.sym(half) + product(B.mH, product(UU, B)), -1)
+
+    eye = torch.eye(XX.shape[-1], dtype=XX.dtype, device=XX.device).expand_as(XX)
+    S = defect(eye, eye)
+    scale = (linalg._LONGEST_CUBIC / linalg._norms(S)[..., None, None].sqrt()).clamp(max=1)
+    S = scale.square() * S
+    A, B = eye - S / 2, scale * (eye - S / 8)
+    root = inverse_root(defect(A, B))
+    return product(A, root), product(B, root)
 
 
 def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
