@@ -4,6 +4,9 @@ Fake tensors alone prove nothing, since an SVD or `.cpu()` passes silently; a di
 every operator that reads a value back, outside or inside its kernel.
 """
 
+import functools
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -238,6 +241,44 @@ def test_stacks_and_unconstrained_parameters_are_compiled_into_one_graph(make):
     assert counts[7] == counts[5]
     for p, q in zip(eager, compiled, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("shape", [(600, 256)])
+@pytest.mark.parametrize("make", [*OPTIMIZERS, "heavy ball"])
+def test_spheres_of_many_rows_go_through_inductor(make, shape):
+    """Which fails with a KeyError where it fuses too much (pytorch #196570)."""
+    heavy_ball = functools.partial(riemopt.RiemannianSGD, lr=0.1, momentum=0.9)
+    makers = {**OPTIMIZERS, "heavy ball": heavy_ball}
+
+    def trained(wrap):
+        p = riemopt.ManifoldParameter(nn.functional.normalize(randn(shape, 0)), Sphere())
+        optimizer = makers[make]([p])
+        step = wrap(type(optimizer).step)
+        for i in range(3):
+            p.grad = randn(shape, i + 1)
+            step(optimizer)
+        return p.detach()
+
+    def randn(shape, seed):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    torch._dynamo.reset()
+    eager = trained(lambda step: step)
+    compiled = trained(lambda step: torch.compile(step, fullgraph=True))
+    assert Sphere().violation(compiled.double()).max() < 5e-7
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-4)
+
+
+def test_a_compiled_step_on_a_sphere_that_cannot_be_represented_is_not_taken():
+    x = nn.functional.normalize(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+    u = Sphere().random_tangent(x)
+    t = torch.tensor([[1e-3], [1e30], [-1e3]])
+    torch._dynamo.reset()
+    y = torch.compile(Sphere().curve, fullgraph=True, backend="eager")(x, u, t)
+    torch.testing.assert_close(y[::2], Sphere().curve(x, u, t)[::2])
+    torch.testing.assert_close(y[1], x[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from riemopt import linalg
 from riemopt.linalg import host_readable, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.base import RESOLVED, Manifold
 from riemopt.manifolds.slices import Slices
 
 
@@ -60,18 +60,31 @@ class Sphere(Slices):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - x⟨x, u⟩/r²."""
         cosine = self.inner(x, x, u, keepdim=True)
+        if torch.compiler.is_compiling():
+            # ‖x‖² for r² costs nothing in a loop over x. On CPUs inductor of torch 2.13 keeps the
+            # result in memory for this one read more, without which it raises KeyError where two
+            # of its loops write into arguments (pytorch #196570).
+            return u - x * (cosine / self.inner(x, x, x, keepdim=True))
         return torch.addcmul(u, x, cosine, value=-1 / self.radius**2)
 
     def average(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As any manifold's, in fewer passes over memory."""
-        grad = self.proj_tangent(x, g)
-        squared = linalg.squared_norm(grad, self.event_dims(x.ndim))
-        mean = linalg.average(grad, m, decay)
-        del grad
-        # The new part is tangent already; the old one is what this projection carries along.
-        return self.proj_tangent(x, mean), squared
+        """As any manifold's, in fewer passes over memory where rounding allows it.
+
+        ‖grad‖² = ‖g‖² - ⟨x, g⟩²/r² cancels where g is nearly normal; that is looked at where
+        reading a value is free.
+        """
+        if not host_readable(x):
+            return super().average(x, m, g, decay)
+        cosine = self.inner(x, x, g, keepdim=True)
+        whole = linalg.squared_norm(g, self.event_dims(x.ndim))
+        squared = torch.addcmul(whole, cosine, cosine, value=-1 / self.radius**2)
+        if not bool((squared > RESOLVED * whole).all()):
+            return super().average(x, m, g, decay)
+        cosine = linalg.average(cosine, self.inner(x, x, m, keepdim=True), decay)
+        mean = linalg.average(g, m, decay)
+        return mean.addcmul_(x, cosine, value=-1 / self.radius**2), squared
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """r(x + u)/‖x + u‖."""
@@ -80,6 +93,8 @@ class Sphere(Slices):
     @upcast
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """r(x + t·u)/‖x + t·u‖."""
+        if torch.compiler.is_compiling():
+            return self._compiled_curve(x, u, t)
         y = linalg.add_scaled(x, u, t)
         if host_readable(y) and y.numel():
             norm = self._norm(y)
@@ -88,6 +103,17 @@ class Sphere(Slices):
                 scale = self.radius / norm
                 return (y * scale if y.requires_grad else y.mul_(scale)).contiguous()
         return self.project(y)
+
+    def _compiled_curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """`curve` by sums that the loop which makes `u` can find, instead of a pass of their own.
+
+        A step whose square cannot be represented is not taken.
+        """
+        xx, xu, uu = (self.inner(x, a, b, keepdim=True) for a, b in ((x, x), (x, u), (u, u)))
+        squared = xx + 2 * t * xu + t * t * uu
+        taken = squared < math.inf
+        scale = self.radius * torch.where(taken, squared, xx).rsqrt()
+        return (scale * x + torch.where(taken, scale * t, 0) * u).contiguous()
 
     @upcast
     def project(self, a: Tensor) -> Tensor:

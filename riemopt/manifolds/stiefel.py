@@ -18,10 +18,7 @@ from riemopt.linalg import (
     squared_norm,
     upcast,
 )
-from riemopt.manifolds.base import Manifold
-
-# Share of ‖G‖² above which ‖G‖² - ‖sym XᴴG‖² keeps all but three digits.
-_RESOLVED = 1e-3
+from riemopt.manifolds.base import RESOLVED, Manifold
 
 
 @final
@@ -102,7 +99,7 @@ class Stiefel(Manifold):
         S, T = adjoint_plus(gram(x, g)), adjoint_plus(gram(x, m))
         whole = squared_norm(g, (-2, -1))
         squared = whole - squared_norm(S, (-2, -1)) * 0.25
-        if host_readable(x) and bool((squared > _RESOLVED * whole).all()):
+        if host_readable(x) and bool((squared > RESOLVED * whole).all()):
             mean = average(g, m, decay)
             return add_product(mean, x, average(S, T, decay), -0.5, overwrite=True), squared
         grad = add_product(g, x, S, -0.5)
