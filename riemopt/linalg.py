@@ -238,9 +238,9 @@ def _flattest_cubic(a: Any, b: Any) -> tuple[Any, Any, Any]:
     return 2 * q / (two_e3 + r), 2 / (two_e3 + r), abs(two_e3 - r) / (two_e3 + r)
 
 
-def _cubic_steps(dtype: torch.dtype) -> int:
-    """How many bring the singular values of X + ξ, with ξ within `step_cap`, to 1."""
-    a, b, steps = 0.7, math.hypot(1, step_cap(dtype)), 0
+def _cubic_steps(dtype: torch.dtype, largest: float) -> int:
+    """How many bring singular values between .7 and `largest` to 1."""
+    a, b, steps = 0.7, largest, 0
     while b - a > 4 * torch.finfo(dtype).eps:
         error = _flattest_cubic(a, b)[2]
         a, b, steps = 1 - error, 1 + error, steps + 1
@@ -367,7 +367,10 @@ def _evaluate(coefficients: tuple[float, ...], S: Tensor, S2: Tensor) -> tuple[T
 
 
 # Where nothing may be read on the host; complex dtypes count as their parts.
-_BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
+_BLIND_STEPS = {
+    dtype: _cubic_steps(dtype, math.hypot(1, step_cap(dtype)))
+    for dtype in (torch.float32, torch.float64)
+}
 _BLIND_POLYNOMIAL = {dtype: _widest_polynomial(dtype) for dtype in _BLIND_STEPS}
 
 
@@ -405,18 +408,24 @@ def polar(y: Tensor) -> Tensor:
         factor = _polar_on_host(y)
         assert factor is not None
         return factor
-    S = gram_defect(y)
-    bound, steps = _norms(S)[..., None, None], _BLIND_STEPS[y.real.dtype]
+    steps = _BLIND_STEPS[y.real.dtype]
     if is_square(y):
-        a, b = _spread(bound)
-        for _ in range(steps):
-            y, a, b = _sweep(y, S, a, b)
-            S = gram_defect(y)
-    else:
-        y = right_multiply(y, _inverse_sqrt(S, bound, steps))
-        S = gram_defect(y)
+        return _square_polar_blind(y, steps)
+    S = gram_defect(y)
+    y = right_multiply(y, _inverse_sqrt(S, _norms(S)[..., None, None], steps))
+    S = gram_defect(y)
     P, scale = _evaluate(_BLIND_POLYNOMIAL[y.real.dtype], S, product(S, S))
     return add_product(y, y, P, scale)
+
+
+def _square_polar_blind(y: Tensor, steps: int) -> Tensor:
+    """The polar factor of square matrices, by `steps` sweeps of Y itself and one for rounding."""
+    S = gram_defect(y)
+    a, b = _spread(_norms(S)[..., None, None])
+    for _ in range(steps):
+        y, a, b = _sweep(y, S, a, b)
+        S = gram_defect(y)
+    return add_product(y, y, S, -0.5)
 
 
 def _polar_on_host(y: Tensor, limit: float = math.inf) -> Tensor | None:
@@ -499,6 +508,9 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
 # --- the cubic retraction of unitary groups ----------------------------------------------------
 
 _LONGEST_CUBIC = 8.0  # of a step, as the root of ‖UᴴU‖; a half turn is reached at 2.8
+_BLIND_CUBIC_STEPS = {
+    dtype: _cubic_steps(dtype, _LONGEST_CUBIC**3 / 8) for dtype in (torch.float32, torch.float64)
+}
 _LARGE = 512
 
 
@@ -511,8 +523,10 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     it is small; that holds the defect of X too, and leaves ¾ of its square. Steps with ‖S‖ above 64
     are cut to that length.
     """
-    if not host_readable(u) or not u.numel():
-        return polar(_long_cubic(x, u, t))
+    if not u.numel():
+        return x + t * u
+    if not host_readable(u):
+        return _square_polar_blind(_long_cubic(x, u, t), _BLIND_CUBIC_STEPS[u.real.dtype])
     y = add_scaled(x, u, t)
     S = gram_defect(y)
     norm, square = _bounds(S)
