@@ -283,6 +283,17 @@ def test_a_weight_that_was_zero_gets_to_the_surface():
         assert manifold.violation(torch.cat(x, -2)).max() < 1e-14
 
 
+def test_a_square_weight_that_was_scaled_comes_back_to_where_it_was():
+    """What is off in X is not taken for a step, which would lead to -X."""
+    manifold = Stiefel()
+    geometry = split(manifold, frozenset({-2}), (6, 6))
+    (x, _, _), pieces = problem(manifold, (6, 6), -2, [2, 4])
+    small = {**SGD, "lr": 1e-9}
+    pieces = [(2 * x, g, m) for x, g, m in pieces]
+    results = together([whole_step(geometry, rounds.sgd, *piece, **small) for piece in pieces])
+    torch.testing.assert_close(torch.cat([y for y, _ in results], -2), x, rtol=0, atol=1e-6)
+
+
 def test_a_manifold_of_ones_own_can_be_cut():
     class Half(Stiefel.__base__):
         event_ndim = 1

@@ -109,7 +109,7 @@ class SplitStiefel(SplitGeometry):
 def cubic_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
     """`(A, B)` with X·A + U·B the polar factor of Z = X + U - ½(X + ¼U)S.
 
-    S = (X + U)ᴴ(X + U) - I; `linalg.cubic_step` says why, and where a step is cut.
+    S = UᴴU; `linalg.cubic_step` says why, and where a step is cut.
     """
 
     def defect(A: Tensor, B: Tensor) -> Tensor:
@@ -118,9 +118,8 @@ def cubic_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tens
         return linalg._add_identity(2 * linalg.sym(half) + product(B.mH, product(UU, B)), -1)
 
     eye = torch.eye(XX.shape[-1], dtype=XX.dtype, device=XX.device).expand_as(XX)
-    S = defect(eye, eye)
-    scale = (linalg._LONGEST_CUBIC / linalg._norms(S)[..., None, None].sqrt()).clamp(max=1)
-    S = scale.square() * S
+    scale = (linalg._LONGEST_CUBIC / linalg._norms(UU)[..., None, None].sqrt()).clamp(max=1)
+    S = scale.square() * UU
     A, B = eye - S / 2, scale * (eye - S / 8)
     root = inverse_root(defect(A, B))
     return product(A, root), product(B, root)
