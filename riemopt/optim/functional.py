@@ -189,6 +189,8 @@ def adam_scale(
         step, number, old, v_max = (None if n is None else n.item() for n in numbers)
         v = linalg.average(number, old, beta2)
     else:
+        if step.numel() == 1 and _are_read_for_free(step):
+            step = step.item()
         v = linalg.average(square, state.v, beta2, overwrite=True)
     if amsgrad and v_max is not None:
         v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
