@@ -78,15 +78,15 @@ def host_readable(a: Tensor) -> bool:
     )
 
 
-def adjoint_plus(a: Tensor, sign: int = 1) -> Tensor:
-    """Aᴴ + A of `(*, n, n)` matrices, or Aᴴ - A with `sign` -1: a part of A, times 2 or -2.
+def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
+    """A + Aᴴ of `(*, n, n)` matrices, or A - Aᴴ with `sign` -1: twice a part of A.
 
     Where it is multiplied next, the product takes that number along as a coefficient.
     """
     n, single = a.shape[-1], a.ndim == 3 and a.shape[0] == 1
     small = n <= 128 if single else a.numel() <= 1 << 16
     if small or a.requires_grad or not host_readable(a):
-        return a.mH + a if sign == 1 else a.mH - a
+        return a + a.mH if sign == 1 else a - a.mH  # in the layout of `a`
     # A copy and a sum of equal layouts take less time than one sum of two layouts: 4 times less at
     # 1024², which torch copies in blocks if it is a 2-d tensor, and 3 times less for 10,000 of 3²,
     # column by column.
@@ -97,17 +97,17 @@ def adjoint_plus(a: Tensor, sign: int = 1) -> Tensor:
         adjoint = adjoint[0].clone(memory_format=torch.contiguous_format).unsqueeze(0)
     else:
         adjoint = adjoint.clone(memory_format=torch.contiguous_format)
-    return adjoint.add_(a, alpha=sign)
+    return adjoint.add_(a) if sign == 1 else torch.sub(a, adjoint, out=adjoint)
 
 
 def sym(a: Tensor) -> Tensor:
     """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices."""
-    return adjoint_plus(a).mul_(0.5)
+    return plus_adjoint(a).mul_(0.5)
 
 
 def skew(a: Tensor) -> Tensor:
     """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices."""
-    return adjoint_plus(a, -1).mul_(-0.5)
+    return plus_adjoint(a, -1).mul_(0.5)
 
 
 def is_wide(x: Tensor) -> bool:
@@ -409,23 +409,18 @@ def polar(y: Tensor) -> Tensor:
         assert factor is not None
         return factor
     steps = _BLIND_STEPS[y.real.dtype]
+    S = gram_defect(y)
+    bound = _norms(S)[..., None, None]
     if is_square(y):
-        return _square_polar_blind(y, steps)
-    S = gram_defect(y)
-    y = right_multiply(y, _inverse_sqrt(S, _norms(S)[..., None, None], steps))
-    S = gram_defect(y)
+        a, b = _spread(bound)
+        for _ in range(steps):
+            y, a, b = _sweep(y, S, a, b)
+            S = gram_defect(y)
+    else:
+        y = right_multiply(y, _inverse_sqrt(S, bound, steps))
+        S = gram_defect(y)
     P, scale = _evaluate(_BLIND_POLYNOMIAL[y.real.dtype], S, product(S, S))
     return add_product(y, y, P, scale)
-
-
-def _square_polar_blind(y: Tensor, steps: int) -> Tensor:
-    """The polar factor of square matrices, by `steps` sweeps of Y itself and one for rounding."""
-    S = gram_defect(y)
-    a, b = _spread(_norms(S)[..., None, None])
-    for _ in range(steps):
-        y, a, b = _sweep(y, S, a, b)
-        S = gram_defect(y)
-    return add_product(y, y, S, -0.5)
 
 
 def _polar_on_host(y: Tensor, limit: float = math.inf) -> Tensor | None:
@@ -508,9 +503,7 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
 # --- the cubic retraction of unitary groups ----------------------------------------------------
 
 _LONGEST_CUBIC = 8.0  # of a step, as the root of ‖UᴴU‖; a half turn is reached at 2.8
-_BLIND_CUBIC_STEPS = {
-    dtype: _cubic_steps(dtype, _LONGEST_CUBIC**3 / 8) for dtype in (torch.float32, torch.float64)
-}
+_SHORT_CUBIC = 0.25  # ‖S‖ up to which S may be taken as YᴴY - I
 _LARGE = 512
 
 
@@ -520,17 +513,16 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     With t·U = XΩ, Ω skew-Hermitian, that is X(I + Ω + Ω²/2 + Ω³/8), which agrees with X·exp(Ω) to
     second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
     products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). S is taken as YᴴY - I where
-    it is small; that holds the defect of X too, and leaves ¾ of its square. Steps with ‖S‖ above 64
-    are cut to that length.
+    it is small and may be read; that holds the defect of X too, and leaves ¾ of its square. (Where
+    X is off, the point reached depends on that, by the defect times the step.) Steps with ‖S‖ above
+    64 are cut to that length.
     """
-    if not u.numel():
-        return x + t * u
-    if not host_readable(u):
-        return _square_polar_blind(_long_cubic(x, u, t), _BLIND_CUBIC_STEPS[u.real.dtype])
+    if not u.numel() or not all(host_readable(a) for a in (x, u, t) if isinstance(a, Tensor)):
+        return polar(_long_cubic(x, u, t))
     y = add_scaled(x, u, t)
     S = gram_defect(y)
     norm, square = _bounds(S)
-    if norm > 0.25:  # a defect as large must not be taken for a step
+    if norm > _SHORT_CUBIC:  # a defect as large must not be taken for a step
         del y, S
         factor = _square_polar_on_host(_long_cubic(x, u, t), math.inf)
     else:
@@ -559,7 +551,7 @@ def _bounds(S: Tensor) -> tuple[float, float]:
     rows = torch.linalg.vector_norm(S, dim=-1)
     r = _largest(rows, 1.0)
     norm = math.sqrt(n) * r
-    if n >= _LARGE and norm < math.inf:
+    if n >= _LARGE and r <= _SHORT_CUBIC:  # ‖S‖₂ ≥ r, and beyond it products may overflow
         norm = min(norm, _spectral_bound(S, rows))
     return norm, r**2
 
@@ -568,7 +560,7 @@ def _spectral_bound(S: Tensor, rows: Tensor) -> float:
     """Four times what Hermitian S stretches its longest rows by: above ‖S‖₂, save by design.
 
     A direction that S stretches by λ has a share of at least λ/√n in some row. For the Gram matrix
-    of a random step it is 2.7 times ‖S‖₂, where the Frobenius norm is √(n/8) times as large.
+    of a random step it is three times ‖S‖₂, where the Frobenius norm is √(n/8) times as large.
     """
     longest = rows.topk(8, dim=-1)
     index = longest.indices[..., None].expand(*S.shape[:-2], 8, S.shape[-1])
@@ -580,13 +572,19 @@ def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """Y - ½(X + ¼t·U)S with S = t²·UᴴU, of a step that is cut where it is too long."""
     u = cap_norm(t * u, step_cap(u.dtype))
     S = gram(u, u)
-    scale = (_LONGEST_CUBIC / _norms(S)[..., None, None].sqrt()).clamp(max=1)
-    if S.requires_grad:
+    scale = cubic_cut(S)
+    if S.requires_grad or u.shape != x.shape or not host_readable(x):
         u, S = scale * u, scale.square() * S
         return add_product(x + u, x + 0.25 * u, S, -0.5)
     u, S = u.mul_(scale), S.mul_(scale.square())
     y = x + u
     return add_product(y, u.mul_(0.25).add_(x), S, -0.5, overwrite=y.is_contiguous())
+
+
+def cubic_cut(S: Tensor) -> Tensor:
+    """What part of a step with UᴴU = S is taken, `(*, 1, 1)`: 1, or less where it is too long."""
+    norm = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)
+    return _LONGEST_CUBIC / norm.clamp(min=_LONGEST_CUBIC**2).sqrt()
 
 
 def cap_norm(u: Tensor, limit: float) -> Tensor:

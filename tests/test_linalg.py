@@ -325,6 +325,14 @@ def test_a_large_cubic_step_takes_two_products():
     assert flops.get_total_flops() < 3.1 * 2 * 600**3  # with the one that makes U
 
 
+@pytest.mark.parametrize("rho", [1.0, 1e5, 1e9, 1e30])
+def test_a_large_matrix_takes_steps_of_any_length(rho):
+    """Where a square of S, or the square of that, cannot be represented."""
+    x, omega = rotation((512, 512), torch.float32, 1.0)
+    y = linalg.cubic_step(x, x @ omega, rho)
+    assert linalg.gram_defect(y.double()).abs().max() <= 2e-6
+
+
 @pytest.mark.parametrize("kind", ["random", "spread", "local", "hidden"])
 def test_the_bound_of_the_spectral_norm_is_one(kind):
     """Also of a direction that all rows share, that one has, or that noise hides."""
@@ -370,9 +378,19 @@ def test_a_cubic_step_of_a_batch_does_not_suffer_from_one_bad_matrix(path):
 
 def test_cubic_steps_have_derivatives():
     x, omega = rotation((3, 3), torch.float64, 0.01)
-    for t in (0.1, 30.0):  # short and long
+    for t in (0.1, 30.0, 1e4):  # short, long, and cut
         direction = (x @ omega).requires_grad_()
         assert torch.autograd.gradcheck(lambda u, t=t: linalg.cubic_step(x, u, t), direction)
+
+
+@pytest.mark.parametrize("t", [1e-2, 3.0, 30.0])
+def test_cubic_steps_broadcast_and_vmap(t):
+    point, _ = rotation((6, 6), torch.float64, 0.0)
+    x, u = point.repeat(4, 1, 1), point @ linalg.skew(randn((6, 6), torch.float64, 5))
+    expected = torch.stack([linalg.cubic_step(y, u, t) for y in x])
+    torch.testing.assert_close(linalg.cubic_step(x, u, t), expected)
+    mapped = torch.func.vmap(linalg.cubic_step, in_dims=(0, None, None))(x, u, t)
+    torch.testing.assert_close(mapped, expected)
 
 
 @over_exact

@@ -281,6 +281,21 @@ def test_a_compiled_step_on_a_sphere_that_cannot_be_represented_is_not_taken():
     torch.testing.assert_close(y[1], x[1])
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-3, 1e3])
+def test_a_compiled_step_takes_a_scaled_weight_to_the_sphere(scale):
+    p = riemopt.ManifoldParameter(torch.randn(4, 5), Sphere())
+    optimizer = riemopt.RiemannianAdam([p], lr=0.1)
+    with torch.no_grad():
+        p.mul_(scale)
+    torch._dynamo.reset()
+    step = torch.compile(type(optimizer).step, fullgraph=True, backend="eager")
+    for i in range(2):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        step(optimizer)
+    assert Sphere().violation(p.detach().double()).max() < 1e-6
+    assert optimizer.skipped_steps == 0
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_a_cuda_graph_replays_the_step_without_synchronising(make):

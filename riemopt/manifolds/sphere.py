@@ -64,7 +64,8 @@ class Sphere(Slices):
             # ‖x‖² for r² costs nothing in a loop over x. On CPUs inductor of torch 2.13 keeps the
             # result in memory for this one read more, without which it raises KeyError where two
             # of its loops write into arguments (pytorch #196570).
-            return u - x * (cosine / self.inner(x, x, x, keepdim=True))
+            squared = self.inner(x, x, x, keepdim=True).clamp(min=1e-6 * self.radius**2)
+            return u - x * (cosine / squared)  # of an x that was set to zero: u
         return torch.addcmul(u, x, cosine, value=-1 / self.radius**2)
 
     def average(
@@ -72,8 +73,8 @@ class Sphere(Slices):
     ) -> tuple[Tensor, Tensor]:
         """As any manifold's, in fewer passes over memory where rounding allows it.
 
-        ‖grad‖² = ‖g‖² - ⟨x, g⟩²/r² cancels where g is nearly normal; that is looked at where
-        reading a value is free.
+        ‖grad‖² = ‖g‖² - ⟨x, g⟩²/r² holds on the sphere and cancels where g is nearly normal; that
+        is looked at where reading a value is free.
         """
         if not host_readable(x):
             return super().average(x, m, g, decay)
@@ -112,7 +113,8 @@ class Sphere(Slices):
         xx, xu, uu = (self.inner(x, a, b, keepdim=True) for a, b in ((x, x), (x, u), (u, u)))
         squared = xx + 2 * t * xu + t * t * uu
         taken = squared < math.inf
-        scale = self.radius * torch.where(taken, squared, xx).rsqrt()
+        least = torch.finfo(squared.dtype).tiny  # a zero vector stays one
+        scale = self.radius * torch.where(taken, squared, xx).clamp(min=least).rsqrt()
         return (scale * x + torch.where(taken, scale * t, 0) * u).contiguous()
 
     @upcast

@@ -10,11 +10,11 @@ from torch import Tensor
 from riemopt import linalg
 from riemopt.linalg import (
     add_product,
-    adjoint_plus,
     average,
     exact_products,
     gram,
     host_readable,
+    plus_adjoint,
     squared_norm,
     upcast,
 )
@@ -73,7 +73,7 @@ class Stiefel(Manifold):
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""
-        return add_product(u, x, adjoint_plus(gram(x, u)), -0.5)
+        return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)
 
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
@@ -92,11 +92,11 @@ class Stiefel(Manifold):
         if self.metric == "canonical":
             return super().average(x, m, g, decay)
         if x.shape[-1] == x.shape[-2]:
-            new = adjoint_plus(gram(x, g), -1)  # all are -2 times the skew parts
+            new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
             squared = squared_norm(new, (-2, -1)) * 0.25
-            mean = average(new, adjoint_plus(gram(x, m), -1), decay)
-            return add_product(m, x, mean, -0.5, weight=0), squared
-        S, T = adjoint_plus(gram(x, g)), adjoint_plus(gram(x, m))
+            mean = average(new, plus_adjoint(gram(x, m), -1), decay)
+            return add_product(m, x, mean, 0.5, weight=0), squared
+        S, T = plus_adjoint(gram(x, g)), plus_adjoint(gram(x, m))
         whole = squared_norm(g, (-2, -1))
         squared = whole - squared_norm(S, (-2, -1)) * 0.25
         if host_readable(x) and bool((squared > RESOLVED * whole).all()):

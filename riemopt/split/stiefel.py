@@ -118,7 +118,7 @@ def cubic_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tens
         return linalg._add_identity(2 * linalg.sym(half) + product(B.mH, product(UU, B)), -1)
 
     eye = torch.eye(XX.shape[-1], dtype=XX.dtype, device=XX.device).expand_as(XX)
-    scale = (linalg._LONGEST_CUBIC / linalg._norms(UU)[..., None, None].sqrt()).clamp(max=1)
+    scale = linalg.cubic_cut(UU)
     S = scale.square() * UU
     A, B = eye - S / 2, scale * (eye - S / 8)
     root = inverse_root(defect(A, B))
