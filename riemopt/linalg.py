@@ -176,15 +176,13 @@ def add_product(
     One pass over C for a batch, for which torch has a fused kernel. `overwrite` allows the result
     to take the place of C.
     """
+    if c.ndim > 3 and c.shape[:-2] == x.shape[:-2] == s.shape[:-2]:
+        C, X, S = (m.flatten(0, -3) for m in (c, x, s))
+        return add_product(C, X, S, scale, weight=weight, overwrite=overwrite).view(c.shape)
     a, b = (s.mH, x) if is_wide(x) else (x, s)
     if c.ndim == a.ndim == b.ndim == 3 and c.shape[0] == a.shape[0] == b.shape[0]:
         add = c.baddbmm_ if overwrite else c.baddbmm
         return add(a, b, beta=weight, alpha=scale)
-    shape = c.shape
-    if c.ndim > 3 and shape[:-2] == a.shape[:-2] == b.shape[:-2]:
-        flat = (c.flatten(0, -3), a.flatten(0, -3), b.flatten(0, -3))
-        add = flat[0].baddbmm_ if overwrite else flat[0].baddbmm
-        return add(*flat[1:], beta=weight, alpha=scale).view(shape)
     return torch.add(c if weight == 1 else weight * c, a @ b, alpha=scale)
 
 
@@ -214,6 +212,11 @@ def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     return torch.linalg.vector_norm(u, dim=dims, keepdim=True).square()
 
 
+def is_resolved(difference: Tensor, whole: Tensor) -> bool:
+    """Whether whole - part kept all but three digits in every entry; read on the host."""
+    return bool((difference > 1e-3 * whole).all())
+
+
 # --- polar factor by matrix products ---------------------------------------------------------
 
 # Where ‖YᴴY - I‖ is below this, one polynomial finishes; it is also left by any cubic sweep.
@@ -238,9 +241,9 @@ def _flattest_cubic(a: Any, b: Any) -> tuple[Any, Any, Any]:
     return 2 * q / (two_e3 + r), 2 / (two_e3 + r), abs(two_e3 - r) / (two_e3 + r)
 
 
-def _cubic_steps(dtype: torch.dtype, largest: float) -> int:
-    """How many bring singular values between .7 and `largest` to 1."""
-    a, b, steps = 0.7, largest, 0
+def _cubic_steps(dtype: torch.dtype) -> int:
+    """How many bring the singular values of X + ξ, with ξ within `step_cap`, to 1."""
+    a, b, steps = 0.7, math.hypot(1, step_cap(dtype)), 0
     while b - a > 4 * torch.finfo(dtype).eps:
         error = _flattest_cubic(a, b)[2]
         a, b, steps = 1 - error, 1 + error, steps + 1
@@ -262,7 +265,7 @@ def _spread(bound: Any) -> tuple[Any, Any]:
     return low**0.5, (1 + bound) ** 0.5
 
 
-def _sweep(y: Tensor, S: Tensor, a: Any, b: Any) -> tuple[Tensor, Any, Any]:
+def _sweep(y: Tensor, S: Tensor, a: Any, b: Any) -> tuple[Tensor, tuple[Any, Any]]:
     """Y(c₁I - c₃YᴴY) with singular values nearer to 1 than those of Y, in [a, b]; and their range.
 
     Of square matrices, where iterates of the p×p inverse root would cost more. S may be
@@ -270,7 +273,7 @@ def _sweep(y: Tensor, S: Tensor, a: Any, b: Any) -> tuple[Tensor, Any, Any]:
     """
     c1, c3, error = _flattest_cubic(a, b)
     P = -c3 * S if S.requires_grad or isinstance(c3, Tensor) else S.mul_(-c3)
-    return product(y, _add_identity(P, c1 - c3)), 1 - error, 1 + error
+    return product(y, _add_identity(P, c1 - c3)), (1 - error, 1 + error)
 
 
 def _inverse_sqrt(S: Tensor, bound: Any, steps: int | None) -> Tensor:
@@ -367,10 +370,7 @@ def _evaluate(coefficients: tuple[float, ...], S: Tensor, S2: Tensor) -> tuple[T
 
 
 # Where nothing may be read on the host; complex dtypes count as their parts.
-_BLIND_STEPS = {
-    dtype: _cubic_steps(dtype, math.hypot(1, step_cap(dtype)))
-    for dtype in (torch.float32, torch.float64)
-}
+_BLIND_STEPS = {dtype: _cubic_steps(dtype) for dtype in (torch.float32, torch.float64)}
 _BLIND_POLYNOMIAL = {dtype: _widest_polynomial(dtype) for dtype in _BLIND_STEPS}
 
 
@@ -412,9 +412,9 @@ def polar(y: Tensor) -> Tensor:
     S = gram_defect(y)
     bound = _norms(S)[..., None, None]
     if is_square(y):
-        a, b = _spread(bound)
+        interval = _spread(bound)
         for _ in range(steps):
-            y, a, b = _sweep(y, S, a, b)
+            y, interval = _sweep(y, S, *interval)
             S = gram_defect(y)
     else:
         y = right_multiply(y, _inverse_sqrt(S, bound, steps))
@@ -425,60 +425,40 @@ def polar(y: Tensor) -> Tensor:
 
 def _polar_on_host(y: Tensor, limit: float = math.inf) -> Tensor | None:
     """The polar factor of X + U; None where U may be longer than `limit`."""
-    if is_square(y):
-        return _square_polar_on_host(y, limit)
     (linear_reach, linear), *longer = _polynomials(y.real.dtype)
-    for _ in range(_MAX_SWEEPS):
+    square = is_square(y)
+    if square:
+        # All products cost the same, and a sweep with its Gram matrix takes two, where a step of
+        # the inverse root takes three and longer polynomials more memory.
+        del longer[1:]
+    swept: tuple[float, float] | None = None
+    for _ in range(_MAX_SQUARE_SWEEPS if square else _MAX_SWEEPS):
         S = gram_defect(y)
         bound = _largest(_norms(S), limit)
         if _is_too_long(bound, S, limit):
             return None
         if bound <= linear_reach:
             return add_product(y, y, S, linear[0])
-        S2 = _hermitian_product(S, S)
-        # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed anyway.
-        bound = min(bound, _largest(_norms(S2)) ** 0.5)
-        for reach, coefficients in longer:
-            if bound <= reach:
-                P, scale = _evaluate(coefficients, S, S2)
-                del S, S2
-                return add_product(y, y, P, scale)
-        del S2
+        if bound <= longer[-1][0] * S.shape[-1] ** 0.25:  # else ‖S²‖^½ is above it
+            S2 = _hermitian_product(S, S)
+            # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed anyway.
+            bound = min(bound, _largest(_norms(S2)) ** 0.5)
+            for reach, coefficients in longer:
+                if bound <= reach:
+                    P, scale = _evaluate(coefficients, S, S2)
+                    del S, S2
+                    return add_product(y, y, P, scale)
+            del S2
+        if square:
+            a, b = _spread(bound)
+            if swept is not None:  # the floor of .7 held before the first sweep
+                a, b = max(swept[0], (1 - min(bound, 1)) ** 0.5), min(swept[1], b)
+            y, swept = _sweep(y, S, a, b)
+            continue
         root = _inverse_sqrt(S, bound, None)
         del S
         y = right_multiply(y, root)
         del root
-    return y
-
-
-def _square_polar_on_host(y: Tensor, limit: float) -> Tensor | None:
-    """`_polar_on_host` of square matrices.
-
-    All products cost the same here, so that Y itself is swept: two products, with the Gram matrix
-    that says what is left, where a step of the inverse root takes three and longer polynomials more
-    memory.
-    """
-    (linear_reach, linear), (reach, coefficients), *_ = _polynomials(y.real.dtype)
-    a = b = None
-    for _ in range(_MAX_SQUARE_SWEEPS):
-        S = gram_defect(y)
-        bound = _largest(_norms(S), limit)
-        if _is_too_long(bound, S, limit):
-            return None
-        if bound <= linear_reach:
-            return add_product(y, y, S, linear[0])
-        if bound <= reach * S.shape[-1] ** 0.25:  # else ‖S²‖^½ is above it
-            S2 = _hermitian_product(S, S)
-            bound = min(bound, _largest(_norms(S2)) ** 0.5)
-            if bound <= reach:
-                P, scale = _evaluate(coefficients, S, S2)
-                del S, S2
-                return add_product(y, y, P, scale)
-            del S2
-        low, high = _spread(bound)
-        if a is not None and b is not None:  # the floor of .7 held before the first sweep
-            low, high = max(a, (1 - min(bound, 1)) ** 0.5), min(b, high)
-        y, a, b = _sweep(y, S, low, high)
     return y
 
 
@@ -504,7 +484,7 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
 
 _LONGEST_CUBIC = 8.0  # of a step, as the root of ‖UᴴU‖; a half turn is reached at 2.8
 _SHORT_CUBIC = 0.25  # ‖S‖ up to which S may be taken as YᴴY - I
-_LARGE = 512
+_LARGE = 512  # rows from which `_spectral_bound` costs less than it saves
 
 
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
@@ -524,7 +504,7 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     norm, square = _bounds(S)
     if norm > _SHORT_CUBIC:  # a defect as large must not be taken for a step
         del y, S
-        factor = _square_polar_on_host(_long_cubic(x, u, t), math.inf)
+        factor = _polar_on_host(_long_cubic(x, u, t))
     else:
         overwrite = y.is_contiguous() and not y.requires_grad
         y = add_product(y, add_scaled(x, u, 0.25 * t), S, -0.5, overwrite=overwrite)
@@ -532,7 +512,7 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
         if norm <= (64 * eps) ** (1 / 3) and square <= 8 * eps * math.sqrt(n):
             return y  # the cubic's own error is ‖S‖³/128, and what it leaves of a defect ¾S²
         del S
-        factor = _square_polar_on_host(y, math.inf)
+        factor = _polar_on_host(y)
     assert factor is not None
     return factor
 

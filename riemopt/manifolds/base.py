@@ -22,9 +22,6 @@ from torch import Tensor
 
 from riemopt import linalg
 
-# Share of ‖G‖² above which ‖G‖² - ‖normal part of G‖² keeps all but three digits.
-RESOLVED = 1e-3
-
 
 class Manifold(ABC):
     """A smooth set of tensors with a tangent space at every point and a way to move along it.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from riemopt import linalg
 from riemopt.linalg import host_readable, upcast
-from riemopt.manifolds.base import RESOLVED, Manifold
+from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.slices import Slices
 
 
@@ -81,7 +81,7 @@ class Sphere(Slices):
         cosine = self.inner(x, x, g, keepdim=True)
         whole = linalg.squared_norm(g, self.event_dims(x.ndim))
         squared = torch.addcmul(whole, cosine, cosine, value=-1 / self.radius**2)
-        if not bool((squared > RESOLVED * whole).all()):
+        if not linalg.is_resolved(squared, whole):
             return super().average(x, m, g, decay)
         cosine = linalg.average(cosine, self.inner(x, x, m, keepdim=True), decay)
         mean = linalg.average(g, m, decay)

@@ -18,7 +18,7 @@ from riemopt.linalg import (
     squared_norm,
     upcast,
 )
-from riemopt.manifolds.base import RESOLVED, Manifold
+from riemopt.manifolds.base import Manifold
 
 
 @final
@@ -91,7 +91,7 @@ class Stiefel(Manifold):
         """
         if self.metric == "canonical":
             return super().average(x, m, g, decay)
-        if x.shape[-1] == x.shape[-2]:
+        if linalg.is_square(x):
             new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
             squared = squared_norm(new, (-2, -1)) * 0.25
             mean = average(new, plus_adjoint(gram(x, m), -1), decay)
@@ -99,7 +99,7 @@ class Stiefel(Manifold):
         S, T = plus_adjoint(gram(x, g)), plus_adjoint(gram(x, m))
         whole = squared_norm(g, (-2, -1))
         squared = whole - squared_norm(S, (-2, -1)) * 0.25
-        if host_readable(x) and bool((squared > RESOLVED * whole).all()):
+        if host_readable(x) and linalg.is_resolved(squared, whole):
             mean = average(g, m, decay)
             return add_product(mean, x, average(S, T, decay), -0.5, overwrite=True), squared
         grad = add_product(g, x, S, -0.5)

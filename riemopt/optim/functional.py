@@ -182,16 +182,14 @@ def adam_scale(
 
     `square` may be overwritten.
     """
-    step, v_max = state.step, state.v_max
-    numbers = (step, square, state.v, v_max)
-    if not elementwise and len(state.m) == square.numel() == 1 and _are_read_for_free(*numbers):
-        # One point alone on a CPU: a dozen operators on single numbers cost more than its step.
-        step, number, old, v_max = (None if n is None else n.item() for n in numbers)
-        v = linalg.average(number, old, beta2)
-    else:
-        if step.numel() == 1 and _are_read_for_free(step):
-            step = step.item()
-        v = linalg.average(square, state.v, beta2, overwrite=True)
+    step, old, v_max = state.step, state.v, state.v_max
+    mean: Any = square
+    # A dozen operators on single numbers on a CPU cost more than the step of a small point.
+    if step.numel() == 1 and _are_read_for_free(step):
+        step = step.item()
+        if not elementwise and square.numel() == 1 and _are_read_for_free(square, old, v_max):
+            mean, old, v_max = (None if n is None else n.item() for n in (square, old, v_max))
+    v = linalg.average(mean, old, beta2, overwrite=True)
     if amsgrad and v_max is not None:
         v_max = torch.maximum(v_max, v) if isinstance(v, Tensor) else max(v_max, v)
     step = step + 1
