@@ -24,11 +24,11 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from riemopt_bench.speed.interface import Attached
+from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from torch import Tensor, nn
 
 from riemopt import RiemannianAdam
-from riemopt.bench.speed.interface import Attached
-from riemopt.bench.speed.timing import Timing, interleave, settle_allocator
 from riemopt.manifolds import LevelSet, Manifold, Sphere, Stiefel
 
 OUTPUT = Path(__file__).parent / "results" / "any_constraint.json"

@@ -6,7 +6,8 @@ optimizer.step()                # model.fc.weight has orthonormal columns, to ro
 """
 
 from riemopt import manifolds, swa_utils
-from riemopt.constrain import (
+from riemopt.manifolds import Manifold
+from riemopt.nn.constrain import (
     Constraint,
     ManifoldParameter,
     constrain,
@@ -15,9 +16,8 @@ from riemopt.constrain import (
     project_,
     unconstrain,
 )
-from riemopt.manifolds import Manifold
+from riemopt.nn.table import LostManifoldError
 from riemopt.optim import RiemannianAdam, RiemannianAdamW, RiemannianOptimizer, RiemannianSGD
-from riemopt.registry import LostManifoldError
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 if TYPE_CHECKING:
-    from riemopt.bench.suites import Suite
+    from riemopt_bench.suites import Suite
 
 INSTALL = "pip install 'riemopt[bench]'"
 
@@ -54,7 +54,7 @@ def _root() -> None:
 def list_() -> None:
     """Show the problems, methods and suites there are."""
     with _explained():
-        from riemopt.bench import commands
+        from riemopt_bench import commands
 
         commands.show_list()
 
@@ -91,7 +91,7 @@ def run(
     Stop it at any time (Ctrl-C): the same command goes on from there.
     """
     with _explained():
-        from riemopt.bench import commands
+        from riemopt_bench import commands
 
         chosen: Suite = commands.find_suite(suite)
         commands.run(
@@ -121,6 +121,9 @@ def speed(
     growth: Annotated[
         bool, typer.Option("--growth", help="Instead: how time grows with size and number.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead: in which operators a step spends its time.")
+    ] = False,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds over the methods.", show_default="30")
     ] = None,
@@ -138,13 +141,14 @@ def speed(
     Prints a table per workload and the targets; writes JSON and a picture, whose paths come last.
     """
     with _explained():
-        from riemopt.bench import commands
+        from riemopt_bench import commands
 
         commands.speed(
             workloads=workload,
             methods=method,
             quick=quick,
             growth=growth,
+            profile=profile,
             rounds=rounds,
             threads=threads,
             limit=limit,
@@ -158,7 +162,7 @@ def report(
 ) -> None:
     """Make `report.html` again from the runs in a directory; print its path."""
     with _explained():
-        from riemopt.bench import commands
+        from riemopt_bench import commands
 
         commands.report(directory)
 

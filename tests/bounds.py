@@ -59,9 +59,13 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
     """
     twin = TWINS.get(manifold)
     if twin is not None:
-        size = max(1.0, float(x.abs().max())) if twin.is_linear and x.numel() else 1.0
+        size = (
+            max(1.0, float(x.abs().max())) if twin.allows_elementwise_scaling and x.numel() else 1.0
+        )
         return 2 * on_surface(twin, x) * size
-    if isinstance(manifold, FlatSubspace) and not manifold.is_linear:  # entries of any size
+    if (
+        isinstance(manifold, FlatSubspace) and not manifold.allows_elementwise_scaling
+    ):  # entries of any size
         radius = max(1.0, float(x.detach().abs().max())) if x.numel() else 1.0
     else:
         radius = getattr(manifold, "radius", 1.0)

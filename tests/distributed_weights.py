@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from riemopt import RiemannianAdam, RiemannianAdamW, RiemannianSGD
-from riemopt.dtensor import local_gradient
+from riemopt.distributed.dtensor import local_gradient
 from riemopt.manifolds import (
     FixedSum,
     Flattened,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from riemopt.manifolds import FlatSubspace, Manifold, Product
-from riemopt.testing.evidence import Residual
+from riemopt.testing.law import Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
 from tests.bounds import TWINS, assert_close, length, on_surface, rounding, wide
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from riemopt.testing import Curve
-from riemopt.testing.fits import EPS, FLOOR, MARGIN, measure
+from riemopt.testing.slopes import EPS, FLOOR, MARGIN, measure
 
 
 def assert_slope(curve: Curve) -> None:

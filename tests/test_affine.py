@@ -241,7 +241,7 @@ def test_a_repr_shows_sizes_and_tells_data_apart():
     assert repr(AffineSubspace(torch.ones(2, 300))).startswith("AffineSubspace(<rank 1 on 300 #")
     assert repr(AffineSubspace(torch.ones(5))) != repr(AffineSubspace(torch.ones(5), 1.0))
     assert repr(FixedSum()) == "FixedSum()"
-    assert FixedSum(dim=1).anchored(2) == FixedSum((-1,)) == FixedSum()
+    assert FixedSum(dim=1).with_dims_from_end(2) == FixedSum((-1,)) == FixedSum()
 
 
 @pytest.mark.parametrize(
@@ -383,8 +383,8 @@ def test_adam_on_a_sparsity_pattern_is_torchs_adam_on_the_free_entries():
 
 
 def test_adam_keeps_a_sum_that_elementwise_steps_would_not():
-    assert not FixedSum().is_linear
-    assert not AffineSubspace(torch.ones(1, 5)).is_linear
+    assert not FixedSum().allows_elementwise_scaling
+    assert not AffineSubspace(torch.ones(1, 5)).allows_elementwise_scaling
     for second_moment in ("point", "elementwise"):
         p = riemopt.ManifoldParameter(random(3, 5), FixedSum(total=2.0))
         optimizer = riemopt.RiemannianAdam([p], lr=0.1, second_moment=second_moment)

@@ -4,11 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-
-from riemopt.bench import measure, registry
-from riemopt.bench.interface import Constraint
-from riemopt.bench.memory import LiveBytes, bytes_of
-from riemopt.bench.suites import SUITES, Budget
+from riemopt_bench import measure, registry
+from riemopt_bench.interface import Constraint
+from riemopt_bench.memory import LiveBytes, bytes_of
+from riemopt_bench.suites import SUITES, Budget
 
 PROBLEMS = {name: p for name, p in registry.problems().items() if name != "mnist5k"}
 PAIRS = [

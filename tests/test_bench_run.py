@@ -8,17 +8,16 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
-
-from riemopt.bench import registry
-from riemopt.bench.processes import run_each
-from riemopt.bench.progress import Reporter
-from riemopt.bench.report import write_report
-from riemopt.bench.results import collect
-from riemopt.bench.runner import Plan, Runner, choose
-from riemopt.bench.store import Store, StoreError
-from riemopt.bench.suites import Budget, Suite
-from riemopt.bench.wording import headline, problem_summary
-from riemopt.bench.worker import RunSpec
+from riemopt_bench import registry
+from riemopt_bench.processes import run_each
+from riemopt_bench.progress import Reporter
+from riemopt_bench.report import write_report
+from riemopt_bench.results import collect
+from riemopt_bench.runner import Plan, Runner, choose
+from riemopt_bench.store import Store, StoreError
+from riemopt_bench.suites import Budget, Suite
+from riemopt_bench.wording import headline, problem_summary
+from riemopt_bench.worker import RunSpec
 
 METHODS = ("riemopt-adam", "parametrize-cayley", "parametrize-cayley-cached", "adam-unconstrained")
 

@@ -5,15 +5,15 @@ import math
 
 import pytest
 import torch
+from riemopt_bench.speed import breakdown, cost, figures, growth, probe, runner, tables, timing
+from riemopt_bench.speed.interface import Attached, Item, Workload, violation
+from riemopt_bench.speed.methods import METHODS
+from riemopt_bench.speed.results import Results, Row, WorkloadResult, ratio, slope
+from riemopt_bench.speed.targets import TARGETS, Target, judge, verdicts
+from riemopt_bench.speed.workloads import WORKLOADS, matrix
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from riemopt.bench.speed import cost, figures, growth, probe, runner, tables, timing
-from riemopt.bench.speed.interface import Attached, Item, Workload, violation
-from riemopt.bench.speed.methods import METHODS
-from riemopt.bench.speed.results import Results, Row, WorkloadResult, ratio, slope
-from riemopt.bench.speed.targets import TARGETS, Target, judge, verdicts
-from riemopt.bench.speed.workloads import WORKLOADS, matrix
 from riemopt.cli import app
 
 TINY = {
@@ -331,6 +331,9 @@ def test_what_is_too_slow_or_fails_is_a_row(answer, status, text, tmp_path, monk
         (["--method", "pogo-adamm"], "Did you mean 'pogo-adam'?"),
         (["--growth", "--method", "floor"], "leave the filters out"),
         (["--shape", "plain-model", "--method", "floor"], "nothing to run"),
+        (["--profile", "--growth"], "two runs"),
+        (["--profile", "--method", "geotorch"], "leave out geotorch"),
+        (["--profile", "--limit", "1"], "leave out --limit"),
     ],
 )
 def test_what_cannot_be_run(arguments, text, tmp_path):
@@ -342,8 +345,27 @@ def test_what_cannot_be_run(arguments, text, tmp_path):
 
 def test_help_names_every_option():
     result = CliRunner().invoke(app, ["bench", "speed", "--help"], env={"COLUMNS": "200"})
-    for option in ("workload", "shape", "method", "quick", "growth", "rounds", "threads", "limit"):
+    options = ("workload", "shape", "method", "quick", "growth", "profile", "rounds", "threads")
+    for option in (*options, "limit"):
         assert f"--{option}" in result.output
+
+
+def test_profile(tmp_path):
+    """The floor is four products and one operator more; all time is in one of three parts."""
+    result = invoke("--profile", "--rounds=2", "--shape=64x64", f"--out={tmp_path}")
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "profile.json") in result.output
+    found = Results.read(tmp_path / "profile.json").extra["profiles"]["64x64"]
+    assert [one["method"] for one in found] == [m for m in METHODS if m in breakdown.METHODS]
+    for one in found:
+        operators = tuple(breakdown.Operator(**op) for op in one.pop("operators"))
+        profile = breakdown.Breakdown(operators=operators, **one)
+        parts = (profile.products, profile.others, profile.outside)
+        assert min(parts) >= 0
+        assert sum(parts) >= 0.999 * profile.microseconds
+        calls = {op.name: op.calls for op in operators}
+        if profile.method == "floor":
+            assert sum(calls[name] for name in calls if name in breakdown._PRODUCTS) == 4
 
 
 def test_products_into_existing_memory_are_counted():

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-
-from riemopt.bench.stats import (
+from riemopt_bench.stats import (
     paired_ratio,
     performance_profile,
     quartiles,

@@ -4,11 +4,10 @@ import json
 import multiprocessing
 
 import pytest
-
-from riemopt.bench import registry
-from riemopt.bench.store import Store, StoreError
-from riemopt.bench.suites import Budget
-from riemopt.bench.worker import RunSpec
+from riemopt_bench import registry
+from riemopt_bench.store import Store, StoreError
+from riemopt_bench.suites import Budget
+from riemopt_bench.worker import RunSpec
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -123,7 +122,7 @@ def test_the_source_of_a_problem_includes_the_shared_file_that_it_uses(monkeypat
 
 
 def test_a_new_version_of_what_is_measured_is_a_new_key(monkeypatch):
-    from riemopt.bench import environment
+    from riemopt_bench import environment
 
     before = spec(method="riemopt-adam").key, spec().key
     original = environment.version

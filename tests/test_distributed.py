@@ -15,11 +15,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from riemopt.distributed import Hermitian, ShardedGeometry, sharded_geometry
+from riemopt.distributed.summands import numbers, restored
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
 from riemopt.optim import functional, rounds
 from riemopt.optim.functional import AdamState
-from riemopt.split import Hermitian, SplitGeometry, split
-from riemopt.split.shares import numbers, restored
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -175,8 +175,8 @@ def sizes_of(shape, dim):
 
 @each_case
 def test_a_step_in_parts_is_the_whole_step(manifold, shape, dim):
-    manifold = manifold.anchored(len(shape))
-    geometry = split(manifold, frozenset({dim}), shape)
+    manifold = manifold.with_dims_from_end(len(shape))
+    geometry = sharded_geometry(manifold, frozenset({dim}), shape)
     for sizes in sizes_of(shape, dim):
         (x, g, m), pieces = problem(manifold, shape, dim, sizes)
         u, t, new = functional.sgd(manifold, x, g, m, weight_decay=0.1, **SGD)
@@ -214,18 +214,18 @@ def test_a_hermitian_share_sends_its_upper_triangle(dtype):
 
 @each_case
 def test_a_sum_that_is_not_taken_shows(manifold, shape, dim):
-    geometry = split(manifold.anchored(len(shape)), frozenset({dim}), shape)
-    _, pieces = problem(manifold.anchored(len(shape)), shape, dim, [2, shape[dim] - 2])
+    geometry = sharded_geometry(manifold.with_dims_from_end(len(shape)), frozenset({dim}), shape)
+    _, pieces = problem(manifold.with_dims_from_end(len(shape)), shape, dim, [2, shape[dim] - 2])
     steps = [whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces]
     results = together(steps, total=lambda shares: shares[0])
     y = torch.cat([r[0] for r in results], dim)
-    assert not bool((manifold.anchored(len(shape)).violation(y) <= 1e-2).all())
+    assert not bool((manifold.with_dims_from_end(len(shape)).violation(y) <= 1e-2).all())
 
 
 @each_case
 def test_a_step_in_parts_reads_nothing_on_the_host(manifold, shape, dim):
-    manifold = manifold.anchored(len(shape))
-    geometry = split(manifold, frozenset({dim}), shape)
+    manifold = manifold.with_dims_from_end(len(shape))
+    geometry = sharded_geometry(manifold, frozenset({dim}), shape)
     x = torch.empty(2, *shape, device="meta")
     v = manifold.inner(x, x, x, keepdim=True)
     state = AdamState(torch.empty(2, device="meta"), x, v, v)
@@ -249,7 +249,7 @@ def _started(steps):
 
 
 def test_what_one_process_skips_all_skip():
-    geometry = split(Stiefel(), frozenset({-2}), (6, 2))
+    geometry = sharded_geometry(Stiefel(), frozenset({-2}), (6, 2))
     _, pieces = problem(Stiefel(), (6, 2), -2, [3, 3])
     skips = [torch.tensor(False), torch.tensor(True)]
     results = together(
@@ -260,7 +260,7 @@ def test_what_one_process_skips_all_skip():
 
 
 def test_a_member_is_refused_alone():
-    geometry = split(Stiefel(), frozenset({-2}), (6, 2))
+    geometry = sharded_geometry(Stiefel(), frozenset({-2}), (6, 2))
     _, pieces = problem(Stiefel(), (6, 2), -2, [1, 5])
     pieces[1][1][0, 0, 0] = torch.nan
     results = together([whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces])
@@ -271,7 +271,7 @@ def test_a_member_is_refused_alone():
 
 def test_a_weight_that_was_zero_gets_to_the_surface():
     for manifold in (Stiefel("qr"), Sphere(dim=-2)):
-        geometry = split(manifold, frozenset({-2}), (6, 2))
+        geometry = sharded_geometry(manifold, frozenset({-2}), (6, 2))
         x = [torch.zeros(1, 3, 2, dtype=torch.float64)] * 2
         for _ in range(3):
             g = [torch.randn(1, 3, 2, dtype=torch.float64) for _ in x]
@@ -286,7 +286,7 @@ def test_a_weight_that_was_zero_gets_to_the_surface():
 def test_a_square_weight_that_was_scaled_comes_back_to_where_it_was():
     """What is off in X is not taken for a step, which would lead to -X."""
     manifold = Stiefel()
-    geometry = split(manifold, frozenset({-2}), (6, 6))
+    geometry = sharded_geometry(manifold, frozenset({-2}), (6, 6))
     (x, _, _), pieces = problem(manifold, (6, 6), -2, [2, 4])
     small = {**SGD, "lr": 1e-9}
     pieces = [(2 * x, g, m) for x, g, m in pieces]
@@ -305,18 +305,18 @@ def test_a_manifold_of_ones_own_can_be_cut():
 
     for manifold in (Half(), Symmetric()):
         with pytest.raises(NotImplementedError, match=r"dimension 1.*needs whole points. Keep"):
-            split(manifold, frozenset({-1}), (3, 3))
+            sharded_geometry(manifold, frozenset({-1}), (3, 3))
 
-    class SplitHalf(SplitGeometry):
+    class ShardedHalf(ShardedGeometry):
         needs_finish = False
-        gradient_share = gradient = squared_share = projection_share = project = None
-        curve_shares = curve = None
+        gradient_summand = gradient = squared_summand = projection_summand = project = None
+        curve_summands = curve = None
 
-    split.register(Half, lambda manifold, cut, shape: SplitHalf(manifold, shape))
-    geometry = split(Half(), frozenset({-1}), (3, 4))
+    sharded_geometry.register(Half, lambda manifold, cut, shape: ShardedHalf(manifold, shape))
+    geometry = sharded_geometry(Half(), frozenset({-1}), (3, 4))
     assert geometry.entries == 4
-    for call in (lambda: geometry.finish(None, None), lambda: geometry.finish_share(None)):
-        with pytest.raises(NotImplementedError, match="SplitHalf needs no finish"):
+    for call in (lambda: geometry.finish(None, None), lambda: geometry.finish_summand(None)):
+        with pytest.raises(NotImplementedError, match="ShardedHalf needs no finish"):
             call()
     with pytest.raises(TypeError, match=r"has_constant_norm\); got Symmetric"):
-        SplitHalf(Symmetric(), (3, 3))
+        ShardedHalf(Symmetric(), (3, 3))

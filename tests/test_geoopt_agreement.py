@@ -77,7 +77,7 @@ def test_sphere(shape):
 class Theirs:
     """A geoopt manifold behind the names of the contract, for what a law calls."""
 
-    is_linear, event_ndim = False, 2
+    allows_elementwise_scaling, event_ndim = False, 2
 
     def __init__(self, theirs, ours):
         self.theirs, self.ours = theirs, ours

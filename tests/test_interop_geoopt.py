@@ -43,7 +43,7 @@ ADAPTED = {
             "project is nearest",
             "projection is self adjoint",
             "projection is derivative of project",
-            "retraction stays on surface",  # cosh overflows; `attempt` keeps the point
+            "retraction stays on surface",  # cosh overflows; `curve_with_fraction` keeps the point
             "batch equals loop",
             "dist is length of geodesic",
         ),

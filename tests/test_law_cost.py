@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from riemopt.manifolds import Flattened, Manifold, Stiefel
-from riemopt.testing.host import SYNCHRONISING, step_operators
+from riemopt.testing.synchronisation import SYNCHRONISING, step_operators
 from tests.manifold_cases import over, over_cases, point
 
 LONG, SHORT = 500, 3

@@ -59,7 +59,7 @@ def test_frozen(case):
 def test_spellings_of_one_sphere():
     assert Sphere() == Sphere(-1) == Sphere(dim=(-1,), radius=1)
     assert repr(Sphere()) == "Sphere()"
-    assert Sphere(dim=1).anchored(2) == Sphere()
+    assert Sphere(dim=1).with_dims_from_end(2) == Sphere()
 
 
 REJECTED = [
@@ -121,10 +121,10 @@ def test_what_an_optimizer_asks():
     """The properties that decide how a parameter is stepped."""
     assert not Euclidean().is_constraint
     assert all(case.manifold.is_constraint for case in CASES if case.manifold != Euclidean())
-    linear = {type(case.manifold) for case in CASES if case.manifold.is_linear}
+    linear = {type(case.manifold) for case in CASES if case.manifold.allows_elementwise_scaling}
     ties = {Circulant, Sparsity, Toeplitz}
     assert linear == {Euclidean, Symmetric, SkewSymmetric, Flattened} | ties
-    assert not Flattened(Stiefel()).is_linear
+    assert not Flattened(Stiefel()).allows_elementwise_scaling
     for case in (case for case in CASES if not isinstance(case.manifold, Product)):
         base = getattr(case.manifold, "base", case.manifold)
         assert case.manifold.has_constant_norm == isinstance(base, Sphere | Stiefel)

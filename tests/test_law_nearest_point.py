@@ -17,7 +17,7 @@ def law_project_lands_on_surface(manifold: Manifold, a: Tensor) -> None:
     y = manifold.project(a)
     assert (y.shape, y.dtype, y.is_contiguous()) == (a.shape, a.dtype, True)
     assert bool(y.isfinite().all())
-    if not manifold.is_linear:
+    if not manifold.allows_elementwise_scaling:
         assert_on_surface(manifold, y)
 
 

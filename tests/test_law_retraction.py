@@ -6,7 +6,7 @@ from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold, Stiefel
-from riemopt.testing import conduct
+from riemopt.testing import behaviour
 from riemopt.testing import retractions as laws
 from tests.bounds import assert_close, length, wide
 from tests.laws import (
@@ -27,7 +27,7 @@ def law_retract_stays_on_surface(
     """A tangent step of any size ends on the surface."""
     y = manifold.retract(x, tangent(manifold, x, gen, size))
     assert bool(y.isfinite().all())
-    if not manifold.is_linear:
+    if not manifold.allows_elementwise_scaling:
         assert_on_surface(manifold, y)
     else:  # entries of any size: the error is relative to them
         assert_close(manifold, y, manifold.project(wide(y)), length(manifold, y))
@@ -35,7 +35,7 @@ def law_retract_stays_on_surface(
 
 def law_retract_keeps_layout(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """Shape, dtype, contiguous; whatever the strides of the arguments."""
-    assert_holds(manifold, x, conduct.results_keep_the_layout(manifold, x, gen))
+    assert_holds(manifold, x, behaviour.results_keep_the_layout(manifold, x, gen))
 
 
 def law_retract_fixes_zero(manifold: Manifold, x: Tensor) -> None:
@@ -60,7 +60,7 @@ def law_retract_agrees_with_exp(manifold: Manifold, x: Tensor, gen: Generator) -
 
 def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """A batch of steps of mixed sizes gives what each gives by itself."""
-    anchored = manifold.anchored(x.ndim)
+    anchored = manifold.with_dims_from_end(x.ndim)
     points = [manifold.random_point(*x.shape, generator=gen, dtype=x.dtype) for _ in SIZES]
     steps = [tangent(manifold, y, gen, size) for y, size in zip(points, SIZES, strict=True)]
     vectors = [ambient(x, gen) for _ in SIZES]
@@ -70,7 +70,7 @@ def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None
     for i, (y, u, v) in enumerate(zip(points, steps, vectors, strict=True)):
         long = length(manifold, y)
         # A step beyond 1 magnifies the rounding errors of Y = X + U by its condition number.
-        condition = 1 + length(manifold, u) if not manifold.is_linear else 1
+        condition = 1 + length(manifold, u) if not manifold.allows_elementwise_scaling else 1
         alone = manifold.retract(y, u)
         assert_close(manifold, batch[i], alone, (long + length(manifold, alone)) * condition)
         assert_close(manifold, projected[i], manifold.proj_tangent(y, v), length(manifold, v))
@@ -89,7 +89,7 @@ def law_curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -
 
 def law_arguments_are_unchanged(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """No method of a step writes to its arguments or returns memory that it shares with them."""
-    conduct.arguments_are_left_alone(manifold, x, gen)
+    behaviour.arguments_are_left_alone(manifold, x, gen)
 
 
 # --- over the cases ---

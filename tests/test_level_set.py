@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import riemopt
 from riemopt import RiemannianAdam, RiemannianSGD, constrain
-from riemopt.level_sets import newton
-from riemopt.level_sets.equations import follow
 from riemopt.manifolds import LevelSet, Sphere, Stiefel, Symmetric
+from riemopt.manifolds.level_set import newton
+from riemopt.manifolds.level_set.equations import follow
 from tests.level_set_gallery import (
     CLOSED_FORMS,
     GALLERY,
@@ -83,7 +83,7 @@ def test_a_step_ends_where_the_hand_derived_one_does(example, size):
     manifold, x = point_of(example)
     u = manifold.random_tangent(x, generator=generator(3))
     u = size * u / u.norm()
-    y, taken = manifold.attempt(x, u, 1.0)
+    y, taken = manifold.curve_with_fraction(x, u, 1.0)
     assert bool((taken == 1).all())
     torch.testing.assert_close(y, NEAREST[example](x + u), rtol=0, atol=1e-14 * (1 + size**3))
 
@@ -106,7 +106,7 @@ def test_no_step_leaves_the_surface(example, size):
     for dtype in (torch.float64, torch.float32):
         manifold, x = point_of(example, dtype)
         u = manifold.random_tangent(x, generator=generator(4))
-        y, taken = manifold.attempt(x, size * u / u.norm(), 1.0)
+        y, taken = manifold.curve_with_fraction(x, size * u / u.norm(), 1.0)
         assert bool(y.isfinite().all())
         assert bool((manifold.violation(y) <= 2 * manifold.tolerance(y)).all())
         assert bool(((taken >= 0) & (taken <= 1)).all())
@@ -157,7 +157,7 @@ def test_a_small_row_among_large_ones_is_an_equation_all_the_same():
     X = manifold.project(W)
     assert abs(X.square().mean().item() - 1) < 1e-5
     assert abs(X.double().sum().item()) < 1.0
-    Y, taken = manifold.attempt(X, manifold.proj_tangent(X, torch.ones_like(X)), 0.1)
+    Y, taken = manifold.curve_with_fraction(X, manifold.proj_tangent(X, torch.ones_like(X)), 0.1)
     assert taken.item() == 1
     assert abs(Y.square().mean().item() - 1) < 1e-5
 
@@ -197,7 +197,7 @@ def test_a_step_that_no_part_of_comes_back_stays_and_the_others_go():
     curve = LevelSet(walled, event_ndim=1)
     x = curve.project(torch.tensor([[0.5, 0.0], [-2.0, 0.0]], dtype=torch.float64))
     u = curve.proj_tangent(x, torch.ones_like(x))
-    y, taken = curve.attempt(x, 100 * u / u.norm(dim=1, keepdim=True), 1.0)
+    y, taken = curve.curve_with_fraction(x, 100 * u / u.norm(dim=1, keepdim=True), 1.0)
     assert bool(y.isfinite().all())
     assert bool((curve.violation(y) <= 2 * curve.tolerance(y)).all())
     assert bool((taken < 1).any())
@@ -412,7 +412,7 @@ def test_equal_by_the_function_objects():
     assert LevelSet(f) != LevelSet(f, event_ndim=1)
     assert hash(LevelSet(f)) == hash(LevelSet(f))
     assert copy.deepcopy(LevelSet(f)) == LevelSet(f)
-    assert LevelSet(f).anchored(1) == LevelSet(f, event_ndim=1)
+    assert LevelSet(f).with_dims_from_end(1) == LevelSet(f, event_ndim=1)
     assert repr(LevelSet(circle, torch.sum, dense_up_to=3)) == (
         "LevelSet(circle, sum, dense_up_to=3)"
     )
@@ -533,7 +533,7 @@ def test_the_number_of_corrections_where_nothing_is_read_is_enough(monkeypatch):
         u = Sphere().random_tangent(x, generator=generator(1))
         u = u / u.norm(dim=1, keepdim=True)
         for size in (0.0, 1e-6, 1e-2, 0.3, 0.99, 3.0, 1e4):
-            y, taken = manifold.attempt(x, u, size)
+            y, taken = manifold.curve_with_fraction(x, u, size)
             expected = torch.full_like(taken, min(1.0, 1 / size if size else 1.0))
             torch.testing.assert_close(taken, expected, rtol=1e-3, atol=0)
             assert bool((manifold.violation(y) <= manifold.tolerance(y)).all())

@@ -22,7 +22,7 @@ PLUMBING = {
     "narrow",
     "select",
     "slice",
-    "split",
+    "sharded_geometry",
     "split_with_sizes",
     "squeeze",
     "stack",

@@ -25,20 +25,15 @@ BENCH_ONLY = {
 # Each part may import from those named after it, and from itself.
 LAYERS = {
     "linalg": set(),
-    "dtensor": set(),
-    "level_sets": {"linalg"},
-    "manifolds": {"linalg", "level_sets"},
-    "registry": {"manifolds", "linalg"},
-    "split": {"manifolds", "linalg"},
-    "optim": {"registry", "split", "manifolds", "linalg", "dtensor"},
-    "parameter": {"registry", "manifolds"},
-    "constrain": {"parameter", "registry", "manifolds", "linalg", "dtensor"},
-    "swa_utils": {"registry", "manifolds"},
+    "manifolds": {"linalg"},
+    "distributed": {"manifolds", "linalg"},
+    "nn": {"distributed", "manifolds", "linalg"},
+    "optim": {"nn", "distributed", "manifolds", "linalg"},
     "testing": {"manifolds"},
-    "interop": {"registry", "constrain", "split", "optim", "manifolds", "linalg"},
-    "bench": {"riemopt", "constrain", "optim", "manifolds", "registry", "linalg"},
+    "interop": {"optim", "nn", "distributed", "manifolds", "linalg"},
+    "swa_utils": {"nn"},
     "cli": {"bench", "riemopt"},
-    "__init__": {"constrain", "optim", "registry", "manifolds", "swa_utils"},
+    "__init__": {"optim", "nn", "manifolds", "swa_utils"},
 }
 
 

@@ -177,8 +177,8 @@ def test_properties_hold_where_they_hold_of_all_factors():
     assert POSE.is_constraint
     assert not POSE.has_constant_norm
     assert not Product([(Euclidean(), 3)]).is_constraint
-    assert Product([(Euclidean(), 3), (Symmetric(), (2, 2))]).is_linear
-    assert not Product([(Euclidean(), 3), (FixedSum(), 2)]).is_linear
+    assert Product([(Euclidean(), 3), (Symmetric(), (2, 2))]).allows_elementwise_scaling
+    assert not Product([(Euclidean(), 3), (FixedSum(), 2)]).allows_elementwise_scaling
     assert Product([(Stiefel(), (2, 2)), (Sphere(), 2)]).has_constant_norm
 
 
@@ -235,12 +235,14 @@ def test_a_step_counts_as_shortened_if_that_of_any_factor_is():
     x = manifold.random_point(4, 8, generator=generator(), dtype=torch.float64)
     u = manifold.random_tangent(x, generator=generator(1))
     t = torch.tensor([1.0, 1e4, 1.0, 1e4]).double()[:, None]
-    y, taken = manifold.attempt(x, u, t)
-    of_factor = level_set.attempt(manifold.split(x)[0], manifold.split(u)[0], t[:, None])[1]
+    y, taken = manifold.curve_with_fraction(x, u, t)
+    of_factor = level_set.curve_with_fraction(
+        manifold.split(x)[0], manifold.split(u)[0], t[:, None]
+    )[1]
     assert torch.equal(taken, of_factor.amin(-1))
     assert taken.eq(1).tolist() == [True, False, True, False]
     assert manifold.violation(y).max() < 1e-12
-    assert POSE.attempt(torch.eye(3, 4).reshape(12), torch.zeros(12), 1.0)[1] is None
+    assert POSE.curve_with_fraction(torch.eye(3, 4).reshape(12), torch.zeros(12), 1.0)[1] is None
     p = riemopt.ManifoldParameter(x, manifold)
     optimizer = riemopt.RiemannianSGD([p], lr=1e4)
     p.grad = u.clone()

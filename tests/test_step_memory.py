@@ -4,11 +4,11 @@ import gc
 
 import pytest
 import torch
+from riemopt_bench.memory import LiveBytes, bytes_of
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import riemopt
-from riemopt.bench.memory import LiveBytes, bytes_of
 from riemopt.manifolds import Sphere, Stiefel, Symmetric
 
 # Peak of what a step allocates, in bytes of the parameters that are stepped together, apart from

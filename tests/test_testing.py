@@ -111,17 +111,17 @@ class Refusing(Sphere):
 
     LONGEST = 3e-3
 
-    def attempt(self, x, u, t):
+    def curve_with_fraction(self, x, u, t):
         taken = (torch.linalg.vector_norm(t * u, dim=-1) <= self.LONGEST).to(x.dtype)
         return Sphere().retract(x, taken.unsqueeze(-1) * t * u), taken
 
     def curve(self, x, u, t):
-        return self.attempt(x, u, t)[0]
+        return self.curve_with_fraction(x, u, t)[0]
 
     def retract(self, x, u):
-        return self.attempt(x, u, 1.0)[0]
+        return self.curve_with_fraction(x, u, 1.0)[0]
 
-    def anchored(self, ndim):
+    def with_dims_from_end(self, ndim):
         return self
 
 

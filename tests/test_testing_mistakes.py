@@ -48,7 +48,7 @@ class ClaimsConstantNorm(Symmetric):
 class ClaimsLinear(Sphere):
     """Takes Adam's elementwise quotient for a tangent."""
 
-    is_linear = True
+    allows_elementwise_scaling = True
 
 
 class ClaimsNothing(Sphere):
@@ -80,14 +80,14 @@ class Changeable(Sphere):
 class OwnAttempt(Sphere):
     """Another point than that of the curve."""
 
-    def attempt(self, x, u, t):
+    def curve_with_fraction(self, x, u, t):
         return self.retract(x, 2 * t * u), None
 
 
 class StaleMemory(Stiefel):
     """Keeps the Gram matrix of the first point for all that follow."""
 
-    def at(self, x):
+    def linearised_at(self, x):
         outer = self
 
         class Here(Stiefel):

@@ -12,7 +12,7 @@ from scipy import stats
 
 from riemopt.manifolds import Sphere
 from riemopt.testing import check_projection, check_retraction
-from riemopt.testing.fits import FLOOR, LEAST, STEPS, fit, measure, theil_sen
+from riemopt.testing.slopes import FLOOR, LEAST, STEPS, fit, measure, theil_sen
 from tests import test_planted_mistakes as planted
 
 # --- the fit ---

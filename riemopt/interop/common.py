@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riemopt import registry
 from riemopt.manifolds import Flattened, Manifold
+from riemopt.nn import table as registry
 
 
 @dataclass(frozen=True)

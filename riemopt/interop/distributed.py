@@ -11,8 +11,8 @@ any manifold if each process holds whole points, as of `Sphere()` rows cut by ro
 from torch import Tensor
 from torch.distributed.tensor import Shard
 
-from riemopt import registry
-from riemopt.split import split
+from riemopt.distributed.placement import dimension_to_cut
+from riemopt.nn import table as registry
 
 
 def shard_placement(param: Tensor) -> Shard | None:
@@ -25,22 +25,13 @@ def shard_placement(param: Tensor) -> Shard | None:
     Args:
         param: a parameter of a module, before it is sharded.
 
+    Returns:
+        None for an unconstrained parameter, which torch cuts as it likes.
+
     Raises:
         NotImplementedError: the weight must not be cut along any dimension; says what to do.
     """
     manifold = registry.resolve([param])[0]
     if manifold is None or not manifold.is_constraint:
         return None
-    manifold = manifold.anchored(param.ndim)
-    points = manifold.event_dims(param.ndim)
-    refusal: NotImplementedError | None = None
-    for dim in range(param.ndim):
-        cut = frozenset({dim - param.ndim}) & frozenset(points)
-        try:
-            if cut:
-                split(manifold, cut, param.shape)
-            return Shard(dim)
-        except NotImplementedError as error:
-            refusal = refusal or error
-    assert refusal is not None
-    raise refusal
+    return Shard(dimension_to_cut(manifold, param.shape))

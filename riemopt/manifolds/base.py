@@ -48,7 +48,7 @@ class Manifold(ABC):
         return True
 
     @property
-    def is_linear(self) -> bool:
+    def allows_elementwise_scaling(self) -> bool:
         """True for a linear subspace in which Adam's elementwise quotient m/√v stays."""
         return False
 
@@ -59,7 +59,7 @@ class Manifold(ABC):
 
     @property
     def takes_whole_steps(self) -> bool:
-        """Whether the retraction takes a step of any length, so that `attempt` says None."""
+        """Whether the retraction takes a step of any length: `curve_with_fraction` says None."""
         return True
 
     @property
@@ -164,7 +164,9 @@ class Manifold(ABC):
         """
         return self.retract(x, t * u)
 
-    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """`curve(x, u, t)`, and what part of the step t·u was taken.
 
         None where a retraction takes any step whole, as most do. Otherwise a tensor of the batch's
@@ -234,14 +236,14 @@ class Manifold(ABC):
         """The dimensions, counted from the end, that make one point of a tensor with `ndim`."""
         return tuple(range(-self.event_ndim, 0))
 
-    def at(self, x: Tensor) -> "Manifold":
+    def linearised_at(self, x: Tensor) -> "Manifold":
         """The same manifold, for several calls with this very tensor `x`.
 
         A manifold for which such calls share work returns one that keeps it; used in each step.
         """
         return self
 
-    def anchored(self, ndim: int) -> "Manifold":
+    def with_dims_from_end(self, ndim: int) -> "Manifold":
         """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
         return self
 

@@ -44,7 +44,7 @@ class FixedSum(Slices, FlatSubspace):
     def __repr__(self) -> str:
         return self._describe(*[f"total={self.total}"] * (self.total != 0))
 
-    def anchored(self, ndim: int) -> Manifold:
+    def with_dims_from_end(self, ndim: int) -> Manifold:
         """With `dim` counted from the end."""
         return FixedSum(self.event_dims(ndim), self.total)
 

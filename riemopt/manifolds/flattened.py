@@ -42,9 +42,9 @@ class Flattened(Manifold):
         return self.base.is_constraint
 
     @property
-    def is_linear(self) -> bool:
+    def allows_elementwise_scaling(self) -> bool:
         """As the base."""
-        return self.base.is_linear
+        return self.base.allows_elementwise_scaling
 
     @property
     def has_ambient_metric(self) -> bool:
@@ -92,13 +92,15 @@ class Flattened(Manifold):
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """The base's curve."""
-        return self.attempt(x, u, t)[0]
+        return self.curve_with_fraction(x, u, t)[0]
 
-    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """The base's."""
         if isinstance(t, Tensor) and t.ndim == x.ndim:
             t = self._flat(t)
-        y, taken = self.base.attempt(self._flat(x), self._flat(u), t)
+        y, taken = self.base.curve_with_fraction(self._flat(x), self._flat(u), t)
         return y.view_as(x), taken
 
     def average(

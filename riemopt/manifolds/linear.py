@@ -48,13 +48,13 @@ class FlatSubspace(Manifold):
 
 
 class LinearSubspace(FlatSubspace):
-    """A linear subspace in which Adam's elementwise quotient m/√v stays: `is_linear`.
+    """A linear subspace in which Adam's elementwise quotient m/√v stays.
 
     That is so where entries are zero or tied to each other, as in symmetric or Toeplitz matrices: v
     repeats the pattern of m. It is not so of, say, the vectors whose sum is zero.
     """
 
-    is_linear = True
+    allows_elementwise_scaling = True
 
     def project(self, a: Tensor) -> Tensor:
         """The orthogonal projection of A."""

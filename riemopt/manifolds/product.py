@@ -60,7 +60,7 @@ class Product(Manifold):
         object.__setattr__(self, "cut", Cut(shapes, dim))
         # A factor's dimensions are counted from the end from here on.
         ndims = [len(shape) - dim - 1 for shape in shapes]
-        anchored = [m.anchored(n) for m, n in zip(manifolds, ndims, strict=True)]
+        anchored = [m.with_dims_from_end(n) for m, n in zip(manifolds, ndims, strict=True)]
         object.__setattr__(self, "manifolds", tuple(anchored))
         if dim == -1:
             self.check_shape((sum(self.cut.sizes),))
@@ -156,9 +156,9 @@ class Product(Manifold):
         return any(m.is_constraint for m in self.manifolds)
 
     @property
-    def is_linear(self) -> bool:
+    def allows_elementwise_scaling(self) -> bool:
         """Whether all factors are."""
-        return all(m.is_linear for m in self.manifolds)
+        return all(m.allows_elementwise_scaling for m in self.manifolds)
 
     @property
     def has_ambient_metric(self) -> bool:
@@ -224,13 +224,15 @@ class Product(Manifold):
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """The curve of each factor."""
-        return self.attempt(x, u, t)[0]
+        return self.curve_with_fraction(x, u, t)[0]
 
-    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """The curve of each factor; of what part each took, the least at each point."""
         numbers = self.cut.split_numbers(t, x.ndim)
         parts = zip(self.manifolds, self.cut.split(x), self.cut.split(u), numbers, strict=True)
-        results = [m.attempt(x, u, t) for m, x, u, t in parts]
+        results = [m.curve_with_fraction(x, u, t) for m, x, u, t in parts]
         taken = [part for _, part in results if part is not None]
         least = self._side_by_side(taken, x).amin(-1) if taken else None
         return self.cut.join([y for y, _ in results]), least

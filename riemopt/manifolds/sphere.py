@@ -45,7 +45,7 @@ class Sphere(Slices):
     def __repr__(self) -> str:
         return self._describe(*[f"radius={self.radius}"] * (self.radius != 1))
 
-    def anchored(self, ndim: int) -> Manifold:
+    def with_dims_from_end(self, ndim: int) -> Manifold:
         """With `dim` counted from the end."""
         return Sphere(self.event_dims(ndim), self.radius)
 

@@ -11,7 +11,8 @@ from torch.optim.optimizer import (
     _get_scalar_dtype,
 )
 
-from riemopt.dtensor import local_part
+from riemopt.distributed import ShardedGeometry
+from riemopt.distributed.dtensor import local_part
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional, rounds
@@ -19,7 +20,6 @@ from riemopt.optim.base import RiemannianOptimizer, Update
 from riemopt.optim.moments import expand_moment, reduce_moment, zero_moment
 from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
-from riemopt.split import SplitGeometry
 
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 
@@ -135,7 +135,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         )
 
     def _elementwise(self, manifold: Manifold) -> bool:
-        return manifold.is_linear or self.second_moment == "elementwise"
+        return manifold.allows_elementwise_scaling or self.second_moment == "elementwise"
 
     def _initial_state(
         self, group: dict[str, Any], param: Tensor, manifold: Manifold | None = None
@@ -159,7 +159,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        manifold = stack.manifold.at(x)
+        manifold = stack.manifold.linearised_at(x)
         u, t, new = functional.adam(
             manifold,
             x,
@@ -172,7 +172,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         return Update(manifold, x, u, t, self._new_state(stack, new))
 
     def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
     ) -> Rounds[tuple[Direction, dict[str, Any]]]:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         direction, new = yield from rounds.adam(
@@ -261,7 +261,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
                 state[key] = expand_moment(value, param)
             elif value.shape == param.shape:
                 state[key] = reduce_moment(value, param, manifold)
-        if manifold is not None and manifold.is_linear:
+        if manifold is not None and manifold.allows_elementwise_scaling:
             # Its moments stay in the subspace by themselves; those of another optimizer need not.
             m, x = local_part(state["exp_avg"]), local_part(param).detach()
             m.copy_(manifold.proj_tangent(x.to(m.dtype), m))

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from riemopt import registry
-from riemopt.dtensor import layout, part_count
+from riemopt.distributed import ShardedGeometry
+from riemopt.distributed.dtensor import layout, part_count
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
 from riemopt.optim import checkpoint, functional, rounds
 from riemopt.optim.functional import Acceptance
 from riemopt.optim.lookup import check_step, effective, find_manifolds
 from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Plan, Stack
-from riemopt.split import SplitGeometry
 
 # Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
 # stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
@@ -73,7 +73,7 @@ class RiemannianOptimizer(Optimizer):
         raise NotImplementedError
 
     def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
     ) -> Rounds[tuple[Direction, dict[str, Any]]]:
         """The step of one stack of points that are cut, and the state that belongs to it."""
         raise NotImplementedError
@@ -103,7 +103,7 @@ class RiemannianOptimizer(Optimizer):
         Raises:
             TypeError: "manifold" is not an instance of `Manifold`, or one is under another key.
             ValueError: it contradicts what a parameter is constrained to, or a shape is wrong.
-            LostManifoldError: see `riemopt.registry.resolve`.
+            LostManifoldError: see `riemopt.nn.table.resolve`.
             NotImplementedError: a parameter is spread over processes so that it cannot be stepped.
         """
         param_group = dict(param_group)
@@ -289,7 +289,7 @@ class RiemannianOptimizer(Optimizer):
         stack.store_points(y)
 
     def _take_split(
-        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
     ) -> Rounds[None]:
         """As `_update` and `_take`, for points of which this process holds a part."""
         direction, state = yield from self._split_update(group, stack, parts)

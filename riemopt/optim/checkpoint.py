@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from riemopt.dtensor import is_dtensor
+from riemopt.distributed.dtensor import is_dtensor
 from riemopt.manifolds import Manifold
 
 # State by the shape that it must have: that of the parameter, or for second moments one number for

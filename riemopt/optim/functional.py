@@ -122,7 +122,9 @@ def adam(
     if elementwise:
         grad = manifold.egrad2rgrad(x, g)
         # A linear subspace carries vectors as they are, and m was in it before.
-        carried = state.m if manifold.is_linear else manifold.proj_tangent(x, state.m)
+        carried = (
+            state.m if manifold.allows_elementwise_scaling else manifold.proj_tangent(x, state.m)
+        )
         m, square = linalg.average(grad, carried, beta1), squares(grad)
         del grad, carried
     else:
@@ -140,7 +142,7 @@ def adam(
     )
     if elementwise:
         u, length = divide(m, scale.denominator), scale.length
-        if not manifold.is_linear:
+        if not manifold.allows_elementwise_scaling:
             u = manifold.proj_tangent(x, u)
     else:
         u, length = m, scale.quotient()
@@ -306,7 +308,7 @@ def move(
         The points, and how many of a step that was to be taken took only a part of it; None where
         the manifold takes any step whole.
     """
-    y, taken = manifold.attempt(x, u, t)
+    y, taken = manifold.curve_with_fraction(x, u, t)
     shortened = None if taken is None else taken < 1
     if acceptance is not None:
         y = select(acceptance.moved, y, x)

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from riemopt import registry
 from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
 from riemopt.optim.stack import split_points
 
 
@@ -18,7 +18,7 @@ def find_manifolds(params: list[Tensor], named: Manifold | None) -> list[Manifol
 
     Raises:
         ValueError: `named` contradicts what a parameter is constrained to, or a shape is wrong.
-        LostManifoldError: see `riemopt.registry.resolve`.
+        LostManifoldError: see `riemopt.nn.table.resolve`.
         NotImplementedError: it is spread over processes so that it cannot be stepped.
     """
     found = registry.resolve(params)
@@ -43,7 +43,7 @@ def effective(param: Tensor, manifold: Manifold | None) -> Manifold | None:
         return None
     manifold.check_shape(param.shape)
     manifold.prepare(param)
-    return manifold.anchored(param.ndim)
+    return manifold.with_dims_from_end(param.ndim)
 
 
 def check_step(param: Tensor, manifold: Manifold, group: dict[str, Any]) -> None:

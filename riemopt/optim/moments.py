@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.dtensor import all_reduce, cut_dims, groups_over, layout, local_part, zeros_per_point
+from riemopt.distributed.dtensor import (
+    all_reduce,
+    cut_dims,
+    groups_over,
+    layout,
+    local_part,
+    zeros_per_point,
+)
 from riemopt.manifolds import Manifold
 
 

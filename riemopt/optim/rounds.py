@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.dtensor import Groups, all_reduce
+from riemopt.distributed import ShardedGeometry, Summand
+from riemopt.distributed.dtensor import Groups, all_reduce
+from riemopt.distributed.summands import numbers, restored
 from riemopt.optim import functional
 from riemopt.optim.functional import Acceptance, AdamState, Scalar
-from riemopt.split import Share, SplitGeometry
-from riemopt.split.shares import numbers, restored
 
 _T = TypeVar("_T")
-Rounds = Generator[Sequence[Share], list[Tensor], _T]
+Rounds = Generator[Sequence[Summand], list[Tensor], _T]
 
 
 class Direction(NamedTuple):
@@ -39,7 +39,7 @@ class Direction(NamedTuple):
     largest: Tensor
     """(K,): a bound of |U| for each member: its largest entry on each process, added up."""
     sums: Sequence[Tensor]
-    """Of `SplitGeometry.curve_shares`."""
+    """Of `ShardedGeometry.curve_summands`."""
 
 
 def run(steps: Sequence[tuple[Groups, Rounds[None]]]) -> None:
@@ -63,7 +63,7 @@ def run(steps: Sequence[tuple[Groups, Rounds[None]]]) -> None:
 
 
 def sgd(
-    parts: SplitGeometry,
+    parts: ShardedGeometry,
     x: Tensor,
     g: Tensor,
     m: Tensor | None,
@@ -78,11 +78,11 @@ def sgd(
     """`functional.sgd`: the direction, and the new `m`."""
     g = -g if maximize else g
     if m is None or momentum == 0:
-        (XG,) = yield [parts.gradient_share(x, g)]
+        (XG,) = yield [parts.gradient_summand(x, g)]
         u = grad = parts.gradient(x, g, XG)
         m = grad if momentum != 0 else m
     else:
-        XG, XM = yield [parts.gradient_share(x, g), parts.projection_share(x, m)]
+        XG, XM = yield [parts.gradient_summand(x, g), parts.projection_summand(x, m)]
         grad = parts.gradient(x, g, XG)
         u = m = torch.add(momentum * parts.project(x, m, XM), grad, alpha=1 - dampening)
     if m is not None and nesterov:
@@ -93,7 +93,7 @@ def sgd(
 
 
 def adam(
-    parts: SplitGeometry,
+    parts: ShardedGeometry,
     x: Tensor,
     g: Tensor,
     state: AdamState,
@@ -109,7 +109,7 @@ def adam(
 ) -> Rounds[tuple[Direction, AdamState]]:
     """`functional.adam`: the direction, and the new state."""
     g = -g if maximize else g
-    XG, XM = yield [parts.gradient_share(x, g), parts.projection_share(x, state.m)]
+    XG, XM = yield [parts.gradient_summand(x, g), parts.projection_summand(x, state.m)]
     grad = parts.gradient(x, g, XG)
     m = linalg.average(grad, parts.project(x, state.m, XM), beta1)
 
@@ -128,19 +128,19 @@ def adam(
     if elementwise:
         new = scale(functional.squares(grad))
         quotient = functional.divide(m, new.denominator)
-        (XQ,) = yield [parts.projection_share(x, quotient)]
+        (XQ,) = yield [parts.projection_summand(x, quotient)]
         u, t = parts.project(x, quotient, XQ), new.length
         largest, *sums = yield _shares(parts, x, u, skip)
     else:
-        squared_share = parts.squared_share(x, grad, XG)
+        squared_summand = parts.squared_summand(x, grad, XG)
         del g, grad  # many steps wait for their sums together
-        squared, largest, *sums = yield [squared_share, *_shares(parts, x, m, skip)]
+        squared, largest, *sums = yield [squared_summand, *_shares(parts, x, m, skip)]
         new = scale(squared / (parts.entries * (2 if x.is_complex() else 1)))
         u, t = m, new.quotient()
     return Direction(x, u, t, largest, sums), AdamState(new.step, m, new.v, new.v_max)
 
 
-def _shares(parts: SplitGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> list[Share]:
+def _shares(parts: ShardedGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> list[Summand]:
     """What a step along `u` needs summed: `largest` and `sums` of `Direction`.
 
     `skip` refuses the step, on all processes if one of them says so.
@@ -148,7 +148,7 @@ def _shares(parts: SplitGeometry, x: Tensor, u: Tensor, skip: Tensor | None) -> 
     largest = functional.largest_entries(u)
     if skip is not None:
         largest = torch.where(skip, torch.nan, largest)
-    return [largest, *parts.curve_shares(x, u)]
+    return [largest, *parts.curve_summands(x, u)]
 
 
 def accept(direction: Direction) -> Acceptance | None:
@@ -167,12 +167,12 @@ def accept(direction: Direction) -> Acceptance | None:
 
 
 def move(
-    parts: SplitGeometry, direction: Direction, acceptance: Acceptance | None
+    parts: ShardedGeometry, direction: Direction, acceptance: Acceptance | None
 ) -> Rounds[Tensor]:
     """`functional.move`: the own part of the end points."""
     x, u, t, _, (XX, XU, UU) = direction
     y = parts.curve(x, u, t, XX, XU, UU)
     if parts.needs_finish:
-        (YY,) = yield [parts.finish_share(y)]
+        (YY,) = yield [parts.finish_summand(y)]
         y = parts.finish(y, YY)
     return y if acceptance is None else functional.select(acceptance.moved, y, x)

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.optim.optimizer import _device_dtype_check_for_fused
 from torch.optim.sgd import sgd
 
+from riemopt.distributed import ShardedGeometry
 from riemopt.optim import functional, rounds
 from riemopt.optim.base import RiemannianOptimizer, Update
 from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
-from riemopt.split import SplitGeometry
 
 
 class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
@@ -71,7 +71,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
 
     def _update(self, group: dict[str, Any], stack: Stack) -> Update:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        manifold = stack.manifold.at(x)
+        manifold = stack.manifold.linearised_at(x)
         u, t, m = functional.sgd(
             manifold,
             x,
@@ -83,7 +83,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
         return Update(manifold, x, u, t, _new_state(group, stack, m))
 
     def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
     ) -> Rounds[tuple[Direction, dict[str, Any]]]:
         x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
         direction, m = yield from rounds.sgd(

@@ -13,11 +13,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from riemopt.dtensor import Groups, cut_dims, groups_over, is_dtensor, local_gradient, local_part
+from riemopt.distributed import ShardedGeometry, sharded_geometry
+from riemopt.distributed.dtensor import (
+    Groups,
+    cut_dims,
+    groups_over,
+    is_dtensor,
+    local_gradient,
+    local_part,
+)
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import functional
-from riemopt.split import SplitGeometry, split
 
 
 class Stack:
@@ -143,7 +150,7 @@ class Stack:
             torch._foreach_copy_(targets, values.unbind())
 
 
-def split_points(param: Tensor, manifold: Manifold) -> tuple[SplitGeometry | None, Groups]:
+def split_points(param: Tensor, manifold: Manifold) -> tuple[ShardedGeometry | None, Groups]:
     """How a weight is stepped whose points are cut, and which processes add their sums.
 
     Raises:
@@ -152,7 +159,7 @@ def split_points(param: Tensor, manifold: Manifold) -> tuple[SplitGeometry | Non
     cut = cut_dims(param) & set(manifold.event_dims(param.ndim))
     if not cut:
         return None, ()
-    return split(manifold, cut, param.shape), groups_over(param, cut)
+    return sharded_geometry(manifold, cut, param.shape), groups_over(param, cut)
 
 
 class Plan(NamedTuple):

@@ -23,8 +23,8 @@ from riemopt.testing.checks import (
     check_retraction,
     check_transport,
 )
-from riemopt.testing.fits import Curve
 from riemopt.testing.reports import Report, Row
+from riemopt.testing.slopes import Curve
 
 __all__ = [
     "Curve",

@@ -7,20 +7,20 @@ import torch
 
 from riemopt.manifolds import Manifold
 from riemopt.testing import (
-    claims,
-    conduct,
+    behaviour,
+    flags,
     geodesics,
     metrics,
     projections,
     retractions,
     surfaces,
 )
-from riemopt.testing.evidence import Evidence, Law, NotApplicableError, Residual
-from riemopt.testing.fits import Curve
 from riemopt.testing.gradients import Function, Objective, laws_of_gradient
-from riemopt.testing.host import step_reads_nothing_on_the_host
+from riemopt.testing.law import Evidence, Law, NotApplicableError, Residual
 from riemopt.testing.reports import Report, Row, Verdict, worst
 from riemopt.testing.sampling import Sample, Where, samples
+from riemopt.testing.slopes import Curve
+from riemopt.testing.synchronisation import step_reads_nothing_on_the_host
 
 REPEATS = 5
 
@@ -54,7 +54,7 @@ def check_manifold(
             surface, another dtype, an order other than 1 and 2, or an unknown name in `skip`.
     """
     laws = (
-        *conduct.DESCRIPTION,
+        *behaviour.DESCRIPTION,
         *surfaces.LAWS,
         *projections.LAWS,
         *_retraction_laws(None, order),
@@ -66,9 +66,9 @@ def check_manifold(
         *metrics.METRIC,
         *metrics.TRANSPORT,
         metrics.average_is_its_definition,
-        *claims.LAWS,
+        *flags.LAWS,
         *geodesics.LAWS,
-        *conduct.BEHAVIOUR,
+        *behaviour.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )
     return _report("check_manifold", laws, manifold, where, skip, dtype, seed, repeats)

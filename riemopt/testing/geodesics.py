@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import (
+from riemopt.testing.law import (
     NotApplicableError,
     Residual,
     equality,
@@ -15,9 +15,9 @@ from riemopt.testing.evidence import (
     need,
     rounding,
 )
-from riemopt.testing.fits import Curve, measure
 from riemopt.testing.retractions import FIRST, SECOND, first_order, on_surface, second_order
 from riemopt.testing.sampling import batch_shape, direction, length, size
+from riemopt.testing.slopes import Curve, measure
 from riemopt.testing.surfaces import need_like
 
 # Short enough to be within the injectivity radius of all but strongly curved manifolds.

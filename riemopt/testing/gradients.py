@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import Law, Residual, equality, rounding
-from riemopt.testing.fits import Curve, measure
+from riemopt.testing.law import Law, Residual, equality, rounding
 from riemopt.testing.sampling import DOUBLE, direction, length, real_inner
+from riemopt.testing.slopes import Curve, measure
 
 Function = Callable[[Tensor], Tensor]
 

@@ -4,8 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import Residual, equality, joined, law, need, rounding
-from riemopt.testing.fits import Curve, measure
+from riemopt.testing.law import Residual, equality, joined, law, need, rounding
 from riemopt.testing.sampling import (
     ambient,
     batch_shape,
@@ -16,6 +15,7 @@ from riemopt.testing.sampling import (
     size,
     tangent,
 )
+from riemopt.testing.slopes import Curve, measure
 
 
 @law(

@@ -4,8 +4,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from riemopt.testing.fits import Curve
 from riemopt.testing.reports import Report, Row, worst
+from riemopt.testing.slopes import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import NotApplicableError, Residual, equality, law, need, rounding
-from riemopt.testing.fits import Curve, measure
+from riemopt.testing.law import NotApplicableError, Residual, equality, law, need, rounding
 from riemopt.testing.sampling import ambient, length, points, real_inner, real_rows, size
+from riemopt.testing.slopes import Curve, measure
 
 # The tangent space of a larger point is not measured by a projection of each unit vector.
 LARGEST = 256

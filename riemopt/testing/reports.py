@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from riemopt.testing.fits import Curve
+from riemopt.testing.slopes import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import (
+from riemopt.testing.law import (
     Law,
     NotApplicableError,
     Residual,
@@ -15,7 +15,6 @@ from riemopt.testing.evidence import (
     law,
     need,
 )
-from riemopt.testing.fits import Curve, measure
 from riemopt.testing.sampling import (
     ambient,
     batch_shape,
@@ -25,6 +24,7 @@ from riemopt.testing.sampling import (
     size,
     tangent,
 )
+from riemopt.testing.slopes import Curve, measure
 
 Retraction = Callable[[Tensor, Tensor], Tensor]
 # Lengths of the steps that a retraction must stand.
@@ -188,16 +188,16 @@ def step_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Res
 
 
 @law(
-    "attempt(x, u, t) = curve(x, u, t), and the part of the step that was taken",
-    "`attempt` is overridden: is the point that of `curve`, and the part a number in [0, 1] for "
-    "each point, or None?",
+    "curve_with_fraction(x, u, t) = curve(x, u, t), and the part of the step that was taken",
+    "`curve_with_fraction` is overridden: is the point that of `curve`, and the part a number in "
+    "[0, 1] for each point, or None?",
 )
 def attempt_is_the_curve(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """For short and long steps."""
     u = tangent(manifold, x, gen)
     residuals = []
     for t in (0.1, 100.0):
-        y, taken = manifold.attempt(x, u, t)
+        y, taken = manifold.curve_with_fraction(x, u, t)
         if taken is not None:
             batch = batch_shape(manifold, x)
             need(tuple(taken.shape) == batch, f"shape {tuple(taken.shape)}, needed {batch}")
@@ -213,7 +213,7 @@ def attempt_is_the_curve(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 def manifold_at_a_point_is_the_same(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """It may keep work that calls with the same point share."""
     u, a = tangent(manifold, x, gen), ambient(x, gen)
-    here = manifold.at(x)
+    here = manifold.linearised_at(x)
     here.proj_tangent(x, a)
     y, z = here.retract(x, u), manifold.retract(x, u)
     projected = manifold.proj_tangent(z, a)  # a point for which nothing was kept

@@ -124,7 +124,8 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
     """A tangent v such that steps tv with t ≤ .1 are small.
 
     In the ambient metric of the length of x, or 1, as surfaces of all sizes are; in a metric of the
-    manifold's own of norm 1. Shorter where a step of .1 is not taken whole (`Manifold.attempt`).
+    manifold's own of norm 1. Shorter where a step of .1 is not taken whole
+    (`Manifold.curve_with_fraction`).
     """
     v = tangent(manifold, x, gen)
     if manifold.has_ambient_metric:
@@ -134,7 +135,7 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
         norm = manifold.norm(x, v, keepdim=True)
         v = v / torch.where(norm > 0, norm, 1)
     for _ in range(SHORTER):
-        taken = manifold.attempt(x, v, 0.1)[1]
+        taken = manifold.curve_with_fraction(x, v, 0.1)[1]
         if taken is None or bool((taken == 1).all()):
             return v
         v = 0.1 * v

@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.evidence import (
+from riemopt.testing.law import (
     NotApplicableError,
     Residual,
     equality,

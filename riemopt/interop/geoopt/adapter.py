@@ -129,7 +129,9 @@ class GeooptManifold(Manifold):
         """projx(retr(x, u))."""
         return self._core.projx(self._core.retr(x, u)).contiguous()
 
-    def attempt(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """The retraction, and 0 for points that stay as the result is not finite, else 1."""
         # geoopt's eigenvalues and inverses raise where an entry of any point is not finite.
         step = t * u

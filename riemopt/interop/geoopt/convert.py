@@ -5,10 +5,10 @@ from typing import Any
 import geoopt
 from torch import nn
 
-from riemopt import registry
 from riemopt.interop.common import Report, by_slices, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
+from riemopt.nn import table as registry
 
 
 def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from riemopt import optim
+from riemopt.distributed import ShardedGeometry
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.base import RiemannianOptimizer, Update
 from riemopt.optim.rounds import Direction, Rounds
 from riemopt.optim.stack import Stack
-from riemopt.split import SplitGeometry
 
 _TANGENTS = ("momentum_buffer", "exp_avg")
 
@@ -145,7 +145,7 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
         return super()._update(self._in_their_unit(group, stack), stack)
 
     def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: SplitGeometry
+        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
     ) -> Rounds[tuple[Direction, dict[str, Any]]]:
         return super()._split_update(self._in_their_unit(group, stack), stack, parts)
 

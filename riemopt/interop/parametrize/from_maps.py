@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from riemopt import registry
 from riemopt.interop.common import Report, by_slices, enter, satisfies
 from riemopt.interop.parametrize.maps import ScaledDirection
 from riemopt.interop.parametrize.recognize import Manifolds, is_weight_norm, target
@@ -16,6 +15,7 @@ from riemopt.interop.parametrize.weights import (
     remove_maps,
 )
 from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
 
 # A computed weight may be off its manifold by so many times what rounding explains: matrix_exp and
 # a base that has been multiplied many times are less exact than a retraction.
@@ -108,7 +108,7 @@ def _direction(weight: Weight) -> tuple[Manifold, Tensor]:
     with torch.no_grad():
         direction = v / torch.norm_except_dim(v, 2, scaled.dim)
     try:
-        sphere = scaled.sphere(v.ndim).anchored(v.ndim)
+        sphere = scaled.sphere(v.ndim).with_dims_from_end(v.ndim)
     except ValueError:
         raise NotConvertedError("each entry has a length of its own, and no direction") from None
     _check(sphere, direction)

@@ -9,8 +9,6 @@ from torch.nn.utils import parametrizations as torch_maps
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
-from riemopt import registry
-from riemopt.constrain import ManifoldParameter, unconstrain
 from riemopt.interop.common import Report
 from riemopt.interop.parametrize.maps import (
     Normalize,
@@ -29,6 +27,8 @@ from riemopt.interop.parametrize.weights import (
     remove_maps,
 )
 from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.nn import table as registry
+from riemopt.nn.constrain import ManifoldParameter, unconstrain
 
 
 def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> Report:

@@ -1,0 +1,191 @@
+"""What the commands of `riemopt bench` do, between parsing (`riemopt.cli`) and the runner."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from riemopt_bench import registry
+from riemopt_bench.suites import SUITES, Suite
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """The command cannot be done as given; the message says what was given and what is accepted."""
+
+
+def show_list() -> None:
+    """Print the problems, methods and suites, and what `riemopt bench speed` measures."""
+    from riemopt_bench.speed.methods import METHODS
+    from riemopt_bench.speed.workloads import WORKLOADS
+
+    console = Console()
+    problems = [(p.name, p.description, p.metric) for p in registry.problems().values()]
+    console.print(_table("Problems", ("name", "what it is", "result"), problems))
+    methods = [(m.name, m.description) for m in registry.methods().values()]
+    console.print(_table("Methods", ("name", "what it is"), methods))
+    suites = [(s.name, s.description, ", ".join(s.budgets)) for s in SUITES.values()]
+    console.print(_table("Suites", ("name", "what it is", "problems"), suites))
+    titles = [(w.name, w.title, "yes" if w.quick else "") for w in WORKLOADS.values()]
+    console.print(_table("Workloads of bench speed", ("name", "what it is", "quick"), titles))
+    steps = [(m.name, m.description) for m in METHODS.values()]
+    console.print(_table("Methods of bench speed", ("name", "what it is"), steps))
+    console.print("A new problem or method is one file in riemopt/bench/problems or methods.")
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    for index, column in enumerate(columns):
+        style = "cyan" if index == 0 else ""
+        table.add_column(column, no_wrap=index == 0, style=style, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def find_suite(name: str) -> Suite:
+    """A suite by name."""
+    return _find("suite", name, SUITES)
+
+
+def run(
+    suite: Suite,
+    *,
+    problems: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    repetitions: int | None,
+    directory: Path,
+    jobs: int,
+    resume: bool,
+    report: bool,
+) -> None:
+    """Run a suite, or the part of it that was asked for, and make the page."""
+    from riemopt_bench.runner import Plan, Runner
+
+    in_suite = {name: registry.problems()[name] for name in suite.budgets}
+    plan = Plan(
+        suite=suite,
+        problems=tuple(_choose(f"problem of suite {suite.name!r}", problems, in_suite)),
+        methods=tuple(_choose("method", methods, registry.methods())),
+        repetitions=repetitions or suite.repetitions,
+    )
+    if not plan.pairs():
+        reasons = "; ".join(f"{m.name} on {p.name}: {s.reason}" for p, m, s in plan.left_out())
+        raise UsageError(f"nothing to run: none of the methods applies ({reasons})")
+    _make_writable(directory)
+    console = Console()
+    runner = Runner(plan, directory, jobs, resume, console)
+    for problem, method, skip in plan.left_out():
+        runner.say(f"left out: {method.name} on {problem.name}: {skip.reason}")
+    try:
+        keys = runner.run()
+        if report:
+            from riemopt_bench.report import write_report
+
+            runner.say(str(write_report(directory, prefer=keys)))
+    except KeyboardInterrupt:
+        runner.say(
+            f"Interrupted. Finished runs are in {runner.store.path}; the same command goes on."
+        )
+        raise SystemExit(130) from None
+
+
+def speed(
+    *,
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    quick: bool,
+    growth: bool,
+    profile: bool,
+    rounds: int | None,
+    threads: int | None,
+    limit: float | None,
+    directory: Path,
+) -> None:
+    """Time optimizer steps; print tables, targets and the path of the results."""
+    from riemopt_bench.speed import breakdown
+    from riemopt_bench.speed.methods import METHODS
+    from riemopt_bench.speed.runner import Runner, default_settings
+    from riemopt_bench.speed.workloads import WORKLOADS
+
+    known = {n: w for n, w in WORKLOADS.items() if w.quick or workloads or not quick}
+    chosen = _choose("workload", workloads, known)
+    some = _choose("method", methods or (breakdown.METHODS if profile else None), METHODS)
+    if growth and profile:
+        raise UsageError("--growth and --profile are two runs; leave one of them out.")
+    if profile and (limit is not None or any(method.heavy for method in some)):
+        raise UsageError(
+            "--profile takes methods whose step is short, and no --limit; leave out "
+            f"{', '.join(m.name for m in some if m.heavy) or '--limit'}."
+        )
+    if growth and (workloads or methods):
+        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
+    if not any(m.applies(w) for m in some for w in chosen):
+        raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
+    _make_writable(directory)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)
+    runner = Runner(default_settings(quick, rounds, threads, limit), directory, console)
+    try:
+        if growth:
+            runner.growth()
+        elif profile:
+            runner.profile(chosen, some)
+        else:
+            runner.workloads(chosen, some)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. Finished workloads are in {directory}.", highlight=False)
+        raise SystemExit(130) from None
+
+
+def report(directory: Path) -> None:
+    """Make the page from what a directory holds."""
+    from riemopt_bench.report import write_report
+    from riemopt_bench.store import Store
+
+    if not (directory / Store.FILE).is_file():
+        raise UsageError(
+            f"{directory} has no {Store.FILE}. Give a directory that `riemopt bench run` has "
+            f"written to, or start with `riemopt bench run --out {directory}`."
+        )
+    _make_writable(directory)
+    Console().print(str(write_report(directory)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _choose(kind: str, names: Sequence[str] | None, known: Mapping[str, T]) -> list[T]:
+    if not names:
+        return list(known.values())
+    wanted = {id(_find(kind, name, known)) for name in names}
+    return [value for value in known.values() if id(value) in wanted]
+
+
+def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UsageError(
+        f"there is no {kind} called {name!r}.{hint} There are: {', '.join(known)}. "
+        "`riemopt bench list` describes them."
+    )
+
+
+def _make_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {str(directory)!r} ({error.strerror}). The results need a directory "
+            "that can be made or written to; give another with --out DIR."
+        ) from None

@@ -1,0 +1,205 @@
+"""`report.html` and what lies beside it: figures as files, `results.csv`, `overview.png`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from riemopt_bench import figures, registry, svg, tables, wording
+from riemopt_bench.environment import version
+from riemopt_bench.measure import START_TOLERANCE
+from riemopt_bench.results import ProblemResults, Results, collect
+from riemopt_bench.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of the page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+
+
+def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
+    """Make the page from `directory/runs.jsonl`; return its path.
+
+    `prefer` holds the keys of the runs that the page is about, if a store has several versions.
+    """
+    store = Store(directory)
+    rows = store.rows()
+    results = collect(rows, prefer)
+    if not results.problems:
+        raise StoreError(
+            f"{store.path} holds no measured runs. `riemopt bench report DIR` needs a directory in "
+            "which `riemopt bench run --out DIR` has finished at least one."
+        )
+    if store.truncated:
+        results.notes.append("The last line of runs.jsonl is cut off; it was left out.")
+    page = _render(results, directory)
+    tables.write_csv(results, directory / "results.csv")
+    picture = figures.overview(results)
+    if picture is not None:
+        picture.savefig(directory / "overview.png")
+    path = directory / "report.html"
+    temporary = directory / ".report.html.part"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _render(results: Results, directory: Path) -> str:
+    environment = Environment(
+        loader=PackageLoader("riemopt_bench", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = _code
+    sections = [_section(p, directory) for p in results.problems]
+    profile = _picture(
+        figures.profile(results),
+        directory,
+        "performance-profile",
+        "Who reaches the target first, over all problems",
+        "For each method: the share of runs (problem × repetition) that reached the target within "
+        "a given factor of the fastest method's time on that run. Higher and further left is "
+        "better; a curve that ends below 1 missed the target in some runs. Dashed: cached.",
+    )
+    return environment.get_template("report.html.j2").render(
+        suite=_most_common(row.get("suite", "?") for row in results.rows),
+        headline=wording.headline(results),
+        sections=sections,
+        profile=profile,
+        notes=results.notes,
+        failures=[_failure(row) for row in results.failures],
+        runs=len(results.rows),
+        machine=_machine(results),
+        methods=list(registry.methods().values()),
+        method_names={row["method"] for row in results.rows},
+        start_tolerance=f"{START_TOLERANCE:.0e}",
+        riemopt_version=version("riemopt"),
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
+    name, title = p.problem.name, p.problem.title
+    pictures = [
+        _picture(
+            figures.time_bars(p),
+            directory,
+            f"{name}-time",
+            "Time per step",
+            "Median over steps, then over repetitions. Light: forward and backward, which is where "
+            "parametrize recomputes its weights. Full colour: the optimizer.",
+        ),
+        _picture(
+            figures.curves(p),
+            directory,
+            f"{name}-curves",
+            "Progress against time and against steps",
+            "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
+            "plain ones and are left out of curves."
+            + (
+                f" Anything below {figures.METRIC_FLOOR:.0e} is drawn there." * p.problem.log_metric
+            ),
+        ),
+        _picture(
+            figures.violations(p),
+            directory,
+            f"{name}-violation",
+            "Distance from the surface",
+            "Largest residual of the constraint, in float64. Upper row: the tensor that the "
+            "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
+            f"Exactly zero is drawn at {figures.FLOOR:.0e}.",
+        ),
+        _picture(
+            figures.originals(p),
+            directory,
+            f"{name}-originals",
+            "The norm of parametrize's original",
+            "The unconstrained tensor behind each constrained weight. Where the weight does not "
+            "depend on its length, a longer one turns by less for the same step.",
+        ),
+    ]
+    return {
+        "id": name,
+        "title": title,
+        "description": p.problem.description,
+        "target": wording.metric_text(p, p.problem.target),
+        "metric": p.problem.metric,
+        "budget": p.budget,
+        "repetitions": max(len(c.rows) for c in p.cells.values()),
+        "summary": wording.problem_summary(p),
+        "header": tables.header(p),
+        "table": tables.table(p),
+        "split": tables.SPLIT,
+        "left_out": p.left_out,
+        "pictures": [picture for picture in pictures if picture is not None],
+    }
+
+
+def _picture(
+    figure: Figure | None, directory: Path, name: str, title: str, caption: str
+) -> Picture | None:
+    if figure is None:
+        return None
+    document = svg.document(figure, name)
+    svg.save(document, directory / "figures" / f"{name}.svg")
+    return Picture(name, title, caption, Markup(svg.inline(document, title)))
+
+
+def _code(text: str) -> Markup:
+    """Text with `code` between backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _failure(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "what": f"{row['problem']}, {row['method']}, repetition {row['repetition'] + 1}, "
+        f"lr {row['lr']:g}",
+        "error": str(row["error"]),
+    }
+
+
+def _machine(results: Results) -> dict[str, str]:
+    found = [row["environment"] for row in results.rows if "environment" in row]
+    if not found:
+        return {}
+    loads = [e["load"] for e in found if e.get("load") is not None]
+    names = {
+        "cpu": "processor",
+        "cores": "cores",
+        "threads": "threads per run",
+        "system": "system",
+        "python": "Python",
+        "torch": "torch",
+        "riemopt": "riemopt (+ hash of its source)",
+        "geoopt": "geoopt",
+    }
+    facts = {
+        label: ", ".join(dict.fromkeys(str(e.get(key)) for e in found))
+        for key, label in names.items()
+    }
+    jobs = ", ".join(sorted({str(row.get("jobs", "?")) for row in results.rows}))
+    facts["runs at the same time"] = jobs
+    if loads:
+        facts["load average when runs began"] = f"{min(loads)} to {max(loads)}"
+    return facts
+
+
+def _most_common(values: Iterable[str]) -> str:
+    return Counter(values).most_common(1)[0][0]

@@ -1,0 +1,155 @@
+"""What a step needs apart from time: operators, products, memory; and how well it keeps a surface.
+
+Counted in calls of their own, that nobody times.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from riemopt_bench.memory import bytes_of
+from riemopt_bench.speed.interface import Attached, Workload, violation
+
+STEPS = 100
+MOST_OPERATORS = 100_000  # flops and peak of more than these would take minutes
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler writes to the terminal otherwise
+_SECOND = "second call"
+
+
+def _product_flops(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """Of C + A·B, from the three shapes."""
+    return 2 * math.prod(a) * int(b[-1])
+
+
+# Products into existing memory, which torch's counter leaves out.
+_IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
+# Operators that multiply matrices inside, of which torch's counter knows nothing.
+_UNCOUNTED = (
+    "_linalg_",
+    "linalg_qr",
+    "linalg_matrix_exp",
+    "linalg_householder",
+    "linalg_lu",
+    "linalg_solve",
+    "linalg_inv",
+    "geqrf",
+    "ormqr",
+    "orgqr",
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step; None where it cannot be counted.
+
+    `flops` are those of matrix products, 2 for each multiplication with its addition, and a lower
+    bound if `flops_partial`: factorisations and exponentials are not in it. `state`: bytes kept
+    between steps, apart from one copy of the weights, per byte of the weights. `peak`: the most
+    bytes allocated at a time above what was there before, kernels' own scratch included, per byte
+    of the largest group of equal tensors. `step_rms`: size of an entry of one step. `violation`:
+    the largest after `violation_steps` steps with new random gradients.
+    """
+
+    operators: int | None
+    flops: int | None
+    flops_partial: bool
+    state: float
+    peak: float | None
+    step_rms: float
+    violation: float | None
+    violation_steps: int
+
+
+class OperatorCount(TorchDispatchMode):
+    """How many operators are dispatched, backward included, and the names of all."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the operator and run it."""
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def measure(workload: Workload, attached: Attached, seconds: float, budget: float) -> Cost:
+    """All of it, for a method that is warm. As many of the 100 steps as `budget` seconds allow."""
+    operators, flops, partial, peak = None, None, False, None
+    weight_bytes = 4 * sum(item.count * math.prod(item.shape) for item in workload.items)
+    attached.put_back()
+    step_rms = _step_rms(attached)
+    if attached.eager:
+        with OperatorCount() as count:
+            attached.call()
+        operators = len(count.names)
+        partial = any(name.startswith(_UNCOUNTED) for name in count.names)
+        if operators <= MOST_OPERATORS:
+            with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
+                attached.call()
+            flops = counter.get_total_flops()
+    if operators is None or operators <= MOST_OPERATORS:
+        peak = peak_bytes(attached) / workload.group_bytes
+    state = (bytes_of(attached.held()) - weight_bytes) / weight_bytes
+    steps = min(max(int(budget / seconds), 1), STEPS)
+    largest = feasibility(attached, steps)
+    return Cost(operators, flops, partial, state, peak, step_rms, largest, steps)
+
+
+def _step_rms(attached: Attached) -> float:
+    before = [weight.detach().clone() for _, weight in attached.weights()]
+    attached.call()
+    after = [weight.detach() for _, weight in attached.weights()]
+    squares = sum(
+        (b - a).double().square().sum().item() for a, b in zip(before, after, strict=True)
+    )
+    return math.sqrt(squares / sum(a.numel() for a in before))
+
+
+def peak_bytes(attached: Attached) -> int:
+    """The most that torch's allocator had handed out during a call, above what it began with.
+
+    Of the second call under the profiler, which knows of no memory that is older than itself.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        attached.call()
+        with record_function(_SECOND):
+            attached.call()
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    begin = next(event.start_ns() for event in events if event.name() == _SECOND)
+    memory = [event for event in events if event.name() == "[memory]"]
+    changes = [(e.start_ns(), e.nbytes()) for e in memory if e.start_ns() >= begin]
+    now = peak = 0
+    for _, change in sorted(changes, key=lambda event: event[0]):
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+def feasibility(attached: Attached, steps: int = STEPS, seed: int = 1) -> float | None:
+    """Largest violation after steps from the start, each with a new gradient; None without one."""
+    constrained = [kind for kind, _ in attached.weights() if kind != "plain"]
+    if not constrained:
+        return None
+    attached.put_back()
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for gradient in attached.gradients:
+            _refill(gradient, generator)
+        attached.call()
+    return max(violation(kind, weight) for kind, weight in attached.weights())
+
+
+@torch.no_grad()
+def _refill(gradient: Tensor, generator: torch.Generator) -> None:
+    gradient.normal_(generator=generator)

@@ -1,0 +1,125 @@
+"""The clock: rounds over all methods, so that whatever disturbs the machine disturbs them alike.
+
+In each round every method has its turn, in a new random order: everything is put back to where the
+steps began and a first call is made, both off the clock, and a block of calls is timed as one. (The
+first call meets the heap and the caches as another method has left them.) A ratio of two methods is
+the median over the rounds that both took part in.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from riemopt_bench.speed.interface import Attached
+
+BLOCK_SECONDS, MOST_CALLS = 0.02, 20
+LEADING_SECONDS = 0.1  # to slower calls it makes no difference what was there before
+WARM_UP_SECONDS, WARM_UP_CALLS = 1.0, (3, 30)
+METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
+
+
+@dataclass
+class Timing:
+    """Seconds per call of each block, by round.
+
+    `calls` is the size of a block, `leading` the number of calls before it that are not timed.
+    """
+
+    calls: int
+    leading: int = 0
+    seconds: dict[int, float] = field(default_factory=dict)
+
+
+def settle_allocator() -> None:
+    """Let glibc keep freed memory up to 32 MiB, as it does in any training loop after a while.
+
+    At first malloc asks the kernel for every block over 128 KiB and gives it back when it is
+    freed, so that each temporary of a step costs page faults: about 1 ms per 4 MB, which drowns
+    what is measured here. Freeing a block that came from the kernel raises that threshold to its
+    size, and the threshold for giving memory back to twice that; 32 MiB is the most that glibc
+    allows (`man mallopt`, M_MMAP_THRESHOLD). Other allocators do not mind.
+    """
+    block = torch.empty((32 << 20) - 65536, dtype=torch.uint8)
+    del block
+
+
+def warm_up(attached: Attached) -> float:
+    """Call until caches, state and momentum are as they stay; seconds of the quickest call."""
+    fewest, most = WARM_UP_CALLS
+    begin = time.perf_counter()
+    seconds: list[float] = []
+    while len(seconds) < fewest or (
+        len(seconds) < most and time.perf_counter() - begin < WARM_UP_SECONDS
+    ):
+        seconds.append(_block(attached, Timing(calls=1)))
+    attached.settle()
+    return min(seconds[fewest - 1 :])
+
+
+def _block(attached: Attached, timing: Timing) -> float:
+    attached.put_back()
+    call = attached.call
+    for _ in range(timing.leading):
+        call()
+    begin = time.perf_counter()
+    for _ in range(timing.calls):
+        call()
+    return (time.perf_counter() - begin) / timing.calls
+
+
+def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timing | Exception]:
+    """Warm all up, then time them in turns. What a method raises ends that method alone.
+
+    A slow one takes part in every second, third, … round, so that it spends about
+    `METHOD_SECONDS`.
+    """
+    results: dict[str, Timing | Exception] = {}
+    every: dict[str, int] = {}
+    for name, one in attached.items():
+        try:
+            seconds = warm_up(one)
+        except Exception as error:
+            results[name] = error
+            continue
+        calls = min(max(int(BLOCK_SECONDS / max(seconds, 1e-9)), 1), MOST_CALLS)
+        timing = Timing(calls, leading=int(seconds < LEADING_SECONDS))
+        results[name] = timing
+        every[name] = _every(rounds, (timing.leading + calls) * seconds)
+    shuffle = random.Random(0).shuffle
+    with _no_garbage_collection():
+        for number in range(rounds):
+            turn = [name for name, k in every.items() if number % k == 0]
+            shuffle(turn)
+            for name in turn:
+                entry = results[name]
+                if isinstance(entry, Timing):
+                    try:
+                        entry.seconds[number] = _block(attached[name], entry)
+                    except Exception as error:
+                        results[name] = error
+    return results
+
+
+def _every(rounds: int, block_seconds: float) -> int:
+    wanted = max(int(METHOD_SECONDS / block_seconds), FEWEST_ROUNDS)
+    return max(math.ceil(rounds / wanted), 1)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,162 @@
+"""What happens inside one process: one run, from its description to its row.
+
+The process is new for every run. It is forked from a server that has imported the packages and
+done nothing else, so that no run pays for imports or inherits another run's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from riemopt_bench import environment, measure, registry
+from riemopt_bench.interface import Method, Problem, Task
+from riemopt_bench.store import Row
+from riemopt_bench.suites import Budget
+
+FORMAT = 1  # raise it when measure.py changes what a row means: old rows are then measured again
+Phase = Literal["tune", "run"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, fully described."""
+
+    phase: Phase
+    problem: str
+    method: str
+    lr: float
+    repetition: int
+    budget: Budget = field(hash=False)
+
+    @property
+    def seed(self) -> int:
+        """From problem and repetition alone: every method sees the same data and start."""
+        text = f"{self.phase}/{self.problem}/{self.repetition}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    @property
+    def cell(self) -> str:
+        """Hash of all that determines the result except the repetition."""
+        method = registry.methods()[self.method]
+        return _digest(
+            {
+                "format": FORMAT,
+                "phase": self.phase,
+                "problem": self.problem,
+                "method": self.method,
+                "hyperparameters": {"lr": self.lr},
+                "budget": self.budget.to_json(),
+                "source": [
+                    registry.source("problem", self.problem),
+                    registry.source("method", self.method),
+                ],
+                "versions": {p: environment.version(p) for p in method.packages},
+            }
+        )
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the result."""
+        return _digest({"cell": self.cell, "repetition": self.repetition, "seed": self.seed})
+
+    def head(self) -> Row:
+        """The part of a row that is known before the run."""
+        return {
+            "key": self.key,
+            "cell": self.cell,
+            "phase": self.phase,
+            "problem": self.problem,
+            "method": self.method,
+            "lr": self.lr,
+            "repetition": self.repetition,
+            "seed": self.seed,
+            "budget": self.budget.to_json(),
+        }
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def work(spec: RunSpec, head: Row, connection: Connection) -> None:
+    """Process entry: send one row and end. The parent decides about interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection.send(head | execute(spec))
+    connection.close()
+
+
+def execute(spec: RunSpec) -> Row:
+    """Do the run. An exception makes a failed row, which is stored and counted like any other."""
+    row: Row = {}
+    started = time.time()
+    load = environment.load()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            row |= {"status": "ok", **_measured(spec)}
+    except Exception as error:
+        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        if not isinstance(error, measure.NotFiniteError):
+            row["traceback"] = traceback.format_exc(limit=-4)
+    row["environment"] = environment.describe() | {
+        "load": load,
+        "load_after": environment.load(),
+        "started": round(started),
+        "seconds": round(time.time() - started, 2),
+    }
+    return row
+
+
+def _measured(spec: RunSpec) -> dict[str, Any]:
+    torch.set_num_threads(spec.budget.threads)
+    problem = registry.problems()[spec.problem]
+    method = registry.methods()[spec.method]
+    if spec.phase == "tune":
+        _seed_everything(spec.seed)
+        trace = measure.train(*measure.fresh(problem, method, spec.lr, spec.seed), spec.budget)
+        return {"selection": trace.selection[-1], "metric": trace.metric[-1]}
+    _warm_up(problem, method, spec)
+    _seed_everything(spec.seed)
+    task, attached = measure.fresh(problem, method, spec.lr, spec.seed)
+    start = _start_checksum(problem.build(spec.seed))
+    trace = measure.train(task, attached, spec.budget)
+    return {
+        "trace": asdict(trace),
+        "memory": measure.memory(problem, method, spec.lr, spec.seed),
+        "start": start,
+    }
+
+
+def _warm_up(problem: Problem, method: Method, spec: RunSpec) -> None:
+    task, attached = measure.fresh(problem, method, spec.lr, spec.seed)
+    for step in range(spec.budget.warmup):
+        measure.one_step(task, attached, task.batch(step))
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _start_checksum(task: Task) -> str:
+    """Hash of the starting parameters and the first batch: equal for all methods of a seed."""
+    digest = hashlib.sha256()
+    batch = task.batch(1)
+    tensors = [*task.model.parameters(), *(batch if isinstance(batch, tuple) else (batch,))]
+    for tensor in tensors:
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

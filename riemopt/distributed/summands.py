@@ -1,0 +1,41 @@
+"""What a process adds to a sum over processes, and the numbers that stand for it on the way."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Hermitian(NamedTuple):
+    """Hermitian matrices `(*, p, p)`, of which the upper triangles are sent."""
+
+    matrix: Tensor
+
+
+Summand = Tensor | Hermitian
+
+
+def numbers(share: Summand) -> Tensor:
+    """The real numbers that stand for a share."""
+    if isinstance(share, Hermitian):
+        share = share.matrix[..., *_upper_triangle(share.matrix)]
+    return torch.view_as_real(share.resolve_conj()) if share.is_complex() else share
+
+
+def restored(sums: Tensor, share: Summand) -> Tensor:
+    """The tensor for which sums of such numbers stand, from the own share."""
+    like = share.matrix if isinstance(share, Hermitian) else share
+    if like.is_complex():
+        sums = torch.complex(*sums.unbind(-1))
+    if not isinstance(share, Hermitian):
+        return sums
+    rows, columns = _upper_triangle(like)
+    whole = torch.empty_like(like, memory_format=torch.contiguous_format)
+    whole[..., columns, rows] = sums.conj()
+    whole[..., rows, columns] = sums
+    return whole
+
+
+def _upper_triangle(matrix: Tensor) -> Tensor:
+    p = matrix.shape[-1]
+    return torch.triu_indices(p, p, device=matrix.device)

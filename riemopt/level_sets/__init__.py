@@ -1,1 +1,0 @@
-"""What `LevelSet` is made of: the user's equations, their normal space, and the way back."""

@@ -1,0 +1,376 @@
+"""Any constraint: the set where a function of the user's is zero."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from riemopt import linalg
+from riemopt.linalg import HALF, exact_products, upcast
+from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.level_set import nearest, newton
+from riemopt.manifolds.level_set.equations import Constraint, Equations, follow, name_of
+from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space
+
+# How many random tensors are tried as the start of a random point.
+_DRAWS = 10
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class LevelSet(Manifold):
+    """{x : c(x) = 0} for functions `c` of one point, written in torch; all else is by autograd.
+
+        LevelSet(lambda x: x.square().sum() - 1)                    the sphere, x of any shape
+        LevelSet(lambda x: x.square().sum() - 1, torch.sum)         ... cut by a plane
+        LevelSet(lambda x: x.square().sum() - 1, event_ndim=1)      each row of a matrix
+        LevelSet(lambda x: x.mT @ B @ x - torch.eye(3))             XᵀBX = I, B closed over
+
+    Args:
+        constraints: each takes one point and returns a tensor of any shape that is zero on the
+            manifold. It must be differentiable by torch's own operators, or functions that
+            `torch.func` takes; where there are several points, fit for `torch.vmap`, and where
+            there are 2 to `dense_up_to` equations, so must be its derivative: no value read on
+            the host, no writing in place. Equations may repeat each other. Tensors that it closes
+            over are taken as constants, and follow the points' device and precision.
+        event_ndim: dimensions of one point, the last ones; None takes the whole tensor as one.
+        dense_up_to: up to so many equations, J is formed and JJᵀ factored, and their scales may
+            differ (by 1e6 in float32); from there on products with J and conjugate gradients do,
+            made for equations of one scale.
+        cg_iterations: of conjugate gradients; None lets them run until the residual is small, or,
+            where that cannot be read without a synchronisation, takes 8. One is enough on spheres
+            and Stiefel manifolds.
+
+    The tangent space at x is the kernel of J = Dc(x), the metric the ambient one. A step goes along
+    the tangent and comes back by Newton's iteration in the normal space, a second-order retraction
+    (Absil & Malick 2012). Where it does not come back, or the surface bends too much, the step is
+    shortened, down to nothing: every point stays on the manifold, and `curve_with_fraction` and
+    `optimizer.shortened_steps` tell. c must be regular, that is J of the same rank everywhere: not
+    (‖x‖² - 1)², whose J is 0 on the set. A manifold of the catalogue, where there is one, takes a
+    quarter of the time.
+
+    Two level sets are equal if they hold the same function objects, with equal options.
+    """
+
+    constraints: tuple[Constraint, ...]
+    points_ndim: int | None
+    dense_up_to: int
+    cg_iterations: int | None
+
+    if TYPE_CHECKING:  # no fields, as they are no part of the description
+        _followed: dict[Any, list[Constraint]]
+        _here: dict[str, Any] | None
+
+    def __init__(
+        self,
+        *constraints: Constraint,
+        event_ndim: int | None = None,
+        dense_up_to: int = 32,
+        cg_iterations: int | None = None,
+    ) -> None:
+        if not constraints or not all(map(callable, constraints)):
+            given = ", ".join(map(repr, constraints)) or "none"
+            raise TypeError(f"LevelSet needs one or more functions of a point; got {given}.")
+        hash(constraints)  # as manifolds are compared and counted: TypeError here, not later
+        for name, value, least in (
+            ("event_ndim", event_ndim, 0),
+            ("dense_up_to", dense_up_to, 0),
+            ("cg_iterations", cg_iterations, 1),
+        ):
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"LevelSet needs {name} ≥ {least}; got {value!r}.")
+        values: dict[str, Any] = {
+            "constraints": constraints,
+            "points_ndim": event_ndim,
+            "dense_up_to": dense_up_to,
+            "cg_iterations": cg_iterations,
+            "_followed": {},
+            "_here": None,
+        }
+        for name in values:
+            object.__setattr__(self, name, values[name])
+
+    def __repr__(self) -> str:
+        parts = [name_of(c) for c in self.constraints]
+        for name, value, default in (
+            ("event_ndim", self.points_ndim, None),
+            ("dense_up_to", self.dense_up_to, 32),
+            ("cg_iterations", self.cg_iterations, None),
+        ):
+            parts += [f"{name}={value}"] * (value != default)
+        return f"LevelSet({', '.join(parts)})"
+
+    def __copy__(self) -> "LevelSet":
+        return LevelSet(
+            *self.constraints,
+            event_ndim=self.points_ndim,
+            dense_up_to=self.dense_up_to,
+            cg_iterations=self.cg_iterations,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LevelSet":
+        # A copied model lies on the same manifold: the functions, and what they hold, are shared.
+        return copy(self)
+
+    def __reduce__(self) -> Any:
+        options = self.points_ndim, self.dense_up_to, self.cg_iterations
+        return _rebuild, (self.constraints, *options)
+
+    # --- layout ---
+
+    @property
+    def takes_whole_steps(self) -> bool:
+        """No: see `curve_with_fraction`."""
+        return False
+
+    @property
+    def event_ndim(self) -> int:
+        """Dimensions of one point; `AttributeError` where the whole tensor is one."""
+        if self.points_ndim is None:
+            raise AttributeError("This LevelSet takes all dimensions of the tensor it is given.")
+        return self.points_ndim
+
+    def event_dims(self, ndim: int) -> tuple[int, ...]:
+        """The last `event_ndim` dimensions, or all."""
+        return tuple(range(-(ndim if self.points_ndim is None else self.points_ndim), 0))
+
+    def with_dims_from_end(self, ndim: int) -> "LevelSet":
+        """With a number of dimensions for one point."""
+        if self.points_ndim is not None:
+            return self
+        anchored = copy(self)
+        object.__setattr__(anchored, "points_ndim", ndim)
+        object.__setattr__(anchored, "_followed", self._followed)
+        return anchored
+
+    def linearised_at(self, x: Tensor) -> "LevelSet":
+        """The same manifold, which keeps J at `x` for all calls with this very tensor."""
+        there = copy(self)
+        object.__setattr__(there, "_followed", self._followed)
+        object.__setattr__(there, "_here", {"x": x})
+        return there
+
+    def prepare(self, x: Tensor) -> None:
+        """Move what the functions hold to where `x` is."""
+        x = x.detach().float() if x.dtype in HALF else x.detach()
+        c = self._equations(x)
+        if x.numel() and not hasattr(x, "placements"):  # a wrong function fails here, not in a step
+            with torch.no_grad():
+                c(c.flatten(x)[:1])
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """At least `event_ndim` dimensions, none of a point's empty."""
+        if len(shape) < (self.points_ndim or 0):
+            self._reject(shape, f"at least event_ndim={self.points_ndim} dimensions")
+        if 0 in self._event(shape):
+            self._reject(shape, "at least one entry along each dimension of a point")
+
+    def _event(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[len(shape) - len(self.event_dims(len(shape))) :])
+
+    def _batch(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[: len(shape) - len(self.event_dims(len(shape)))])
+
+    # --- c and J on batches of vectors ---
+
+    def _equations(self, x: Tensor) -> Equations:
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(f"{self!r} needs floating-point or complex tensors; got {x.dtype}.")
+        dtype = x.real.dtype if x.is_complex() else x.dtype
+        key = x.device, dtype
+        if key not in self._followed:
+            self._followed[key] = [follow(c, x.device, dtype) for c in self.constraints]
+        return Equations(self._followed[key], self._event(x.shape), is_complex=x.is_complex())
+
+    def _linearise(self, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
+        # Conjugate gradients end where the solution is right, but not yet its derivative.
+        recorded = torch.is_grad_enabled() and any(
+            isinstance(a, Tensor) and a.requires_grad for a in (vectors, *others)
+        )
+        few = sys.maxsize if recorded else self.dense_up_to
+        return normal_space(c, vectors, few=few, iterations=self.cg_iterations)
+
+    def _space(self, x: Tensor, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
+        if self._here is None or self._here["x"] is not x:
+            return self._linearise(c, vectors, *others)
+        if "space" not in self._here:
+            self._here["space"] = self._linearise(c, vectors, *others)
+        space: NormalSpace = self._here["space"]
+        return space
+
+    # --- the contract ---
+
+    @exact_products
+    @upcast
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """u - J⁺Ju."""
+        if x.numel() == 0:
+            return u
+        c = self._equations(x)
+        space = self._space(x, c, c.flatten(x), u)
+        return c.unflatten(space.tangent(c.flatten(u)), x)
+
+    def average(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As any manifold's; J is made once."""
+        here = self._here is not None and self._here["x"] is x
+        there = self if here else self.linearised_at(x)
+        grad = there.proj_tangent(x, g)
+        squared = linalg.squared_norm(grad, self.event_dims(x.ndim))
+        # The new part is tangent already; the old one is what this projection carries along.
+        return there.proj_tangent(x, linalg.average(grad, m, decay)), squared
+
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """x + u, brought back by Newton's iteration; less of u where that fails."""
+        return self.curve_with_fraction(x, u, 1.0)[0]
+
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        """x + t·u, brought back."""
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @exact_products
+    def curve_with_fraction(self, x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """`curve(x, u, t)`, and what part of t·u was taken, in [0, 1] and of the batch's shape."""
+        if x.dtype in HALF:
+            y, taken = self.curve_with_fraction(x.float(), u.float(), t)
+            return y.to(x.dtype), taken
+        batch = self._batch(x.shape)
+        if x.numel() == 0:
+            return x.clone(), x.real.new_ones(batch)
+        c = self._equations(x)
+        vectors = c.flatten(x)
+        if isinstance(t, Tensor) and t.ndim:  # one number for each point
+            t = t.broadcast_to(*batch, *[1] * (x.ndim - len(batch))).reshape(-1, 1)
+        y, taken = newton.land(
+            c,
+            lambda: self._space(x, c, vectors, u, t),
+            vectors,
+            c.flatten(u),
+            t,
+            lambda y: self._linearise(c, y),
+        )
+        return c.unflatten(y, x).contiguous(), taken.reshape(batch)
+
+    @exact_products
+    @upcast
+    def violation(self, x: Tensor) -> Tensor:
+        """max |c(x)| of each point."""
+        batch = self._batch(x.shape)
+        if x.numel() == 0:
+            return x.real.new_zeros(batch)
+        c = self._equations(x)
+        return c(c.flatten(x)).abs().amax(1).reshape(batch)
+
+    def tolerance(self, x: Tensor) -> Tensor:
+        """10·eps·‖x‖·‖Jᵢ‖: what rounding the entries of x makes of cᵢ, tenfold.
+
+        Of equations of different scales it is what `violation` exceeds where one of them exceeds
+        its own, and only there.
+        """
+        batch = self._batch(x.shape)
+        if x.numel() == 0:
+            return x.real.new_zeros(batch)
+        full = x.float() if x.dtype in HALF else x
+        c = self._equations(full)
+        vectors = c.flatten(full)
+        size = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        space = self._linearise(c, vectors)
+        limits, violations = 10 * torch.finfo(x.dtype).eps * size * space.sizes(), space.value.abs()
+        worst = (violations / limits).nan_to_num(nan=0.0).amax(1)
+        tolerance = torch.where(worst > 0, violations.amax(1) / worst, limits.amax(1))
+        return tolerance.reshape(batch)
+
+    @exact_products
+    @upcast
+    def project(self, a: Tensor) -> Tensor:
+        """A point of the manifold at which the distance from `a` is stationary.
+
+        Newton leads from `a` to the manifold, and descent of the distance along it from there on:
+        to the nearest point where `a` is close. Not for use in a step: it reads on the host.
+
+        Raises:
+            ValueError: no point was found. c may have no zero near, or no regular one.
+        """
+        y, found = self._search(a)
+        self._require(y, found)
+        return y
+
+    def _require(self, y: Tensor, found: Tensor) -> None:
+        if bool(found.all()):
+            return
+        worst = self.violation(y).max().item()
+        raise ValueError(
+            f"{self!r} found no point near {int((~found).sum())} of {found.numel()} tensors of "
+            f"shape {self._event(y.shape)}: |c| stays at {worst:.3g}. Start nearer to a solution, "
+            "and write c so that its derivative does not vanish where it is zero (‖x‖² - 1, not "
+            "its square)."
+        )
+
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A point near a standard normal tensor; of several tensors, where none is near the first.
+
+        Its distribution has no name. Reads on the host.
+
+        Raises:
+            ValueError: as `project`.
+        """
+        self.check_shape(shape)
+        batch = self._batch(shape)
+
+        def draw() -> tuple[Tensor, Tensor]:
+            a = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+            y, found = self._search(a.float() if a.dtype in HALF else a)
+            return y.to(a.dtype), found.reshape((*batch, *[1] * (a.ndim - len(batch))))
+
+        x, found = draw()
+        for _ in range(_DRAWS - 1):
+            if bool(found.all()):
+                break
+            again, on_it = draw()
+            x, found = torch.where(found, x, again), found | on_it
+        self._require(x, found)
+        return x
+
+    @exact_products
+    def _search(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        if a.numel() == 0:
+            batch = self._batch(a.shape)
+            return a.clone(), torch.ones(batch, dtype=torch.bool, device=a.device)
+        c = self._equations(a)
+        y, found = nearest.nearest(c, c.flatten(a), lambda y: self._linearise(c, y))
+        return c.unflatten(y, a).contiguous(), found
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """Entries less the numerical rank of J, at a random point in float64.
+
+        Takes the time of a singular value decomposition of J.
+        """
+        event = self._event(shape)
+        dtype = torch.complex128 if is_complex else torch.float64
+        x = self.random_point(*event, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        c = self._equations(x)
+        jacobian = torch.func.jacrev(c)(c.flatten(x))[0, :, 0]
+        return math.prod(event) * (1 + is_complex) - int(torch.linalg.matrix_rank(jacobian))
+
+
+def _rebuild(
+    constraints: tuple[Callable[[Tensor], Tensor], ...],
+    event_ndim: int | None,
+    dense_up_to: int,
+    cg_iterations: int | None,
+) -> LevelSet:
+    return LevelSet(
+        *constraints, event_ndim=event_ndim, dense_up_to=dense_up_to, cg_iterations=cg_iterations
+    )

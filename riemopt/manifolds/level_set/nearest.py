@@ -1,0 +1,82 @@
+"""The point of {c = 0} next to any tensor: for starting values and repairs, not for steps.
+
+    y, found = nearest(c, a, linearise)
+
+Reads on the host throughout.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from riemopt.manifolds.level_set.newton import Linearise, descend, land
+from riemopt.manifolds.level_set.normal_space import Residual, lengths
+
+# Where Newton fails from a, as it must where J is singular (at the centre of a sphere), it starts
+# from a scaled to entries of about 1 and shaken by noise of these sizes.
+_SHAKEN = (0.0, 1e-3, 0.1, 1.0)
+# Steps of descent along the manifold, at most.
+_STEPS = 100
+
+
+def nearest(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tensor]:
+    """A point of {c = 0} at which the distance from a is stationary, found by descent.
+
+    Args:
+        c: `(B, n)` → `(B, m)`.
+        a: `(B, n)`.
+        linearise: the normal space at given points.
+
+    Returns:
+        `(B, n)`, and `(B, 1)` whether it lies on {c = 0}; where it does not, a itself.
+    """
+    y, found = a, torch.zeros_like(a[:, :1], dtype=torch.bool)
+    for start in _starts(a):
+        reached, arrived = descend(c, start, linearise)
+        y = torch.where(arrived & ~found, reached, y)
+        found = found | arrived
+        if bool(found.all()):
+            return _approach(c, y, a, linearise), found
+    return y, found
+
+
+def _starts(a: Tensor) -> Iterator[Tensor]:
+    yield a
+    largest = a.abs().amax(1, keepdim=True)
+    scaled = a / torch.where(largest == 0, 1, largest)
+    size = scaled.square().mean(1, keepdim=True).sqrt()
+    scaled = scaled / torch.where(size == 0, 1, size)
+    noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(0), dtype=a.dtype)
+    for share in _SHAKEN:
+        yield scaled + share * noise.to(a.device)
+
+
+def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor:
+    """Riemannian descent of ½‖y - a‖² with Barzilai-Borwein steps, halved where they ascend."""
+    eps = torch.finfo(a.dtype).eps
+    space = linearise(y)
+    g, apart = space.tangent(y - a), lengths(y - a)
+    step = torch.ones_like(apart)
+    for _ in range(_STEPS):
+        size = lengths(g)
+        done = size <= 8 * eps * (apart + lengths(y))
+        # From so far the point depends on digits of a that it does not have.
+        done = done | ~(apart < eps**-0.5 * lengths(y))
+        if bool(done.all()):
+            break
+        z, _ = land(c, partial(linearise, y), y, g, torch.where(done, 0, -step), linearise)
+        distance = lengths(z - a)
+        # Near the end the distance is constant to rounding.
+        better = distance.square() <= apart.square() * (1 + 4 * eps)
+        z = torch.where(better, z, y)
+        space = linearise(z)
+        new = space.tangent(z - a)
+        s, change = z - y, new - g
+        curvature = (s * change).sum(1, keepdim=True)
+        barzilai = s.square().sum(1, keepdim=True) / torch.where(curvature > 0, curvature, 1)
+        faster = torch.where(curvature > 0, barzilai, 2 * step).clamp(1e-3, 1e3)
+        step = torch.where(better & ~done, faster, torch.where(done, step, step / 4))
+        y, g, apart = z, new, torch.where(better, distance, apart)
+    return y

@@ -1,0 +1,1 @@
+"""Constrained weights of modules: the table on the module, `constrain`, `ManifoldParameter`."""

@@ -1,0 +1,273 @@
+"""How a user says that a weight lies on a manifold.
+
+constrain(model.fc, "weight", Stiefel())                    # an existing parameter
+constrain(pose, {"rotation": Stiefel(), "scale": Sphere()}) # several: all, or none
+self.w = ManifoldParameter(torch.randn(256, 64), Stiefel()) # a new one
+
+manifold_of(model.fc.weight)    # Stiefel()
+constraints(model)              # name, manifold and violation of each constrained weight
+project_(model)                 # put back what was loaded or edited off its surface
+unconstrain(model.fc, "weight")
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from riemopt.distributed.dtensor import assign_whole_, whole
+from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
+from riemopt.nn.parameter import ManifoldParameter, check_value
+from riemopt.nn.table import Entry
+
+__all__ = [
+    "Constraint",
+    "ManifoldParameter",
+    "constrain",
+    "constraints",
+    "manifold_of",
+    "project_",
+    "unconstrain",
+]
+
+
+@overload
+def constrain(
+    module: nn.Module, name: str, manifold: Manifold, *, tangent_grad: bool = False
+) -> nn.Module: ...
+
+
+@overload
+def constrain(
+    module: nn.Module, name: Mapping[str, Manifold], *, tangent_grad: bool = False
+) -> nn.Module: ...
+
+
+def constrain(
+    module: nn.Module,
+    name: str | Mapping[str, Manifold],
+    manifold: Manifold | None = None,
+    *,
+    tangent_grad: bool = False,
+) -> nn.Module:
+    """Put the parameter `name` of `module` on `manifold`, and keep it there; or several.
+
+        constrain(layer, "weight", Stiefel())
+        constrain(pose, {"rotation": Stiefel(), "scale": Sphere()})
+
+    The same shape of call as `torch.nn.utils.parametrize.register_parametrization`. The value is
+    moved, in place, to the nearest point of the manifold; the Parameter object stays the same, so
+    that optimizers and tied weights keep working. A Riemannian optimizer finds the constraint
+    whether it is built before or after this call. Of several, none is changed if one is refused.
+
+    Args:
+        module: the module that owns the parameter.
+        name: its name there, without dots; or names and their manifolds.
+        manifold: an instance, such as `Stiefel()`.
+        tangent_grad: as of `ManifoldParameter`.
+
+    Returns:
+        `module`.
+
+    Raises:
+        AttributeError: `module` has no such parameter of its own.
+        TypeError: `manifold` is not an instance of `Manifold`, or arguments are swapped.
+        ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite.
+    """
+    if not isinstance(name, Mapping):
+        chosen: dict[str, Any] = {name: manifold}
+    elif manifold is None:
+        chosen = dict(name)
+    else:
+        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} besides.")
+    params = {key: _admit(module, key, m) for key, m in chosen.items()}
+    _refuse_contradiction(module, chosen, params)
+    points = {key: _point(param, chosen[key]) for key, param in params.items()}
+    for key, param in params.items():
+        _assign(param, points[key])
+        registry.adopt(module, key, Entry(chosen[key], tangent_grad), param)
+    for param in params.values():
+        registry.announce(param)
+    return module
+
+
+def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
+    """The parameter, if it can be put on the manifold."""
+    param = _parameter(module, name)
+    table = registry.table_of(module)
+    if table is not None and name in table:
+        raise ValueError(
+            f"{name!r} of {type(module).__name__} is already on {table[name].manifold}; "
+            "call riemopt.unconstrain(module, name) first."
+        )
+    try:
+        check_value(param, manifold)
+    except (TypeError, ValueError) as error:
+        error.args = (f"{name!r} of {type(module).__name__}: {error}",)
+        raise
+    registry.refuse_kernel_as_batch(module, manifold)
+    return param
+
+
+def _refuse_contradiction(
+    module: nn.Module, chosen: Mapping[str, Manifold], params: Mapping[str, Tensor]
+) -> None:
+    """Raise `ValueError` where one parameter, under this name or another, has two manifolds."""
+    found = dict(zip(map(id, params.values()), registry.resolve(params.values()), strict=True))
+    for name, param in params.items():
+        tied = found[id(param)] or chosen[name]
+        found[id(param)] = tied
+        if tied != chosen[name]:
+            raise ValueError(
+                f"{name!r} of {type(module).__name__} is tied to a parameter on {tied} and cannot "
+                f"be on {chosen[name]} too."
+            )
+
+
+def unconstrain(module: nn.Module, name: str) -> nn.Module:
+    """Release the parameter `name` of `module`; its value stays. Returns `module`.
+
+    Raises:
+        ValueError: it is not constrained.
+    """
+    table = registry.table_of(module)
+    if table is None or name not in table:
+        known = sorted(table) if table is not None else []
+        raise ValueError(
+            f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
+        )
+    param = table.parameter(name)
+    table.remove(name)
+    if param is not None:
+        registry.remove_tangent_grad(param)
+        param.__dict__.pop("manifold", None)
+        registry.announce(param)
+    return module
+
+
+def manifold_of(param: Tensor) -> Manifold | None:
+    """The manifold that `param` is constrained to, or None.
+
+    Asks the tables of all live modules, then the parameter itself.
+    """
+    return registry.resolve([param])[0]
+
+
+class Constraint(NamedTuple):
+    """One constrained weight of a model, as `constraints` reports it."""
+
+    name: str
+    """Qualified name of the parameter."""
+    manifold: Manifold
+    violation: float
+    """Of the point for which it is largest as a multiple of the tolerance; NaN on `meta`."""
+    tolerance: float
+    """What rounding explains at that point: `Manifold.tolerance`."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the violation is within rounding."""
+        return self.violation <= self.tolerance
+
+
+def constraints(model: nn.Module) -> list[Constraint]:
+    """Every constrained weight of `model` and its submodules, with its violation now.
+
+    Tied weights are named once, as in `model.named_parameters()`. Synchronises on an accelerator,
+    and gathers what is spread over processes, all of which must call it.
+
+    Raises:
+        LostManifoldError: a constrained name is not a parameter any more.
+    """
+    report = []
+    for name, param, entry in _constrained(model):
+        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
+        report.append(Constraint(name, entry.manifold, violation, tolerance))
+    return report
+
+
+@torch.no_grad()
+def project_(model: nn.Module) -> nn.Module:
+    """Move every constrained weight of `model`, in place, to the nearest point of its manifold.
+
+    For weights that were loaded, averaged or edited off their surface. A weight that satisfies its
+    constraint to rounding already is left as it is, bit for bit. What is spread over processes is
+    gathered; all of them must call it. Returns `model`.
+
+    Raises:
+        ValueError: a weight is not finite, or has no nearest point; none has been changed then.
+        LostManifoldError: a constrained name is not a parameter any more.
+    """
+    found = [(n, p, e) for n, p, e in _constrained(model) if not p.is_meta]
+    for name, param, entry in found:
+        check_value(whole(param), entry.manifold, name)
+    moved = []
+    for _, param, entry in found:
+        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
+        if not violation <= tolerance:
+            moved.append((param, _point(param, entry.manifold)))
+    for param, point in moved:
+        _assign(param, point)
+    return model
+
+
+def _constrained(model: nn.Module) -> list[tuple[str, Tensor, Entry]]:
+    found: dict[int, tuple[str, Tensor, Entry]] = {}
+    for prefix, table in registry.tables_in(model):
+        for name in table:
+            param = table.parameter(name)
+            if param is not None:
+                found.setdefault(id(param), (prefix + name, param, table[name]))
+            elif table.is_lost(name):
+                raise registry.LostManifoldError(
+                    f"{prefix + name} was constrained to {table[name].manifold} and is not a "
+                    "parameter any more. Call riemopt.unconstrain on it, or restore it."
+                )
+    return list(found.values())
+
+
+def _measure(x: Tensor, manifold: Manifold) -> tuple[float, float]:
+    if x.is_meta:
+        return math.nan, math.nan
+    if x.numel() == 0:
+        return 0.0, 0.0
+    violation, tolerance = manifold.violation(x).flatten(), manifold.tolerance(x).flatten()
+    worst = (violation / tolerance).argmax()
+    return violation[worst].item(), tolerance[worst].item()
+
+
+@torch.no_grad()
+def _point(param: Tensor, manifold: Manifold) -> Tensor | None:
+    """The point nearest to the value; None on `meta`, where there is none."""
+    return None if param.is_meta else manifold.project(whole(param.detach()))
+
+
+@torch.no_grad()
+def _assign(param: Tensor, point: Tensor | None) -> None:
+    if point is not None:
+        assign_whole_(param, point)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    if not isinstance(module, nn.Module) or not isinstance(name, str):
+        raise TypeError(
+            "constrain takes a module, the name of its parameter and a manifold; got "
+            f"{type(module).__name__} and {name!r} for the first two."
+        )
+    param = module._parameters.get(name)
+    if param is not None:
+        return param
+    if nn.utils.parametrize.is_parametrized(module, name):
+        raise AttributeError(
+            f"{name!r} of {type(module).__name__} is computed by a parametrization. Take that away "
+            "with torch.nn.utils.parametrize.remove_parametrizations, then constrain it."
+        )
+    known = [n for n, p in module._parameters.items() if p is not None]
+    owner, _, last = name.rpartition(".")
+    hint = f" Call constrain(model.get_submodule({owner!r}), {last!r}, …)." if owner else ""
+    raise AttributeError(
+        f"{type(module).__name__} has no parameter {name!r}; it has {known}.{hint}"
+    )

@@ -1,0 +1,102 @@
+"""A Parameter that knows its manifold: the way in which new constrained weights are written.
+
+self.w = ManifoldParameter(torch.randn(256, 64), Stiefel())     # the nearest point
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
+
+
+class ManifoldParameter(nn.Parameter):
+    """A Parameter whose stored value is the point of `manifold` nearest to `data`.
+
+    Assigned to a module, it is entered in that module's table, which then holds the constraint
+    whatever becomes of this object (see `riemopt.nn.table`). A loose one carries it itself, through
+    `copy.deepcopy`, `pickle` and `torch.save`/`torch.load(weights_only=True)`.
+
+    Args:
+        data: floating-point or complex tensor of a shape that `manifold` accepts.
+        manifold: an instance, such as `Stiefel()`.
+        requires_grad: as of `torch.nn.Parameter`.
+        tangent_grad: make `.grad` tangent as soon as backward has accumulated it, so that clipping,
+            logging and torch's own optimizers see the Riemannian gradient (of the ambient metric).
+
+    Raises:
+        TypeError: `manifold` is not an instance of `Manifold`.
+        ValueError: the shape is wrong, the dtype is an integer, or `data` is not finite.
+    """
+
+    manifold: Manifold
+    tangent_grad: bool
+
+    def __new__(
+        cls,
+        data: Tensor,
+        manifold: Manifold,
+        requires_grad: bool = True,
+        *,
+        tangent_grad: bool = False,
+    ) -> "ManifoldParameter":
+        """Project `data` and wrap it."""
+        check_value(data, manifold)
+        value = data.detach()
+        value = value.clone() if value.is_meta else manifold.project(value)
+        state = {"manifold": manifold, "tangent_grad": tangent_grad}
+        return _rebuild_manifold_parameter(value, requires_grad, state)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Everything is done in `__new__`, as in `torch.nn.Parameter`."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldParameter":
+        if id(self) not in memo:
+            memo[id(self)] = _rebuild_manifold_parameter(
+                self.data.clone(), self.requires_grad, dict(self.__dict__)
+            )
+        copied: ManifoldParameter = memo[id(self)]
+        return copied
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return _rebuild_manifold_parameter, (self.data, self.requires_grad, dict(self.__dict__))
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        manifold = getattr(self, "manifold", "no manifold any more")
+        return f"ManifoldParameter on {manifold} containing:\n{self.data!r}"
+
+
+def _rebuild_manifold_parameter(
+    data: Tensor, requires_grad: bool, state: dict[str, Any]
+) -> ManifoldParameter:
+    """Wrap `data` as it is: copies and loaded values keep every bit."""
+    if type(data) in (Tensor, nn.Parameter):
+        param: Any = Tensor._make_subclass(ManifoldParameter, data, requires_grad)
+    else:  # a FakeTensor, say: as torch.nn.Parameter does, mark the tensor instead of wrapping it
+        param = nn.Parameter(data, requires_grad)
+    param.__dict__.update(state)
+    if state.get("tangent_grad") and requires_grad:
+        registry.ensure_tangent_grad(param, state["manifold"])
+    return param
+
+
+def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
+    """Raise `TypeError` or `ValueError` unless `data` has a nearest point on `manifold`."""
+    if not isinstance(manifold, Manifold):
+        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
+        raise TypeError(
+            f"A manifold instance is needed, such as Stiefel(); got {manifold!r}{hint}."
+        )
+    if nn.parameter.is_lazy(data):
+        raise ValueError("A lazy parameter has no shape yet; run the module once, then constrain.")
+    if not (data.is_floating_point() or data.is_complex()):
+        raise ValueError(f"{manifold} needs a floating-point or complex tensor; got {data.dtype}.")
+    manifold.check_shape(data.shape)
+    concrete = type(data) in (Tensor, nn.Parameter, ManifoldParameter) and not data.is_meta
+    if concrete and not bool(data.isfinite().all()):
+        raise ValueError(f"{name} has entries that are not finite; no point is nearest to it.")
+
+
+torch.serialization.add_safe_globals([_rebuild_manifold_parameter])

@@ -1,0 +1,91 @@
+"""What a manifold says of itself, on which optimizers rely when they take a short cut."""
+
+import torch
+from torch import Generator, Tensor
+
+from riemopt.manifolds import Manifold
+from riemopt.testing.law import (
+    NotApplicableError,
+    Residual,
+    equality,
+    joined,
+    law,
+    rounding,
+)
+from riemopt.testing.sampling import ambient, length, real_inner, tangent
+
+
+def _claimed(manifold: Manifold, name: str) -> None:
+    if not getattr(manifold, name):
+        raise NotApplicableError(f"{name} is False")
+
+
+@law(
+    "has_ambient_metric: ⟨u, v⟩ = Re Σ conj(u)·v and egrad2rgrad = proj_tangent",
+    "Set has_ambient_metric = False.",
+)
+def metric_is_ambient_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Momentum is then projected once, together with the new gradient."""
+    _claimed(manifold, "has_ambient_metric")
+    u, v, g = tangent(manifold, x, gen), tangent(manifold, x, gen), ambient(x, gen)
+    difference = manifold.inner(x, u, v) - real_inner(manifold, u, v)
+    projected = manifold.proj_tangent(x, g)
+    return joined(
+        rounding(difference.abs(), 1.0, x.dtype),
+        equality(manifold, manifold.egrad2rgrad(x, g), projected, length(manifold, g)),
+    )
+
+
+@law(
+    "has_constant_norm: ‖x‖ = ‖y‖",
+    "Set has_constant_norm = False: weight decay has a tangent part.",
+)
+def norm_is_constant_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Weight decay is then left out."""
+    _claimed(manifold, "has_constant_norm")
+    y = manifold.project(ambient(x, gen))
+    a, b = length(manifold, x), length(manifold, y)
+    return rounding((a - b).abs(), a, x.dtype)
+
+
+@law(
+    "allows_elementwise_scaling: retract(x, u) = x + u, and u/(1 + v²), entry by entry, is tangent",
+    "Set allows_elementwise_scaling = False: the second moment is then one number for each point.",
+)
+def linearity_is_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """Adam's elementwise quotient is then taken. (Of complex entries, part by part.)"""
+    _claimed(manifold, "allows_elementwise_scaling")
+    u, v = tangent(manifold, x, gen), tangent(manifold, x, gen)
+    if x.is_complex():
+        parts = (torch.view_as_real(a) for a in (u, v))
+        numerator, moment = parts
+        quotient = torch.view_as_complex(numerator / (1 + moment**2))
+    else:
+        quotient = u / (1 + v**2)
+    scale = length(manifold, x) + length(manifold, u)
+    return joined(
+        equality(manifold, manifold.retract(x, u), x + u, scale),
+        equality(manifold, manifold.proj_tangent(x, quotient), quotient, scale),
+    )
+
+
+@law("is_constraint = False: every tensor is a point", "Set is_constraint = True.")
+def absence_of_a_constraint_is_as_claimed(
+    manifold: Manifold, x: Tensor, gen: Generator
+) -> Residual:
+    """Plain Euclidean steps are then taken."""
+    if manifold.is_constraint:
+        raise NotApplicableError("is_constraint is True")
+    a = ambient(x, gen)
+    return joined(
+        equality(manifold, manifold.proj_tangent(x, a), a, length(manifold, a)),
+        equality(manifold, manifold.project(a), a, length(manifold, a)),
+    )
+
+
+LAWS = (
+    metric_is_ambient_as_claimed,
+    norm_is_constant_as_claimed,
+    linearity_is_as_claimed,
+    absence_of_a_constraint_is_as_claimed,
+)
