@@ -238,17 +238,6 @@ def test_a_users_mistake_is_reported():
     assert "egrad2rgrad is not the gradient in the metric of inner" in told
 
 
-def test_canonical_retr_transp_is_fused():
-    theirs = geoopt.CanonicalStiefel()
-    canonical = from_geoopt(theirs, native=False)
-    x = point(theirs, 5, 2)
-    u, v = (canonical.random_tangent(x, generator=generator(s)) for s in (1, 2))
-    y, carried = canonical.retract_transport(x, u, v)
-    expected = theirs.retr_transp(x, u, v)
-    close((y, carried), expected)
-    close(canonical.inner(y, carried, carried), canonical.inner(x, v, v))  # an isometry
-
-
 def test_the_gradient_handed_in_is_not_written_to():
     x = point(geoopt.Lorentz(), 4)
     g = torch.ones_like(x)

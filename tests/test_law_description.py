@@ -128,7 +128,6 @@ def test_what_an_optimizer_asks():
     for case in (case for case in CASES if not isinstance(case.manifold, Product)):
         base = getattr(case.manifold, "base", case.manifold)
         assert case.manifold.has_constant_norm == isinstance(base, Sphere | Stiefel)
-        assert case.manifold.has_ambient_metric == (getattr(base, "metric", "") != "canonical")
 
 
 def test_a_manifold_that_is_no_dataclass_can_be_printed():

@@ -42,12 +42,12 @@ def law_transport_is_continuous(manifold: Manifold, x: Tensor, gen: Generator) -
     assert_slope(laws.transport_is_continuous(manifold, x, gen))
 
 
-def law_retract_transport_is_both(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """retract_transport agrees with retract and transport."""
-    assert_holds(manifold, x, laws.retract_transport_is_both(manifold, x, gen))
+def law_carried_momentum_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """carry(x, m, g, μ, w) = μ·proj(m) + w·grad."""
+    assert_holds(manifold, x, laws.carried_momentum_is_its_definition(manifold, x, gen))
 
 
-def law_average_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+def law_carried_mean_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """decay·transport(m) + (1 - decay)·grad and ‖grad‖², to the accuracy of the gradient.
 
     Also for a gradient that is a thousand times longer than its tangent part, of which a short cut
@@ -61,8 +61,8 @@ def law_average_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator)
     normal = normal / torch.where(long > bound, long, 1).to(x.real.dtype)
     v = tangent(manifold, x, gen)
     for g in (a, v + 1e3 * normal, v, torch.zeros_like(x)):
-        mean, squared = manifold.average(x, m, g, 0.9)
-        expected, norm2 = Manifold.average(manifold, wide(x), wide(m), wide(g), 0.9)
+        mean, squared = manifold.carry_mean(x, m, g, 0.9)
+        expected, norm2 = Manifold.carry_mean(manifold, wide(x), wide(m), wide(g), 0.9)
         assert_close(manifold, mean, expected, length(manifold, g) + length(manifold, m))
         assert squared.shape == norm2.shape == event_dims_kept(manifold, x)
         size = length(manifold, g, keepdim=True)
@@ -97,20 +97,16 @@ def test_gradient_represents_the_differential(case, shape, dtype, seed):
 
 @over(dtypes=FULL, where=first_of_its_metric)
 @given(seed=seeds)
-def test_average_is_its_definition(case, shape, dtype, seed):
-    law_average_is_its_definition(case.manifold, point(case, shape, dtype), generator(seed))
+def test_what_is_carried_is_its_definition(case, shape, dtype, seed):
+    x = point(case, shape, dtype)
+    law_carried_momentum_is_its_definition(case.manifold, x, generator(seed))
+    law_carried_mean_is_its_definition(case.manifold, x, generator(seed))
 
 
 @over(where=first_of_its_metric)
 @given(seed=seeds)
 def test_transport_is_tangent(case, shape, dtype, seed):
     law_transport_is_tangent(case.manifold, point(case, shape, dtype), generator(seed))
-
-
-@over()
-@given(seed=seeds)
-def test_retract_transport_is_both(case, shape, dtype, seed):
-    law_retract_transport_is_both(case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(dtypes=[torch.float64], kinds="small")

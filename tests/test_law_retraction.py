@@ -77,11 +77,6 @@ def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None
         assert_close(manifold, nearest[i], manifold.project(v), project_scale(manifold, v))
 
 
-def law_step_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """step(x, d, lr) = retract(x, -lr·Pd), with a number or a tensor as `lr`."""
-    assert_holds(manifold, x, laws.step_is_its_definition(manifold, x, gen))
-
-
 def law_curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """curve(x, u, t) = retract(x, t·u), with a number or one number for each point."""
     assert_holds(manifold, x, laws.curve_is_its_definition(manifold, x, gen))
@@ -107,7 +102,7 @@ def test_stays_on_surface(case, shape, dtype, seed):
 
 @pytest.mark.parametrize(
     "law",
-    [law_retract_keeps_layout, law_step_is_its_definition, law_curve_is_its_definition],
+    [law_retract_keeps_layout, law_curve_is_its_definition],
 )
 @over()
 def test_layout_and_step(law, case, shape, dtype):

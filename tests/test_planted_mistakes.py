@@ -74,19 +74,26 @@ class NormalizedProjector(Sphere):
         return u / self.norm(x, u, keepdim=True).clamp(min=1)
 
 
-class ShortCutAverage(Stiefel):
+class ShortCutMean(Stiefel):
     """‖G‖² - ‖sym XᴴG‖² for ‖grad‖², whatever cancels."""
 
-    def average(self, x, m, g, decay):
-        mean, _ = super().average(x, m, g, decay)
+    def carry_mean(self, x, m, g, decay):
+        mean, _ = super().carry_mean(x, m, g, decay)
         S = sym(gram(x, g))
         return mean, (self.inner(x, g, g, keepdim=True) - self.inner(x, S, S, keepdim=True))
 
 
-class UncarriedAverage(Sphere):
+class UncarriedMomentum(Sphere):
     """m taken as it was at the last point."""
 
-    def average(self, x, m, g, decay):
+    def carry(self, x, m, g, decay, weight):
+        return decay * m + weight * self.egrad2rgrad(x, g)
+
+
+class UncarriedMean(Sphere):
+    """m taken as it was at the last point."""
+
+    def carry_mean(self, x, m, g, decay):
         grad = self.egrad2rgrad(x, g)
         return decay * m + (1 - decay) * grad, self.inner(x, grad, grad, keepdim=True)
 
@@ -209,13 +216,6 @@ class HalfPrecisionInside(Stiefel):
         return y
 
 
-class WrongStep(Sphere):
-    """Forgets to project."""
-
-    def step(self, x: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
-        return self.retract(x, -lr * direction)
-
-
 class NearNotNearest(Stiefel):
     """Takes the Q factor for the nearest point."""
 
@@ -292,13 +292,6 @@ class FlippedTransport(Sphere):
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return -super().transport(x, y, v)
-
-
-class OtherTransport(Sphere):
-    """`retract_transport` carries the vector in its own way."""
-
-    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return self.retract(x, u), v
 
 
 class EuclideanGradient(Stiefel):
@@ -471,8 +464,9 @@ MISTAKES = [
     planted(NormalizedProjector, projection.law_projection_is_linear),
     planted(WrongDim, projection.law_projection_has_rank_dim, takes=POINT),
     planted(WrongComplexDim, projection.law_projection_has_rank_dim, takes=POINT, dtype=C128),
-    planted(ShortCutAverage, metric.law_average_is_its_definition),
-    planted(UncarriedAverage, metric.law_average_is_its_definition),
+    planted(ShortCutMean, metric.law_carried_mean_is_its_definition),
+    planted(UncarriedMomentum, metric.law_carried_momentum_is_its_definition),
+    planted(UncarriedMean, metric.law_carried_mean_is_its_definition),
     planted(UnscaledCurve, retraction.law_curve_is_its_definition),
     planted(UnsignedQR, retraction.law_retract_is_first_order),
     planted(UnsignedQR, retraction.law_retract_fixes_zero, takes=POINT),
@@ -489,7 +483,6 @@ MISTAKES = [
     planted(NotContiguous, retraction.law_retract_keeps_layout),
     planted(Upcasting, retraction.law_retract_keeps_layout, dtype=BF16),
     planted(HalfPrecisionInside, half_precision.law_half_precision_is_rounded_double, dtype=BF16),
-    planted(WrongStep, retraction.law_step_is_its_definition),
     planted(NearNotNearest, nearest.law_project_is_nearest, takes=TENSOR),
     planted(DividesByZero, nearest.law_project_lands_on_surface, takes="zeros"),
     planted(FallsShort, nearest.law_project_is_idempotent, takes="tensor alone"),
@@ -501,7 +494,6 @@ MISTAKES = [
     planted(NoTransport, metric.law_transport_is_tangent),
     planted(TransportToTheOldPoint, metric.law_transport_is_tangent),
     planted(FlippedTransport, metric.law_transport_is_continuous),
-    planted(OtherTransport, metric.law_retract_transport_is_both),
     planted(EuclideanGradient, metric.law_gradient_represents_the_differential, arguments=METRIC),
     planted(AmbientGradient, metric.law_gradient_represents_the_differential),
     planted(ComplexInner, metric.law_inner_is_an_inner_product, dtype=C128),

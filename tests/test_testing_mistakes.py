@@ -33,12 +33,6 @@ class Farthest(Sphere):
         return -super().project(a)
 
 
-class ClaimsAmbient(Stiefel):
-    """The canonical metric, called the ambient one."""
-
-    has_ambient_metric = True
-
-
 class ClaimsConstantNorm(Symmetric):
     """Leaves weight decay out."""
 
@@ -127,7 +121,8 @@ PLANTS = [
     plant(planted.TransposeForConjugate, "projection is idempotent", dtype=C128),
     plant(planted.WrongDim, "projection has rank dim"),
     plant(planted.WrongComplexDim, "projection has rank dim", dtype=C128),
-    plant(planted.UncarriedAverage, "average is its definition"),
+    plant(planted.UncarriedMomentum, "carried momentum is its definition"),
+    plant(planted.UncarriedMean, "carried mean is its definition"),
     plant(planted.UnscaledCurve, "curve is its definition"),
     plant(planted.UnsignedQR, "retraction fixes zero"),
     plant(planted.UnsignedQR, "retraction is first order"),
@@ -146,7 +141,6 @@ PLANTS = [
     plant(planted.NotContiguous, "results keep the layout"),
     plant(planted.Upcasting, "results keep the layout"),
     plant(planted.HalfPrecisionInside, "single precision is kept"),
-    plant(planted.WrongStep, "step is its definition"),
     plant(OwnAttempt, "attempt is the curve"),
     plant(StaleMemory, "manifold at a point is the same"),
     plant(planted.NearNotNearest, "project is stationary"),
@@ -161,13 +155,11 @@ PLANTS = [
     plant(planted.NoTransport, "transport is tangent"),
     plant(planted.TransportToTheOldPoint, "transport is tangent"),
     plant(planted.FlippedTransport, "transport is continuous"),
-    plant(planted.OtherTransport, "retract transport is both"),
     plant(planted.EuclideanGradient, "gradient represents the differential", **CANONICAL),
     plant(planted.AmbientGradient, "gradient represents the differential"),
     plant(planted.ComplexInner, "inner is an inner product", dtype=C128),
     plant(planted.InnerOfTheBatch, "inner is an inner product"),
     plant(planted.AmbientNorm, "norm agrees with inner", **CANONICAL),
-    plant(ClaimsAmbient, "metric is ambient as claimed", **CANONICAL),
     plant(ClaimsConstantNorm, "norm is constant as claimed", shape=(3, 3)),
     plant(ClaimsLinear, "linearity is as claimed"),
     plant(ClaimsNothing, "absence of a constraint is as claimed"),

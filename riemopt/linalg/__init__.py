@@ -207,6 +207,12 @@ def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = Fals
     return new.lerp_(old, decay) if in_place else torch.lerp(new, old, decay)
 
 
+def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor) -> Tensor:
+    """decay·M + weight·G, in one pass if `weight` is 1."""
+    unweighted = not isinstance(weight, Tensor) and weight == 1
+    return add_scaled(g if unweighted else weight * g, m, decay)
+
+
 def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     """Σ|u|² over `dims`, kept with size 1; real."""
     return torch.linalg.vector_norm(u, dim=dims, keepdim=True).square()

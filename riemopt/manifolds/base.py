@@ -49,25 +49,9 @@ class Manifold(ABC):
 
     @property
     def allows_elementwise_scaling(self) -> bool:
-        """True for a linear subspace in which Adam's elementwise quotient m/√v stays."""
-        return False
+        """True for a linear subspace in which Adam's elementwise quotient m/√v stays.
 
-    @property
-    def has_ambient_metric(self) -> bool:
-        """Whether the Riemannian gradient is `proj_tangent` of the Euclidean one."""
-        return True
-
-    @property
-    def takes_whole_steps(self) -> bool:
-        """Whether the retraction takes a step of any length: `curve_with_fraction` says None."""
-        return True
-
-    @property
-    def carries_momentum(self) -> bool:
-        """Whether momentum is carried to each new point by `transport`, when the step is taken.
-
-        The projection by which the next step carries it is enough in the ambient metric. In one
-        that changes from point to point it would not keep the length of a vector.
+        Optimizers then skip projections, and keep second moments elementwise.
         """
         return False
 
@@ -115,20 +99,41 @@ class Manifold(ABC):
         """Riemannian gradient of a function whose Euclidean gradient at `x` is `g`."""
         return self.proj_tangent(x, g)
 
-    def average(
+    def carry(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
+    ) -> Tensor:
+        """Momentum at `x`: decay·(m brought to x) + weight·grad.
+
+        Optimizers with momentum call it once a step. `m` is tangent where the last step started,
+        `g` the Euclidean gradient at `x`. In the ambient metric one projection does both parts.
+        """
+        if type(self).egrad2rgrad is Manifold.egrad2rgrad:
+            return self.proj_tangent(x, linalg.combine(m, g, decay, weight))
+        return decay * self.proj_tangent(x, m) + weight * self.egrad2rgrad(x, g)
+
+    def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Running mean of the Riemannian gradient: what Adam's first moment does in a step.
+        """`carry` with the weights of a running mean, and how long the gradient is.
 
-        `m` is tangent where the last step started, `g` the Euclidean gradient at `x`. A manifold
-        overrides it where the parts share work.
+        Adam with one second moment for each point calls it once a step. A manifold overrides it
+        where the two parts share work.
 
         Returns:
-            decay·transport(m) + (1 - decay)·grad, and ‖grad‖² with event dimensions of size 1.
+            decay·(m brought to x) + (1 - decay)·grad, and ‖grad‖² with event dimensions of size 1.
         """
         grad = self.egrad2rgrad(x, g)
         mean = linalg.average(grad, self.proj_tangent(x, m), decay)
         return mean, self.inner(x, grad, grad, keepdim=True)
+
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        """What is kept of the momentum `m`, tangent at `x`, when the point has moved to `y`.
+
+        Optimizers call it at the end of a step. The default is `m` itself, for `carry` projects it
+        when the next step starts. In a metric that changes from point to point this would not keep
+        the length of a vector; such a manifold returns `transport(x, y, m)`.
+        """
+        return m
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """Riemannian inner product of tangents at each point; the batch's shape, real.
@@ -151,16 +156,11 @@ class Manifold(ABC):
         """Carry the tangent `v` at `x` to `y`, by projection (Absil et al. 2008, §8.1.3)."""
         return self.proj_tangent(y, v)
 
-    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """`y = retract(x, u)` and `v` carried to `y`."""
-        y = self.retract(x, u)
-        return y, self.transport(x, y, v)
-
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """`retract(x, t·u)`: the retraction's curve along the tangent `u`, at the parameter `t`.
 
-        `t` is a number, or a tensor that broadcasts to one number for each point. A manifold
-        overrides it to save the pass over memory that t·u costs.
+        Optimizers move points by it. `t` is a number, or a tensor that broadcasts to one number for
+        each point. A manifold overrides it to save the pass over memory that t·u costs.
         """
         return self.retract(x, t * u)
 
@@ -174,10 +174,6 @@ class Manifold(ABC):
         takes less of the step, or stays where it is.
         """
         return self.curve(x, u, t), None
-
-    def step(self, x: Tensor, direction: Tensor, lr: float | Tensor) -> Tensor:
-        """`retract(x, -lr·proj_tangent(x, direction))`: one step of projected descent."""
-        return self.curve(x, self.proj_tangent(x, direction), -lr)
 
     def random_point(
         self,
@@ -239,12 +235,17 @@ class Manifold(ABC):
     def linearised_at(self, x: Tensor) -> "Manifold":
         """The same manifold, for several calls with this very tensor `x`.
 
-        A manifold for which such calls share work returns one that keeps it; used in each step.
+        Optimizers call it at the start of each step. A manifold whose methods share work at one
+        point, such as a factorisation, returns a copy of itself that keeps it.
         """
         return self
 
     def with_dims_from_end(self, ndim: int) -> "Manifold":
-        """The same manifold for tensors of `ndim`, still valid when a batch is put in front."""
+        """The same manifold for tensors of `ndim`, still valid when a batch is put in front.
+
+        Optimizers call it when they are given a parameter, since they step stacks of parameters. A
+        manifold that counts dimensions from the front returns one that counts from the end.
+        """
         return self
 
     def prepare(self, x: Tensor) -> None:  # noqa: B027

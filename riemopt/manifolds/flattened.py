@@ -47,21 +47,6 @@ class Flattened(Manifold):
         return self.base.allows_elementwise_scaling
 
     @property
-    def has_ambient_metric(self) -> bool:
-        """As the base."""
-        return self.base.has_ambient_metric
-
-    @property
-    def takes_whole_steps(self) -> bool:
-        """As the base."""
-        return self.base.takes_whole_steps
-
-    @property
-    def carries_momentum(self) -> bool:
-        """As the base."""
-        return self.base.carries_momentum
-
-    @property
     def has_constant_norm(self) -> bool:
         """As the base."""
         return self.base.has_constant_norm
@@ -103,12 +88,25 @@ class Flattened(Manifold):
         y, taken = self.base.curve_with_fraction(self._flat(x), self._flat(u), t)
         return y.view_as(x), taken
 
-    def average(
+    def carry(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
+    ) -> Tensor:
+        """The base's momentum."""
+        flat = self.base.carry(self._flat(x), self._flat(m), self._flat(g), decay, weight)
+        return flat.view_as(x)
+
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        """What the base keeps of it."""
+        flat = self._flat(m)
+        kept = self.base.after_move(self._flat(x), self._flat(y), flat)
+        return m if kept is flat else kept.view_as(m)
+
+    def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """The base's running mean."""
         flat = self._flat(x)
-        mean, squared = self.base.average(flat, self._flat(m), self._flat(g), decay)
+        mean, squared = self.base.carry_mean(flat, self._flat(m), self._flat(g), decay)
         points = x.shape[: x.ndim - self.event_ndim]
         return mean.view_as(x), squared.reshape(*points, *[1] * self.event_ndim)
 

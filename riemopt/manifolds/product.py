@@ -161,21 +161,6 @@ class Product(Manifold):
         return all(m.allows_elementwise_scaling for m in self.manifolds)
 
     @property
-    def has_ambient_metric(self) -> bool:
-        """Whether all factors have."""
-        return all(m.has_ambient_metric for m in self.manifolds)
-
-    @property
-    def takes_whole_steps(self) -> bool:
-        """Whether all factors do."""
-        return all(m.takes_whole_steps for m in self.manifolds)
-
-    @property
-    def carries_momentum(self) -> bool:
-        """Whether one of the factors does."""
-        return any(m.carries_momentum for m in self.manifolds)
-
-    @property
     def has_constant_norm(self) -> bool:
         """Whether all factors have."""
         return all(m.has_constant_norm for m in self.manifolds)
@@ -190,11 +175,25 @@ class Product(Manifold):
         """The gradient of each factor, in its metric."""
         return self._map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
 
-    def average(
+    def carry(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
+    ) -> Tensor:
+        """The momentum of each factor."""
+        return self._map(lambda f, x, m, g: f.carry(x, m, g, decay, weight), x, m, g)
+
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        """What each factor keeps of its momentum."""
+        given = self.cut.split(m)
+        points = zip(self.manifolds, self.cut.split(x), self.cut.split(y), given, strict=True)
+        kept = [f.after_move(*own) for f, *own in points]
+        same = all(a is b for a, b in zip(kept, given, strict=True))
+        return m if same else self.cut.join(kept)
+
+    def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """The means of the factors, and the sum of their ‖grad‖²."""
-        results = self._each(lambda f, x, m, g: f.average(x, m, g, decay), x, m, g)
+        results = self._each(lambda f, x, m, g: f.carry_mean(x, m, g, decay), x, m, g)
         squares = self._side_by_side([squared for _, squared in results], x)
         return self.cut.join([mean for mean, _ in results]), self._keepdim(squares.sum(-1))
 
@@ -210,13 +209,6 @@ class Product(Manifold):
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """The transport of each factor."""
         return self._map(lambda m, x, y, v: m.transport(x, y, v), x, y, v)
-
-    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in each factor."""
-        results = self._each(lambda m, x, u, v: m.retract_transport(x, u, v), x, u, v)
-        return self.cut.join([y for y, _ in results]), self.cut.join(
-            [carried for _, carried in results]
-        )
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """The retraction of each factor."""

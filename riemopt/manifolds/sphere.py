@@ -68,7 +68,7 @@ class Sphere(Slices):
             return u - x * (cosine / squared)  # of an x that was set to zero: u
         return torch.addcmul(u, x, cosine, value=-1 / self.radius**2)
 
-    def average(
+    def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """As any manifold's, in fewer passes over memory where rounding allows it.
@@ -77,12 +77,12 @@ class Sphere(Slices):
         is looked at where reading a value is free.
         """
         if not host_readable(x):
-            return super().average(x, m, g, decay)
+            return super().carry_mean(x, m, g, decay)
         cosine = self.inner(x, x, g, keepdim=True)
         whole = linalg.squared_norm(g, self.event_dims(x.ndim))
         squared = torch.addcmul(whole, cosine, cosine, value=-1 / self.radius**2)
         if not linalg.is_resolved(squared, whole):
-            return super().average(x, m, g, decay)
+            return super().carry_mean(x, m, g, decay)
         cosine = linalg.average(cosine, self.inner(x, x, m, keepdim=True), decay)
         mean = linalg.average(g, m, decay)
         return mean.addcmul_(x, cosine, value=-1 / self.radius**2), squared

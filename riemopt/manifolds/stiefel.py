@@ -62,11 +62,6 @@ class Stiefel(Manifold):
             raise ValueError(f"metric must be 'euclidean' or 'canonical'; got {self.metric!r}.")
 
     @property
-    def has_ambient_metric(self) -> bool:
-        """True of the Euclidean metric."""
-        return self.metric == "euclidean"
-
-    @property
     def has_constant_norm(self) -> bool:
         """Yes."""
         return True
@@ -81,7 +76,15 @@ class Stiefel(Manifold):
             return self.proj_tangent(x, g)
         return add_product(g, x, gram(g, x), -1)
 
-    def average(
+    def carry(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
+    ) -> Tensor:
+        """As any manifold's; one projection in the Euclidean metric."""
+        if self.metric == "euclidean":
+            return self.proj_tangent(x, linalg.combine(m, g, decay, weight))
+        return super().carry(x, m, g, decay, weight)
+
+    def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """As any manifold's, with three n×p×p products for four where rounding allows it.
@@ -90,7 +93,7 @@ class Stiefel(Manifold):
         looked at where reading a value is free. A square X has XᴴG = X⁻¹G, and all is p×p.
         """
         if self.metric == "canonical":
-            return super().average(x, m, g, decay)
+            return super().carry_mean(x, m, g, decay)
         if linalg.is_square(x):
             new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
             squared = squared_norm(new, (-2, -1)) * 0.25

@@ -240,10 +240,7 @@ class RiemannianOptimizer(Optimizer):
             assert p.grad is not None
             if not state:
                 state.update(self._initial_state(group, p, manifold))
-            counts = [self._skipped]
-            if not manifold.takes_whole_steps:
-                counts.append(self._shortened)
-            for count in counts:
+            for count in (self._skipped, self._shortened):
                 if p.device not in count:
                     count[p.device] = torch.zeros((), dtype=torch.int64, device=p.device)
             # Not by the size of the own part: all processes must make the same stacks.
@@ -278,14 +275,16 @@ class RiemannianOptimizer(Optimizer):
         if acceptance is not None:
             self._count_skipped(acceptance.accepted, skip)
         manifold, x = update.manifold, update.x
-        carried = [key for key in _MOMENTA if key in update.state and manifold.carries_momentum]
+        momenta = [key for key in _MOMENTA if key in update.state]
         update.u = self._store_state(stack, update.state, acceptance, update.u)
         y, shortened = functional.move(manifold, x, update.u, update.t, acceptance)
         if shortened is not None:
             self._shortened[y.device].add_(shortened)
-        for key in carried:
-            moved = (y != x).flatten(1).any(1)
-            stack.store(key, manifold.transport(x, y, stack.load(key)), moved)
+        for key in momenta:
+            m = stack.load(key)
+            kept = manifold.after_move(x, y, m)
+            if kept is not m:
+                stack.store(key, kept, (y != x).flatten(1).any(1))
         stack.store_points(y)
 
     def _take_split(
@@ -338,7 +337,7 @@ class RiemannianOptimizer(Optimizer):
 
         On a `LevelSet`, where the surface bends too much for the step or c is singular, and on
         geoopt's manifolds, where the result is not finite; alone, in a `Product` or `Flattened`.
-        Never on others (`takes_whole_steps`). Counted on the device; reading it synchronises.
+        Never on others. Counted on the device; reading it synchronises.
         """
         return sum(int(count) for count in self._shortened.values())
 

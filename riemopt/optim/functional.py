@@ -21,19 +21,6 @@ from riemopt.manifolds import Manifold
 Scalar = float | Tensor
 
 
-def _momentum(
-    manifold: Manifold, x: Tensor, m: Tensor, g: Tensor, decay: float, weight: float
-) -> Tensor:
-    """Decay·transport(m) + weight·grad, tangent at x.
-
-    In the ambient metric one projection both carries the old buffer and projects the gradient.
-    """
-    if manifold.has_ambient_metric:
-        g = g if weight == 1 else weight * g
-        return manifold.proj_tangent(x, linalg.add_scaled(g, m, decay))
-    return decay * manifold.proj_tangent(x, m) + weight * manifold.egrad2rgrad(x, g)
-
-
 def ascent(
     manifold: Manifold, x: Tensor, g: Tensor, weight_decay: Scalar, maximize: bool
 ) -> Tensor:
@@ -71,7 +58,7 @@ def sgd(
     if m is None:
         m = manifold.egrad2rgrad(x, g)
     else:
-        m = _momentum(manifold, x, m, g, momentum, 1 - dampening)
+        m = manifold.carry(x, m, g, momentum, 1 - dampening)
     u = linalg.add_scaled(manifold.egrad2rgrad(x, g), m, momentum) if nesterov else m
     return u, -lr, m
 
@@ -128,7 +115,7 @@ def adam(
         m, square = linalg.average(grad, carried, beta1), squares(grad)
         del grad, carried
     else:
-        m, square = manifold.average(x, state.m, g, beta1)
+        m, square = manifold.carry_mean(x, state.m, g, beta1)
         square = square / _entries(manifold, x)
     scale = adam_scale(
         state,

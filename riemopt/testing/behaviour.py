@@ -22,17 +22,16 @@ METHODS: dict[str, Callable[[Manifold, Tensor, Tensor, Tensor], Tensor]] = {
     "norm": lambda m, x, u, a: m.norm(x, u),
     "transport": lambda m, x, u, a: m.transport(x, m.retract(x, u), u),
     "retract": lambda m, x, u, a: m.retract(x, u),
-    "retract_transport": lambda m, x, u, a: m.retract_transport(x, u, u)[0],
     "curve": lambda m, x, u, a: m.curve(x, u, 0.1),
-    "step": lambda m, x, u, a: m.step(x, a, 0.1),
-    "average": lambda m, x, u, a: m.average(x, u, a, 0.9)[0],
+    "carry": lambda m, x, u, a: m.carry(x, u, a, 0.9, 0.1),
+    "carry_mean": lambda m, x, u, a: m.carry_mean(x, u, a, 0.9)[0],
     "violation": lambda m, x, u, a: m.violation(x),
     "project": lambda m, x, u, a: m.project(a),
 }
 """Calls of each method with a point, a tangent and an ambient vector."""
 # Those whose result is a real number for each point, and those whose result is a point.
 REAL = ("inner", "norm", "violation")
-POINTS = ("retract", "project", "curve", "step")
+POINTS = ("retract", "project", "curve")
 
 
 @law(

@@ -60,12 +60,12 @@ def check_manifold(
         *_retraction_laws(None, order),
         retractions.retraction_stays_on_surface,
         retractions.curve_is_its_definition,
-        retractions.step_is_its_definition,
-        retractions.attempt_is_the_curve,
+        retractions.fraction_belongs_to_the_curve,
         retractions.manifold_at_a_point_is_the_same,
         *metrics.METRIC,
         *metrics.TRANSPORT,
-        metrics.average_is_its_definition,
+        metrics.carried_momentum_is_its_definition,
+        metrics.carried_mean_is_its_definition,
         *flags.LAWS,
         *geodesics.LAWS,
         *behaviour.BEHAVIOUR,
@@ -121,7 +121,7 @@ def check_transport(
     seed: int = 0,
     repeats: int = REPEATS,
 ) -> Report:
-    """Check that `transport` is tangent, linear and continuous, and `retract_transport` with it.
+    """Check that `transport` is tangent, linear and continuous.
 
     Arguments, result and errors as of `check_manifold`.
     """

@@ -12,28 +12,12 @@ from riemopt.testing.law import (
     law,
     rounding,
 )
-from riemopt.testing.sampling import ambient, length, real_inner, tangent
+from riemopt.testing.sampling import ambient, length, tangent
 
 
 def _claimed(manifold: Manifold, name: str) -> None:
     if not getattr(manifold, name):
         raise NotApplicableError(f"{name} is False")
-
-
-@law(
-    "has_ambient_metric: ⟨u, v⟩ = Re Σ conj(u)·v and egrad2rgrad = proj_tangent",
-    "Set has_ambient_metric = False.",
-)
-def metric_is_ambient_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
-    """Momentum is then projected once, together with the new gradient."""
-    _claimed(manifold, "has_ambient_metric")
-    u, v, g = tangent(manifold, x, gen), tangent(manifold, x, gen), ambient(x, gen)
-    difference = manifold.inner(x, u, v) - real_inner(manifold, u, v)
-    projected = manifold.proj_tangent(x, g)
-    return joined(
-        rounding(difference.abs(), 1.0, x.dtype),
-        equality(manifold, manifold.egrad2rgrad(x, g), projected, length(manifold, g)),
-    )
 
 
 @law(
@@ -84,7 +68,6 @@ def absence_of_a_constraint_is_as_claimed(
 
 
 LAWS = (
-    metric_is_ambient_as_claimed,
     norm_is_constant_as_claimed,
     linearity_is_as_claimed,
     absence_of_a_constraint_is_as_claimed,

@@ -60,7 +60,7 @@ def norm_agrees_with_inner(manifold: Manifold, x: Tensor, gen: Generator) -> Res
 @law(
     "⟨egrad2rgrad(g), u⟩ = Re⟨g, u⟩ for tangent u",
     "Is the gradient converted to the metric of `inner`? If the metric is the ambient one, it is "
-    "`proj_tangent`; if not, the metric's inverse comes in, and has_ambient_metric is False.",
+    "`proj_tangent`; if not, the metric's inverse comes in.",
 )
 def gradient_represents_the_differential(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """And the gradient is tangent."""
@@ -108,31 +108,15 @@ def transport_is_continuous(manifold: Manifold, x: Tensor, gen: Generator) -> Cu
 
 
 @law(
-    "retract_transport(x, u, v) = retract(x, u), transport(x, ·, v)",
-    "`retract_transport` is overridden, and does not agree with the two methods.",
+    "carry_mean(x, m, g, β) = β·transport(m) + (1 - β)·grad, and ‖grad‖²",
+    "`carry_mean` is overridden: does it carry m to x, and is its second value in the metric?",
 )
-def retract_transport_is_both(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
-    """To rounding."""
-    u, v = tangent(manifold, x, gen), tangent(manifold, x, gen)
-    y, carried = manifold.retract_transport(x, u, v)
-    end = manifold.retract(x, u)
-    expected = manifold.transport(x, end, v)
-    return joined(
-        equality(manifold, y, end, length(manifold, x) + length(manifold, u)),
-        equality(manifold, carried, expected, length(manifold, v)),
-    )
-
-
-@law(
-    "average(x, m, g, β) = β·transport(m) + (1 - β)·grad, and ‖grad‖²",
-    "`average` is overridden: does it carry m to x, and is its second value in the metric?",
-)
-def average_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+def carried_mean_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """The generic formula is the oracle."""
     m = tangent(manifold, manifold.retract(x, tangent(manifold, x, gen, 0.1)), gen)
     g = ambient(x, gen)
-    mean, squared = manifold.average(x, m, g, 0.9)
-    expected, norm2 = Manifold.average(manifold, x, m, g, 0.9)
+    mean, squared = manifold.carry_mean(x, m, g, 0.9)
+    expected, norm2 = Manifold.carry_mean(manifold, x, m, g, 0.9)
     need(
         squared.shape == norm2.shape,
         f"‖grad‖² has shape {tuple(squared.shape)}, needed {tuple(norm2.shape)}",
@@ -145,7 +129,20 @@ def average_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> 
     )
 
 
-TRANSPORT = (transport_is_tangent, transport_is_continuous, retract_transport_is_both)
+@law(
+    "carry(x, m, g, μ, w) = μ·proj_tangent(x, m) + w·egrad2rgrad(x, g)",
+    "`carry` is overridden: does it project m at x, and convert the gradient to the metric?",
+)
+def carried_momentum_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """The two parts by themselves are the oracle."""
+    m = tangent(manifold, manifold.retract(x, tangent(manifold, x, gen, 0.1)), gen)
+    g = ambient(x, gen)
+    expected = 0.9 * manifold.proj_tangent(x, m) + 0.5 * manifold.egrad2rgrad(x, g)
+    scale = length(manifold, g) + length(manifold, m) + length(manifold, expected)
+    return equality(manifold, manifold.carry(x, m, g, 0.9, 0.5), expected, scale)
+
+
+TRANSPORT = (transport_is_tangent, transport_is_continuous)
 METRIC = (
     inner_is_an_inner_product,
     norm_agrees_with_inner,

@@ -21,6 +21,7 @@ from riemopt.testing.sampling import (
     direction,
     event_dims_kept,
     length,
+    metric_is_ambient,
     size,
     tangent,
 )
@@ -126,7 +127,7 @@ def laws_of(of: Callable[[Manifold], Retraction]) -> tuple[Law, Law, Law, Law]:
 
     @law("‖P(R(x, tv) - x) - tv‖ = O(t³)", SECOND)
     def retraction_is_second_order(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
-        if not manifold.has_ambient_metric:
+        if not metric_is_ambient(manifold, x):
             raise NotApplicableError("the metric is not the ambient one")
         return second_order(of(manifold), manifold, x, gen)
 
@@ -135,7 +136,7 @@ def laws_of(of: Callable[[Manifold], Retraction]) -> tuple[Law, Law, Law, Law]:
         try:
             return beside_exp(of(manifold), manifold, x, gen)
         except NotImplementedError:
-            if manifold.has_ambient_metric:
+            if metric_is_ambient(manifold, x):
                 raise NotApplicableError("no closed-form exp") from None
             raise AssertionError(
                 "second order in a metric that is not the ambient one is read off beside `exp`, "
@@ -175,24 +176,11 @@ def curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Re
 
 
 @law(
-    "step(x, d, lr) = retract(x, -lr·Pd)",
-    "`step` is overridden: does it project d, and take its sign?",
-)
-def step_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
-    """With a number or a tensor as `lr`."""
-    d = ambient(x, gen)
-    expected = manifold.retract(x, -0.125 * manifold.proj_tangent(x, d))
-    scale = length(manifold, x) + length(manifold, d)
-    found = (manifold.step(x, d, lr) for lr in (0.125, torch.tensor(0.125)))
-    return joined(*(equality(manifold, y, expected, scale) for y in found))
-
-
-@law(
     "curve_with_fraction(x, u, t) = curve(x, u, t), and the part of the step that was taken",
     "`curve_with_fraction` is overridden: is the point that of `curve`, and the part a number in "
     "[0, 1] for each point, or None?",
 )
-def attempt_is_the_curve(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+def fraction_belongs_to_the_curve(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """For short and long steps."""
     u = tangent(manifold, x, gen)
     residuals = []
@@ -207,8 +195,8 @@ def attempt_is_the_curve(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 
 
 @law(
-    "at(x) is the same manifold",
-    "`at` is overridden: does it keep something of another point?",
+    "linearised_at(x) is the same manifold",
+    "`linearised_at` is overridden: does it keep something of another point?",
 )
 def manifold_at_a_point_is_the_same(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """It may keep work that calls with the same point share."""

@@ -128,7 +128,7 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
     (`Manifold.curve_with_fraction`).
     """
     v = tangent(manifold, x, gen)
-    if manifold.has_ambient_metric:
+    if metric_is_ambient(manifold, x):
         long = length(manifold, x, keepdim=True)
         v = v * torch.where(long > 0, long, 1)
     else:
@@ -159,6 +159,14 @@ def length(manifold: Manifold, a: Tensor, *, keepdim: bool = False) -> Tensor:
     """Ambient norm of each point, in float64; without overflow."""
     dims, a = manifold.event_dims(a.ndim), wide(a)
     return torch.linalg.vector_norm(a, dim=dims, keepdim=keepdim) if dims else a.abs()
+
+
+def metric_is_ambient(manifold: Manifold, x: Tensor) -> bool:
+    """Whether ⟨u, v⟩ at `x` is the ambient inner product, tried on two tangents at each point."""
+    gen = torch.Generator().manual_seed(VECTORS)  # not the seed that made the point
+    u, v = tangent(manifold, x, gen), tangent(manifold, x, gen)
+    difference = manifold.inner(x, u, v) - real_inner(manifold, u, v)
+    return bool((difference.abs() <= math.sqrt(torch.finfo(x.dtype).eps)).all())
 
 
 def real_inner(manifold: Manifold, a: Tensor, b: Tensor) -> Tensor:

@@ -49,9 +49,8 @@ def step_operators(manifold: Manifold, x: Tensor) -> list[tuple[str, list[tuple[
         manifold.norm(x, u, keepdim=True)
         manifold.transport(x, x, u)
         manifold.retract(x, u)
-        manifold.retract_transport(x, u, u)
-        manifold.step(x, u, 0.1)
-        manifold.average(x, u, u, 0.9)
+        manifold.carry(x, u, u, 0.9, 0.1)
+        manifold.carry_mean(x, u, u, 0.9)
         manifold.violation(x)
     return recorder.calls
 

@@ -84,21 +84,6 @@ class GeooptManifold(Manifold):
         """geoopt's `ndim`."""
         return int(self._core.ndim)
 
-    @property
-    def has_ambient_metric(self) -> bool:
-        """No: geoopt's `inner` is used, whatever it is."""
-        return False
-
-    @property
-    def takes_whole_steps(self) -> bool:
-        """No: where the result is not finite, the point stays."""
-        return False
-
-    @property
-    def carries_momentum(self) -> bool:
-        """Yes, by geoopt's own transport."""
-        return True
-
     def _squared_scale(self) -> Any:
         squared: Any = 1.0
         for wrapper in self._wrappers:
@@ -146,6 +131,10 @@ class GeooptManifold(Manifold):
         finite = a.isfinite()
         return finite.all(self.event_dims(a.ndim), keepdim=True) if self.event_ndim else finite
 
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        """The transport: in a metric that changes, projection does not keep lengths."""
+        return self.transport(x, y, m)
+
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """geoopt's `transp`; the projection where it has none, or none that is a transport."""
         if self._carries:
@@ -154,14 +143,6 @@ class GeooptManifold(Manifold):
             except NotImplementedError:  # CanonicalStiefel knows `retr_transp` alone
                 pass
         return self.proj_tangent(y, v)
-
-    def retract_transport(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """geoopt's `retr_transp`, which for CanonicalStiefel shares one solve."""
-        if not self._carries:
-            y = self.retract(x, u)
-            return y, self.transport(x, y, v)
-        y, carried = self._core.retr_transp(x, u, v)
-        return self._core.projx(y).contiguous(), carried
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
