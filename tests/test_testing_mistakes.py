@@ -71,7 +71,7 @@ class Changeable(Sphere):
     __setattr__ = object.__setattr__
 
 
-class OwnAttempt(Sphere):
+class OwnFraction(Sphere):
     """Another point than that of the curve."""
 
     def curve_with_fraction(self, x, u, t):
@@ -141,7 +141,7 @@ PLANTS = [
     plant(planted.NotContiguous, "results keep the layout"),
     plant(planted.Upcasting, "results keep the layout"),
     plant(planted.HalfPrecisionInside, "single precision is kept"),
-    plant(OwnAttempt, "attempt is the curve"),
+    plant(OwnFraction, "fraction belongs to the curve"),
     plant(StaleMemory, "manifold at a point is the same"),
     plant(planted.NearNotNearest, "project is stationary"),
     plant(planted.NearNotNearest, "project is nearest"),
