@@ -22,7 +22,7 @@ PLUMBING = {
     "narrow",
     "select",
     "slice",
-    "sharded_geometry",
+    "split",
     "split_with_sizes",
     "squeeze",
     "stack",

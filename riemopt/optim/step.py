@@ -1,0 +1,272 @@
+"""One step of a stack of points: carry, rule, move.
+
+1. **Carry.** The geometry makes the Riemannian gradient and brings the momentum to the points:
+   `carry` turns what the rule asks for (`Request`) into `Carried`.
+2. **Rule.** The algorithm makes a `Step` of it: a direction, a factor, a new state. Arithmetic on
+   tensors, in the file of the algorithm; it knows no manifold and no process.
+3. **Move.** Project the direction if the rule left the tangent space, refuse what is not finite,
+   retract: `move`.
+
+A stack is a tensor `(K, *shape)`: K parameters of one shape, dtype and device on one manifold. Of
+points that are cut over processes `carry_parts` and `move_parts` do the same with the own parts,
+as an `Exchange` of sums.
+
+Letters: `x` points, `g` Euclidean gradients, `m` momentum (tangent where the last step started),
+`u` a direction, `t` its factor.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from riemopt import linalg
+from riemopt.distributed import ShardedGeometry, Summand
+from riemopt.distributed.exchange import Exchange
+from riemopt.manifolds import Manifold
+
+Scalar = float | Tensor
+
+
+class Request(NamedTuple):
+    """What a rule asks the geometry for."""
+
+    momentum: Tensor | None = None
+    """The old momentum, which is brought to the points."""
+    decay: Scalar = 0.0
+    weight: Scalar | None = None
+    """The new momentum is decay·momentum + weight·grad. None: 1 - decay, a running mean."""
+    gradient: bool = False
+    """Whether the gradient is needed by itself. It always is without momentum."""
+    squared_norm: bool = False
+
+
+class Carried(NamedTuple):
+    """What a rule works with: tangent vectors at the points `(K, *shape)`."""
+
+    momentum: Tensor | None
+    gradient: Tensor | None
+    squared_norm: Tensor | None
+    """‖grad‖² in the metric, with event dimensions of size 1."""
+    norm_sums: "DirectionSums | None" = None
+    """Of parts: what is known already if the step goes along `momentum`."""
+
+
+@dataclass
+class Step:
+    """What a rule has decided: to go from the points along t·u. Parts may be let go of early."""
+
+    u: Tensor
+    t: Scalar
+    state: dict[str, Any] = field(default_factory=dict)
+    """New values of the state; tensors `(K, …)`, or a number that holds for all."""
+    is_tangent: bool = True
+    """False if `u` has to be projected to the tangent space."""
+
+
+class StepCheck(NamedTuple):
+    """Which members of a stack take their step, as `(K,)` booleans."""
+
+    finite: Tensor
+    """The step is finite, and no GradScaler objects: the state may change."""
+    moved: Tensor
+    """And it is not zero: the point may change."""
+
+
+# --- whole points ---
+
+
+def with_decay(
+    manifold: Manifold, x: Tensor, g: Tensor, weight_decay: Scalar, maximize: bool
+) -> Tensor:
+    """The Euclidean gradient with torch's sign and the gradient of ½·weight_decay·‖x‖²."""
+    g = -g if maximize else g
+    if weight_decay != 0 and not manifold.has_constant_norm:
+        g = g + weight_decay * x
+    return g
+
+
+def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
+    """The Riemannian gradient at `x`, and the momentum brought to `x`."""
+    m, decay, weight = request.momentum, request.decay, request.weight
+    if m is not None and weight is not None:
+        momentum = manifold.carry(x, m, g, decay, weight)
+        gradient = manifold.egrad2rgrad(x, g) if request.gradient else None
+        return Carried(momentum, gradient, None)
+    if m is not None and not request.gradient:
+        mean, squared = manifold.carry_mean(x, m, g, decay)
+        return Carried(mean, None, squared)
+    gradient = manifold.egrad2rgrad(x, g)
+    squared = manifold.inner(x, gradient, gradient, keepdim=True) if request.squared_norm else None
+    if m is None:
+        return Carried(None, gradient, squared)
+    # A linear subspace carries vectors as they are, and m was in it before.
+    carried = m if manifold.allows_elementwise_scaling else manifold.proj_tangent(x, m)
+    return Carried(linalg.average(gradient, carried, decay), gradient, squared)
+
+
+def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
+    """Project the direction of `step` where the rule left the tangent space."""
+    if not step.is_tangent and not manifold.allows_elementwise_scaling:
+        step.u = manifold.proj_tangent(x, step.u)
+
+
+def check(u: Tensor, t: Scalar, skip: Tensor | None = None) -> StepCheck | None:
+    """Look at the steps t·u of a stack; None where the host knows that all are to be taken.
+
+    Args:
+        u: tangent directions `(K, *shape)`.
+        t: factor, a number or broadcasting to `u`.
+        skip: a 0-dimensional boolean: refuse the whole stack.
+    """
+    if skip is None and linalg.steps_are_known_to_count(u, t):
+        return None
+    return _check(linalg.largest_entries(u), t, skip)
+
+
+def _check(
+    largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf
+) -> StepCheck:
+    """Which steps to take where `largest`, `(K,)`, bounds the entries of each direction.
+
+    Refused is a step that may have an entry of `limit` or more, or one that is not a number.
+    """
+    if not isinstance(t, Tensor) or t.ndim == 0:
+        sizes = (largest * t).abs()
+    elif t.numel() == 0:
+        sizes = largest
+    else:  # one factor for each point
+        sizes = (largest.reshape(-1, *[1] * (t.ndim - 1)) * t).abs().flatten(1).amax(1)
+    finite = sizes < limit
+    if skip is not None:
+        finite = finite & ~skip
+    return StepCheck(finite, finite & (sizes > 0))
+
+
+def move(
+    manifold: Manifold, x: Tensor, u: Tensor, t: Scalar, checked: StepCheck | None
+) -> tuple[Tensor, Tensor | None]:
+    """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one.
+
+    Returns:
+        The points, and how many of a step that was to be taken took only a part of it; None where
+        the manifold takes any step whole.
+    """
+    y, fraction = manifold.curve_with_fraction(x, u, t)
+    shortened = None if fraction is None else fraction < 1
+    if checked is not None:
+        y = select(checked.moved, y, x)
+        if shortened is not None:
+            shortened = shortened & along(checked.moved, shortened)
+    return y, None if shortened is None else shortened.sum()
+
+
+def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for the chosen members of a stack, `old` for the others."""
+    return torch.where(along(chosen, old), new.view_as(old), old)
+
+
+def along(values: Tensor, stack: Tensor) -> Tensor:
+    """One value for each member of a stack, shaped to broadcast to it."""
+    return values.reshape(-1, *[1] * (stack.ndim - 1))
+
+
+# --- points of which each process holds a part ---
+
+
+class DirectionSums(NamedTuple):
+    """What the processes know together of a direction U."""
+
+    largest: Tensor
+    """(K,): a bound of |U| for each member: its largest entry on each process, added up."""
+    products: Sequence[Tensor]
+    """Of `ShardedGeometry.curve_summands`."""
+
+
+def carry_parts(
+    parts: ShardedGeometry, x: Tensor, g: Tensor, request: Request, skip: Tensor | None
+) -> Exchange[Carried]:
+    """`carry` of the own part. One round; a second where ‖grad‖² is asked for.
+
+    The second sends along what a step along the momentum will need, which most rules take.
+    """
+    m, decay, weight = request.momentum, request.decay, request.weight
+    momentum = None
+    if m is None:
+        (XG,) = yield [parts.gradient_summand(x, g)]
+        gradient = parts.gradient(x, g, XG)
+    else:
+        XG, XM = yield [parts.gradient_summand(x, g), parts.projection_summand(x, m)]
+        gradient = parts.gradient(x, g, XG)
+        carried = parts.project(x, m, XM)
+        if weight is None:
+            momentum = linalg.average(gradient, carried, decay)
+        else:
+            momentum = linalg.combine(carried, gradient, decay, weight)
+    if not request.squared_norm:
+        return Carried(momentum, gradient, None)
+    summand = parts.squared_summand(x, gradient, XG)
+    if momentum is None:
+        (squared,) = yield [summand]
+        return Carried(None, gradient, squared)
+    if not request.gradient:
+        gradient = None  # many steps wait for their sums together
+    squared, *sums = yield [summand, *_direction_summands(parts, x, momentum, skip)]
+    known = DirectionSums(sums[0], sums[1:])
+    return Carried(momentum, gradient, squared, known)
+
+
+def make_parts_tangent(parts: ShardedGeometry, x: Tensor, step: Step) -> Exchange[None]:
+    """`make_tangent` of the own part. One round, where there is something to do."""
+    if not step.is_tangent:
+        (XU,) = yield [parts.projection_summand(x, step.u)]
+        step.u = parts.project(x, step.u, XU)
+
+
+def sums_of_direction(
+    parts: ShardedGeometry, x: Tensor, u: Tensor, skip: Tensor | None
+) -> Exchange[DirectionSums]:
+    """What a step along `u` needs summed. One round."""
+    largest, *products = yield _direction_summands(parts, x, u, skip)
+    return DirectionSums(largest, products)
+
+
+def _direction_summands(
+    parts: ShardedGeometry, x: Tensor, u: Tensor, skip: Tensor | None
+) -> list[Summand]:
+    """`skip` refuses the step, on all processes if one of them says so."""
+    largest = linalg.largest_entries(u)
+    if skip is not None:
+        largest = torch.where(skip, torch.nan, largest)
+    return [largest, *parts.curve_summands(x, u)]
+
+
+def check_parts(sums: DirectionSums, t: Scalar) -> StepCheck | None:
+    """`check`, from what all processes know: they refuse the same steps.
+
+    A step whose square cannot be represented is refused too.
+    """
+    largest = sums.largest
+    for total in sums.products:
+        largest = torch.where(total.abs().flatten(1).isfinite().all(1), largest, torch.inf)
+    checked = _check(largest, t, None, torch.finfo(largest.dtype).max ** 0.5)
+    return None if linalg.known_all(checked.moved) else checked
+
+
+def move_parts(
+    parts: ShardedGeometry,
+    x: Tensor,
+    u: Tensor,
+    t: Scalar,
+    sums: DirectionSums,
+    checked: StepCheck | None,
+) -> Exchange[Tensor]:
+    """`move` of the own part. One round, or none where the geometry needs no finish."""
+    y = parts.curve(x, u, t, *sums.products)
+    if parts.needs_finish:
+        (YY,) = yield [parts.finish_summand(y)]
+        y = parts.finish(y, YY)
+    return y if checked is None else select(checked.moved, y, x)
