@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
+from riemopt.linalg import largest_entries as largest_entries
 from riemopt.manifolds import Manifold
 
 Scalar = float | Tensor
@@ -307,15 +308,3 @@ def move(
 def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` for the chosen members of a stack, `old` for the others."""
     return torch.where(_along(chosen, old), new.view_as(old), old)
-
-
-def largest_entries(u: Tensor) -> Tensor:
-    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
-    parts = torch.view_as_real(u) if u.is_complex() else u
-    if parts.numel() == 0:
-        return parts.new_zeros(len(u))
-    if torch.compiler.is_compiling() and parts.ndim > 2:
-        # Rows first: so torch.compile finds the largest of each in the loop that makes `u`.
-        return parts.abs().amax(-1).flatten(1).amax(1)
-    flat = parts.reshape(len(u), -1)
-    return torch.maximum(flat.amax(1), -flat.amin(1))

@@ -1,0 +1,36 @@
+"""Which back end computes: the one that may read values, or the one that reads nothing.
+
+An eager CPU tensor can be looked at for free, and kernels let the number of their products follow
+the data there. Elsewhere a read makes an accelerator wait, breaks a graph of torch.compile, or is
+impossible (meta, fake and functorch tensors), and the number of products is fixed. These questions
+are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algorithm.
+"""
+
+import torch
+from torch import Tensor
+
+
+def is_traced() -> bool:
+    """Whether torch.compile or torch.export is making a graph of what is called."""
+    return torch.compiler.is_compiling()
+
+
+def is_wrapped(a: Tensor) -> bool:
+    """Whether `a` belongs to a transform of torch.func, such as vmap or grad."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(a)
+
+
+def reads_are_free(*tensors: Tensor) -> bool:
+    """Whether Python can read values of all `tensors` for free: real CPU tensors, in eager mode."""
+    return not is_traced() and all(
+        type(a) is Tensor and a.is_cpu and not is_wrapped(a) for a in tensors
+    )
+
+
+def known_all(condition: Tensor) -> bool:
+    """True only if every entry is known, for free, on the host to be True.
+
+    False where it cannot be read. A short cut that is right where it is taken, and not needed where
+    it is not: `y if known_all(good) else torch.where(good, y, x)`.
+    """
+    return reads_are_free(condition) and bool(condition.all())
