@@ -22,6 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riemopt import _torch_workarounds
+from riemopt.linalg.backends import is_traced as is_traced
+from riemopt.linalg.backends import known_all as known_all
+from riemopt.linalg.backends import reads_are_free as reads_are_free
+from riemopt.linalg.backends import steps_are_known_to_count as steps_are_known_to_count
+
+host_readable = reads_are_free
+
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes that no factorisation takes, and that are computed with in float32."""
 
@@ -66,16 +74,6 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
                 backend.fp32_precision = precision
 
     return cast(_AnyFunction, wrapper)
-
-
-def host_readable(a: Tensor) -> bool:
-    """Whether a value of `a` can be read by Python for free: a real CPU tensor, in eager mode."""
-    return (
-        type(a) is Tensor
-        and a.is_cpu
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(a)
-    )
 
 
 def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
@@ -190,8 +188,7 @@ def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """X + t·U in one pass; `t` is a number, or a tensor that broadcasts."""
     if isinstance(t, Tensor):
         return torch.addcmul(x, u, t) if t.ndim == x.ndim else x + t * u
-    # Inductor of torch 2.13 keeps an old `alpha` where the number changes between calls.
-    return x + t * u if torch.compiler.is_compiling() else torch.add(x, u, alpha=t)
+    return _torch_workarounds.add_scaled(x, u, t)  # workaround: inductor_stale_alpha
 
 
 def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = False) -> Any:
@@ -221,6 +218,18 @@ def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
 def is_resolved(difference: Tensor, whole: Tensor) -> bool:
     """Whether whole - part kept all but three digits in every entry; read on the host."""
     return bool((difference > 1e-3 * whole).all())
+
+
+def largest_entries(u: Tensor) -> Tensor:
+    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
+    parts = torch.view_as_real(u) if u.is_complex() else u
+    if parts.numel() == 0:
+        return parts.new_zeros(len(u))
+    if is_traced() and parts.ndim > 2:
+        # Rows first: so torch.compile finds the largest of each in the loop that makes `u`.
+        return parts.abs().amax(-1).flatten(1).amax(1)
+    flat = parts.reshape(len(u), -1)
+    return torch.maximum(flat.amax(1), -flat.amin(1))
 
 
 # --- polar factor by matrix products ---------------------------------------------------------
@@ -596,14 +605,8 @@ def project_polar(a: Tensor) -> Tensor:
 
 
 def matrix_exp(a: Tensor) -> Tensor:
-    """Exponential of `(*, n, n)` matrices. Synchronises on an accelerator.
-
-    A single matrix is computed in a batch of two: torch's polynomial of degree 8 for a batch of one
-    has a wrong coefficient, an error of 1e-10 in float64 and 1e-5 in float32 (pytorch #196592).
-    """
-    if math.prod(a.shape[:-2]) != 1:
-        return torch.linalg.matrix_exp(a)
-    return torch.linalg.matrix_exp(torch.stack([a, a]))[0]
+    """Exponential of `(*, n, n)` matrices. Synchronises on an accelerator."""
+    return _torch_workarounds.matrix_exp(a)  # workaround: matrix_exp_of_one_matrix
 
 
 def qr_positive(y: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""Which back end computes: the one that may read values, or the one that reads nothing.
+
+An eager CPU tensor can be looked at for free, and kernels let the number of their products follow
+the data there. Elsewhere a read makes an accelerator wait, breaks a graph of torch.compile, or is
+impossible (meta, fake and functorch tensors), and the number of products is fixed. These questions
+are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algorithm.
+"""
+
+import torch
+from torch import Tensor
+
+
+def is_traced() -> bool:
+    """Whether torch.compile or torch.export is making a graph of what is called."""
+    return torch.compiler.is_compiling()
+
+
+def is_wrapped(a: Tensor) -> bool:
+    """Whether `a` belongs to a transform of torch.func, such as vmap or grad."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(a)
+
+
+def reads_are_free(*tensors: Tensor) -> bool:
+    """Whether Python can read values of all `tensors` for free: real CPU tensors, in eager mode."""
+    return not is_traced() and all(
+        type(a) is Tensor and a.is_cpu and not is_wrapped(a) for a in tensors
+    )
+
+
+def known_all(condition: Tensor) -> bool:
+    """True only if every entry is known, for free, on the host to be True.
+
+    False where it cannot be read. A short cut that is right where it is taken, and not needed where
+    it is not: `y if known_all(good) else torch.where(good, y, x)`.
+    """
+    return reads_are_free(condition) and bool(condition.all())
+
+
+def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
+    """True only if each step t·u of a stack `(K, …)` is known, for free, to be finite and not 0."""
+    if not reads_are_free(u) or (isinstance(t, Tensor) and not reads_are_free(t)) or not u.numel():
+        return False
+    if len(u) == 1 and not u.is_complex():
+        smallest = largest = max(u.amax().item(), -u.amin().item())
+    else:
+        flat = (torch.view_as_real(u) if u.is_complex() else u).reshape(len(u), -1)
+        sizes = torch.maximum(flat.amax(1), -flat.amin(1))
+        smallest, largest = sizes.amin().item(), sizes.amax().item()
+    if isinstance(t, Tensor):
+        low, high = (t.amin().item(), t.amax().item()) if t.numel() > 1 else (t.item(), t.item())
+    else:
+        low = high = t
+    least = low if low > 0 else -high  # where all factors have one sign
+    numbers = torch.finfo(u.dtype)
+    return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
