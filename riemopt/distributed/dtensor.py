@@ -166,3 +166,18 @@ def all_reduce(tensors: Sequence[Tensor], groups: Groups, *, maximum: bool = Fal
         for i, part in zip(members, buffer.split(sizes), strict=True):
             results[i] = part.view(tensors[i].shape)
     return results
+
+
+def like_parameter(local: Tensor, param: Tensor) -> Tensor:
+    """A DTensor that lies on the processes as `param` does, of which `local` is the own part."""
+    from torch.distributed.tensor import DTensor
+
+    sharded: Any = param
+    return DTensor.from_local(
+        local,
+        sharded.device_mesh,
+        sharded.placements,
+        run_check=False,
+        shape=param.shape,
+        stride=torch.empty(param.shape, device="meta").stride(),
+    )

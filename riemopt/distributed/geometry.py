@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from riemopt.distributed.dtensor import Groups, cut_dims, groups_over
 from riemopt.distributed.summands import Summand
 from riemopt.manifolds import Manifold
 
@@ -118,3 +119,17 @@ def refuse(
         f"A weight of shape {tuple(shape)} on {manifold} is spread over processes along dimension "
         f"{dims}, which cuts its points, and {reason}. {what_to_do[0].upper()}{what_to_do[1:]}"
     )
+
+
+def parts_of(param: Tensor, manifold: Manifold) -> tuple[ShardedGeometry | None, Groups]:
+    """How a weight is stepped whose points are cut, and which processes add their sums.
+
+    None and no group where each process holds whole points.
+
+    Raises:
+        NotImplementedError: points of this manifold cannot be stepped where they are cut so.
+    """
+    cut = cut_dims(param) & set(manifold.event_dims(param.ndim))
+    if not cut:
+        return None, ()
+    return sharded_geometry(manifold, cut, param.shape), groups_over(param, cut)

@@ -210,6 +210,25 @@ def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor)
     return add_scaled(g if unweighted else weight * g, m, decay)
 
 
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one, of tensors or of numbers."""
+    return torch.maximum(a, b) if isinstance(b, Tensor) else max(a, b)
+
+
+def root_plus(a: Any, eps: float) -> Any:
+    """√a + eps of a number, or of a tensor that may be overwritten if autograd does not look on."""
+    if not isinstance(a, Tensor):
+        return (math.sqrt(a) if a >= 0 else math.nan) + eps
+    return a.sqrt() + eps if torch.is_grad_enabled() else a.sqrt_().add_(eps)
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """A/B, in the memory of B where that can be."""
+    if reads_are_free(b) and not torch.is_grad_enabled():
+        return torch.div(a, b, out=b)
+    return a / b
+
+
 def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     """Σ|u|² over `dims`, kept with size 1; real."""
     return torch.linalg.vector_norm(u, dim=dims, keepdim=True).square()

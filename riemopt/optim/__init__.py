@@ -1,7 +1,22 @@
 """Riemannian optimizers with the signatures of torch's own."""
 
 from riemopt.optim.adam import RiemannianAdam, RiemannianAdamW
-from riemopt.optim.base import RiemannianOptimizer
+from riemopt.optim.optimizer import RiemannianOptimizer
+from riemopt.optim.riemannian import (
+    RiemannianAdagrad,
+    RiemannianNAdam,
+    RiemannianRMSprop,
+    riemannian,
+)
 from riemopt.optim.sgd import RiemannianSGD
 
-__all__ = ["RiemannianAdam", "RiemannianAdamW", "RiemannianOptimizer", "RiemannianSGD"]
+__all__ = [
+    "RiemannianAdagrad",
+    "RiemannianAdam",
+    "RiemannianAdamW",
+    "RiemannianNAdam",
+    "RiemannianOptimizer",
+    "RiemannianRMSprop",
+    "RiemannianSGD",
+    "riemannian",
+]

@@ -1,38 +1,164 @@
-"""Adam and AdamW on manifolds."""
+"""Adam and AdamW on manifolds (Kingma & Ba 2015; Bécigneul & Ganea 2019)."""
 
-from typing import Any, Literal
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.optimizer import (
-    ParamsT,
-    _device_dtype_check_for_fused,
-    _get_scalar_dtype,
-)
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
 
-from riemopt.distributed import ShardedGeometry
-from riemopt.distributed.dtensor import local_part
-from riemopt.linalg import HALF
+from riemopt import linalg
 from riemopt.manifolds import Manifold
-from riemopt.optim import functional, rounds
-from riemopt.optim.base import RiemannianOptimizer, Update
-from riemopt.optim.moments import expand_moment, reduce_moment, zero_moment
-from riemopt.optim.rounds import Direction, Rounds
+from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
+from riemopt.optim.state import zero_moment
+from riemopt.optim.step import Carried, Request, Scalar, Step, along
 
+SecondMoment = Literal["tangent", "carried", "point"]
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
+
+
+class AdamScale(NamedTuple):
+    """How long Adam's step is, and the state that says so. Tensors, or Python numbers."""
+
+    length: Scalar
+    """-lr/(1 - β₁ᵗ), one for each member or for all."""
+    denominator: Scalar
+    """√(v/(1 - β₂ᵗ)) + eps, like v."""
+    step: Scalar
+    v: Scalar
+    v_max: Scalar | None
+
+
+def adam_scale(
+    step: Scalar,
+    square: Scalar,
+    v: Scalar,
+    v_max: Scalar | None,
+    *,
+    lr: Scalar,
+    betas: tuple[Scalar, Scalar],
+    eps: float,
+) -> AdamScale:
+    """Take `square`, the mean or elementwise |grad|², into v, and find the length of the step.
+
+    The same arithmetic on tensors and on numbers. `square` may be overwritten.
+
+    Raises:
+        ZeroDivisionError: of numbers only, where tensors would give infinity or NaN.
+    """
+    beta1, beta2 = betas
+    step = step + 1
+    v = linalg.average(square, v, beta2, overwrite=True)
+    largest = v
+    if v_max is not None:
+        largest = v_max = linalg.maximum(v_max, v)
+    denominator = linalg.root_plus(largest / _along(1 - beta2**step, largest), eps)
+    return AdamScale(-lr / _along(1 - beta1**step, v), denominator, step, v, v_max)
+
+
+def _along(values: Scalar, stack: Scalar) -> Scalar:
+    """One value for each member of a stack, shaped to broadcast to it; a number is for all."""
+    if not isinstance(values, Tensor) or values.ndim == 0 or not isinstance(stack, Tensor):
+        return values
+    return along(values, stack)
+
+
+def on_host_numbers(function: Callable[..., AdamScale]) -> Callable[..., AdamScale]:
+    """Decorator: compute with Python numbers what is a single number and free to read.
+
+    A dozen operators on single numbers on a CPU cost more than the step of a small point.
+    """
+
+    def wrapper(*given: Tensor | None, **options: Any) -> AdamScale:
+        if torch.is_grad_enabled():
+            return function(*given, **options)
+        step, *rest = given
+        numbers = [_number(step), *_numbers(rest)]
+        try:
+            return function(*numbers, **options)
+        except ZeroDivisionError:
+            return function(*given, **options)
+
+    return wrapper
+
+
+def _numbers(tensors: list[Tensor | None]) -> list[Any]:
+    """All as numbers, or none of them."""
+    numbers = [_number(a) for a in tensors]
+    return tensors if any(isinstance(n, Tensor) for n in numbers) else numbers
+
+
+def _number(a: Tensor | None) -> Any:
+    if a is None or a.numel() != 1 or not linalg.reads_are_free(a):
+        return a
+    return a.item()
+
+
+_scale = on_host_numbers(adam_scale)
+
+
+def adam(
+    carried: Carried,
+    step: Tensor,
+    v: Tensor,
+    v_max: Tensor | None,
+    *,
+    elementwise: bool,
+    entries: int,
+    lr: Scalar,
+    betas: tuple[Scalar, Scalar],
+    eps: float,
+) -> Step:
+    """The step -lr·m̂/(√v̂ + eps).
+
+    v is the running mean of mean |grad|² over the real `entries` of each point, in the metric, so
+    that m/√v is tangent and a step is as long as torch's Adam makes it at the same `lr`; or, with
+    `elementwise`, of |grad|² entry by entry, and m/√v is no tangent.
+    """
+    m, grad, squared = carried.momentum, carried.gradient, carried.squared_norm
+    assert m is not None
+    if elementwise:
+        assert grad is not None
+        square = _square(grad)
+    else:
+        assert squared is not None
+        square = squared / entries
+    scale = _scale(step, square, v, v_max, lr=lr, betas=betas, eps=eps)
+    state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}
+    if v_max is not None:
+        state["max_exp_avg_sq"] = scale.v_max
+    if not elementwise:
+        return Step(m, _divided(scale.length, scale.denominator), state)
+    return Step(_quotient(m, scale.denominator), scale.length, state, is_tangent=False)
+
+
+def _divided(length: Scalar, denominator: Scalar) -> Scalar:
+    """length/denominator, NaN for 0/0 of numbers as for tensors."""
+    if isinstance(denominator, Tensor) or denominator:
+        return length / denominator
+    return math.nan
+
+
+def _square(grad: Tensor) -> Tensor:
+    """|g|² of each entry; of complex ones, of the two parts by themselves in a last dimension."""
+    return torch.view_as_real(grad).square() if grad.is_complex() else grad.square()
+
+
+def _quotient(m: Tensor, denominator: Any) -> Tensor:
+    if m.is_complex() and denominator.ndim > m.ndim:
+        return torch.view_as_complex(torch.view_as_real(m) / denominator)
+    return linalg.divide(m, denominator)
 
 
 class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     """`torch.optim.Adam` whose constrained parameters stay on their manifolds.
 
-    The first moment is a tangent vector, carried along by projection. The second moment is one
-    number per point, the running mean square of the Riemannian gradient, so that the direction
-    m/√v is tangent, does not depend on the coordinates (on Stiefel it commutes with rotations on
-    both sides), and has the length that `lr` gives in torch's Adam. On linear manifolds
-    (`Symmetric`) it is elementwise. The arguments, their order and defaults, the layout of
-    `state_dict()` and the numbers on unconstrained parameters are torch's.
+    The arguments, their order and defaults, the layout of `state_dict()` and the numbers on
+    unconstrained parameters are torch's.
 
     Args:
         params: parameters, named parameters, or groups; a group may hold `"manifold": Stiefel()`.
@@ -45,17 +171,28 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         foreach: False steps constrained parameters one by one; None and True stack small ones of
             equal shape.
         maximize: ascend.
-        capturable: safe to capture in a CUDA graph. Constrained parameters always are.
+        capturable: safe to capture in a CUDA graph.
         differentiable: let autograd record the step; parameters must not be leaves then.
-        fused: torch's fused kernel for the unconstrained parameters; under a GradScaler the
-            constrained ones are unscaled, and skipped where it found an infinity.
+        fused: torch's fused kernels; under a GradScaler constrained parameters are unscaled, and
+            skipped where it found an infinity.
         decoupled_weight_decay: as `RiemannianAdamW`.
-        second_moment: "point", or "elementwise" for torch's v on all manifolds; m/√v is then
-            projected to the tangent space again, and depends on the coordinates.
+        second_moment: what v is, and so what √v divides.
+            "tangent": torch's Adam itself, on the Riemannian gradient; m/√v is projected to the
+            tangent space. Trains best in most networks.
+            "carried": the same, and m is brought to each new point by projection.
+            "point": one number for each point, the mean square of the Riemannian gradient, and m is
+            carried: m/√v is tangent and does not depend on the coordinates (on Stiefel it commutes
+            with rotations on both sides), and the state is half as large. On linear manifolds
+            (`Symmetric`) it is elementwise.
+            `docs/choosing-an-optimizer.md` has what was measured.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `torch.optim.Adam`; and as `add_param_group`.
     """
+
+    tangent_state = ("exp_avg",)
+    decay_is_decoupled = False
+    acts_by_entry = True
 
     def __init__(
         self,
@@ -72,13 +209,9 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        second_moment: Literal["point", "elementwise"] = "point",
+        second_moment: SecondMoment = "tangent",
     ) -> None:
-        if second_moment not in ("point", "elementwise"):
-            raise ValueError(
-                f"second_moment must be 'point' or 'elementwise'; got {second_moment!r}."
-            )
-        self.second_moment = second_moment
+        self._choose(second_moment)
         super().__init__(
             params,
             lr,
@@ -94,201 +227,95 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
 
-    def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if group["foreach"] and torch.is_tensor(group["lr"]) and not group["capturable"]:
-            raise RuntimeError(
-                "lr as a Tensor is not supported for capturable=False and foreach=True"
-            )
-        for p in params:
-            if p.grad is not None and p.grad.is_sparse:
-                raise RuntimeError(
-                    "Adam does not support sparse gradients, please consider SparseAdam instead"
-                )
-            if not self.state[p]:
-                if group["fused"]:
-                    _device_dtype_check_for_fused(p)
-                self.state[p].update(self._initial_state(group, p))
-        states = [self.state[p] for p in params]
-        beta1, beta2 = group["betas"]
-        adam(
-            params,
-            [p.grad for p in params if p.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
-            [state["step"] for state in states],
-            amsgrad=group["amsgrad"],
-            has_complex=any(p.is_complex() for p in params),
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-            foreach=group["foreach"],
-            capturable=group["capturable"],
-            differentiable=group["differentiable"],
-            fused=group["fused"],
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=getattr(self, "found_inf", None),
-            decoupled_weight_decay=group["decoupled_weight_decay"],
-        )
+    def _choose(self, second_moment: str) -> None:
+        self.second_moment = _checked(second_moment)
+        self.per_point_state = _SECOND_MOMENTS if self.second_moment == "point" else ()
+
+    @override
+    def _has_own_rule(self, manifold: Manifold) -> bool:
+        return self.second_moment != "tangent"
 
     def _elementwise(self, manifold: Manifold) -> bool:
-        return manifold.allows_elementwise_scaling or self.second_moment == "elementwise"
+        return manifold.allows_elementwise_scaling or self.second_moment != "point"
 
+    @override
     def _initial_state(
-        self, group: dict[str, Any], param: Tensor, manifold: Manifold | None = None
+        self, group: dict[str, Any], param: Tensor, manifold: Manifold
     ) -> dict[str, Tensor]:
-        # On a manifold it is decided on the device whether a step counts.
-        on_device = manifold is not None or group["capturable"] or group["fused"]
-        state = {
-            "step": torch.zeros(
-                (),
-                dtype=_get_scalar_dtype(is_fused=group["fused"]),
-                device=param.device if on_device else "cpu",
-            ),
-            "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
-        }
+        def zeros() -> Tensor:
+            return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+        # `step` is on the device, where it is decided whether a step counts.
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        state = {"step": torch.zeros((), dtype=dtype, device=param.device), "exp_avg": zeros()}
         for key in _SECOND_MOMENTS[: 1 + group["amsgrad"]]:
-            if manifold is None or self._elementwise(manifold):
-                state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            else:
-                state[key] = zero_moment(param, manifold)
+            elementwise = self._elementwise(manifold)
+            state[key] = zeros() if elementwise else zero_moment(param, manifold)
         return state
 
-    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
-        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        manifold = stack.manifold.linearised_at(x)
-        u, t, new = functional.adam(
-            manifold,
-            x,
-            g,
-            _load(group, stack),
-            weight_decay=group["weight_decay"],
-            decoupled_weight_decay=group["decoupled_weight_decay"],
-            **self._options(group, manifold),
-        )
-        return Update(manifold, x, u, t, self._new_state(stack, new))
-
-    def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
-    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
-        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        direction, new = yield from rounds.adam(
-            parts,
-            x,
-            g,
-            _load(group, stack),
-            skip=self._skip(x.device),
-            **self._options(group, stack.manifold),
-        )
-        return direction, self._new_state(stack, new)
-
-    def _options(self, group: dict[str, Any], manifold: Manifold) -> dict[str, Any]:
-        beta1, beta2 = group["betas"]
-        options = {key: group[key] for key in ("lr", "eps", "amsgrad", "maximize")}
-        return {
-            **options,
-            "beta1": beta1,
-            "beta2": beta2,
-            "elementwise": self._elementwise(manifold),
-        }
-
-    def _new_state(self, stack: Stack, new: functional.AdamState) -> dict[str, Any]:
-        as_complex = stack.params[0].is_complex() and self._elementwise(stack.manifold)
-        state: dict[str, Any] = {"step": new.step, "exp_avg": new.m}
-        for key, v in zip(_SECOND_MOMENTS, (new.v, new.v_max), strict=True):
-            if v is not None:
-                state[key] = torch.view_as_complex(v) if as_complex else v
-        return state
-
-    # --- checkpoints in torch's layout ---
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state in the layout of `torch.optim.Adam`, which can load it.
-
-        A per-point second moment is written out at the parameter's full size.
-        """
-        packed = super().state_dict()
-        params = (p for group in self.param_groups for p in group["params"])
-        state = dict(packed["state"])
-        for index, param in enumerate(params):
-            if index in state:
-                state[index] = {
-                    key: expand_moment(value, param) if key in _SECOND_MOMENTS else value
-                    for key, value in state[index].items()
-                }
-        return {**packed, "state": state}
-
-    _saved_options = ("lr", "betas", "eps", "weight_decay")
-
+    @override
     def _needed_state(self, saved_group: dict[str, Any]) -> tuple[str, ...]:
         return ("step", "exp_avg", *_SECOND_MOMENTS[: 1 + saved_group.get("amsgrad", False)])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint of this class or of torch's Adam or AdamW.
+    @override
+    def _request(self, group: dict[str, Any], stack: Stack) -> Request:
+        elementwise = self._elementwise(stack.manifold)
+        return Request(
+            stack.load("exp_avg"),
+            group["betas"][0],
+            gradient=elementwise,
+            squared_norm=not elementwise,
+        )
 
-        A full-size second moment is reduced to the mean over each point. On any error nothing has
-        changed.
+    @override
+    def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
+        elementwise = self._elementwise(stack.manifold)
 
-        Raises:
-            ValueError: as `RiemannianSGD.load_state_dict`.
-        """
-        super().load_state_dict(state_dict)
+        def moment(key: str) -> Tensor:
+            v = stack.load(key)
+            return torch.view_as_real(v) if v.is_complex() else v
 
-    def _conform_loaded(self, param: Tensor, manifold: Manifold, saved: dict[str, Any]) -> None:
-        if param.dtype in HALF:
-            # torch has rounded the moments to the parameter's dtype; half precision loses them.
-            for key in _SECOND_MOMENTS:
-                if key in saved:
-                    self.state[param][key] = saved[key].to(param.device, copy=True)
-        self._conform_state(param, manifold)
-
-    def _conform_state(self, param: Tensor, manifold: Manifold | None) -> None:
-        state = self.state.get(param)
-        if not state:
-            return
-        # As torch keeps it for an unconstrained parameter, on a manifold on its device.
-        options = next(g for g in self.param_groups if any(p is param for p in g["params"]))
-        on_device = manifold is not None or options["capturable"] or options["fused"]
-        state["step"] = state["step"].to(param.device if on_device else "cpu")
-        for key in _SECOND_MOMENTS:
-            value = state.get(key)
-            if value is None:
-                continue
-            if manifold is None or self._elementwise(manifold):
-                state[key] = expand_moment(value, param)
-            elif value.shape == param.shape:
-                state[key] = reduce_moment(value, param, manifold)
-        if manifold is not None and manifold.allows_elementwise_scaling:
-            # Its moments stay in the subspace by themselves; those of another optimizer need not.
-            m, x = local_part(state["exp_avg"]), local_part(param).detach()
-            m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
+        step = adam(
+            carried,
+            stack.load("step"),
+            moment("exp_avg_sq"),
+            moment("max_exp_avg_sq") if group["amsgrad"] else None,
+            elementwise=elementwise,
+            entries=stack.entries,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+        )
+        if stack.params[0].is_complex() and elementwise:
+            for key in set(_SECOND_MOMENTS) & set(step.state):
+                step.state[key] = torch.view_as_complex(step.state[key])
+        return step
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "second_moment": self.second_moment}
 
 
-def _load(group: dict[str, Any], stack: Stack) -> functional.AdamState:
-    def second_moment(key: str) -> Tensor:
-        v = stack.load(key)
-        return torch.view_as_real(v) if v.is_complex() else v
+def _checked(second_moment: str) -> SecondMoment:
+    if second_moment == "elementwise":
+        warnings.warn(
+            'second_moment="elementwise" is called "carried" now.', FutureWarning, stacklevel=4
+        )
+        return "carried"
+    if second_moment not in ("tangent", "carried", "point"):
+        raise ValueError(
+            f"second_moment must be 'tangent', 'carried' or 'point'; got {second_moment!r}."
+        )
+    return second_moment  # type: ignore[return-value]
 
-    return functional.AdamState(
-        step=stack.load("step"),
-        m=stack.load("exp_avg"),
-        v=second_moment("exp_avg_sq"),
-        v_max=second_moment("max_exp_avg_sq") if group["amsgrad"] else None,
-    )
 
-
-class RiemannianAdamW(RiemannianAdam):
+class RiemannianAdamW(RiemannianAdam, torch.optim.AdamW):
     """`RiemannianAdam` with decoupled weight decay, as `torch.optim.AdamW` has it.
 
     On a manifold the decay is the tangent part of -lr·weight_decay·x, of which spheres and Stiefel
     manifolds have none.
     """
+
+    decay_is_decoupled = True
 
     def __init__(
         self,
@@ -304,25 +331,19 @@ class RiemannianAdamW(RiemannianAdam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        second_moment: Literal["point", "elementwise"] = "point",
+        second_moment: SecondMoment = "tangent",
     ) -> None:
-        super().__init__(
+        self._choose(second_moment)
+        super(RiemannianAdam, self).__init__(
             params,
             lr,
             betas,
             eps,
             weight_decay,
             amsgrad,
-            foreach=foreach,
             maximize=maximize,
+            foreach=foreach,
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
-            decoupled_weight_decay=True,
-            second_moment=second_moment,
         )
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # an Adam checkpoint does not switch it off, as in torch
-            group["decoupled_weight_decay"] = True

@@ -1,17 +1,33 @@
-"""Stochastic gradient descent on manifolds."""
+"""Stochastic gradient descent on manifolds (Bonnabel 2013; torch's form of momentum)."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.optimizer import _device_dtype_check_for_fused
-from torch.optim.sgd import sgd
+from typing_extensions import override
 
-from riemopt.distributed import ShardedGeometry
-from riemopt.optim import functional, rounds
-from riemopt.optim.base import RiemannianOptimizer, Update
-from riemopt.optim.rounds import Direction, Rounds
+from riemopt import linalg
+from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
+from riemopt.optim.step import Carried, Request, Scalar, Step
+
+
+def sgd(carried: Carried, *, lr: Scalar, momentum: float, nesterov: bool) -> Step:
+    """The step along the momentum; without one, along the gradient.
+
+    With `nesterov` it goes along grad + μ·m. The first momentum is the gradient.
+    """
+    grad, m = carried.gradient, carried.momentum
+    if momentum == 0:
+        assert grad is not None
+        return Step(grad, -lr)
+    if m is None:
+        m = grad
+    assert m is not None
+    u = m
+    if nesterov:
+        assert grad is not None
+        u = linalg.add_scaled(grad, m, momentum)
+    return Step(u, -lr, {"momentum_buffer": m})
 
 
 class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
@@ -40,71 +56,22 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
         ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
     """
 
-    _saved_options = ("lr", "momentum", "dampening", "weight_decay")
+    tangent_state = ("momentum_buffer",)
+    decay_is_decoupled = False
+    acts_by_entry = True
 
-    def _plain_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if group["fused"] and getattr(self, "_need_device_dtype_check_for_fused", True):
-            _device_dtype_check_for_fused(params[0])
-            self._need_device_dtype_check_for_fused = False
-        grads = [p.grad for p in params if p.grad is not None]
-        momentum = group["momentum"] != 0
-        buffers = [self.state[p].get("momentum_buffer") for p in params] if momentum else []
-        sgd(
-            params,
-            grads,
-            buffers,
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            has_sparse_grad=any(g.is_sparse for g in grads),
-            foreach=group["foreach"],
-            fused=group["fused"],
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=getattr(self, "found_inf", None),
+    @override
+    def _request(self, group: dict[str, Any], stack: Stack) -> Request:
+        momentum = group["momentum"]
+        if momentum == 0 or stack.states[0].get("momentum_buffer") is None:
+            return Request(gradient=True)
+        return Request(
+            stack.load("momentum_buffer"),
+            momentum,
+            1 - group["dampening"],
+            gradient=group["nesterov"],
         )
-        if momentum:
-            for p, buffer in zip(params, buffers, strict=True):
-                self.state[p]["momentum_buffer"] = buffer
 
-    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
-        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        manifold = stack.manifold.linearised_at(x)
-        u, t, m = functional.sgd(
-            manifold,
-            x,
-            g,
-            _buffer(stack),
-            weight_decay=group["weight_decay"],
-            **_options(group),
-        )
-        return Update(manifold, x, u, t, _new_state(group, stack, m))
-
-    def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
-    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
-        x, g = stack.points(), stack.gradients(getattr(self, "grad_scale", None))
-        direction, m = yield from rounds.sgd(
-            parts, x, g, _buffer(stack), skip=self._skip(x.device), **_options(group)
-        )
-        return direction, _new_state(group, stack, m)
-
-
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: group[key] for key in ("lr", "momentum", "dampening", "nesterov", "maximize")}
-
-
-def _buffer(stack: Stack) -> Tensor | None:
-    first = stack.states[0].get("momentum_buffer") is None
-    return None if first else stack.load("momentum_buffer")
-
-
-def _new_state(group: dict[str, Any], stack: Stack, m: Tensor | None) -> dict[str, Any]:
-    if m is None or group["momentum"] == 0:
-        return {}
-    if stack.states[0].get("momentum_buffer") is None:
-        for p, state in zip(stack.params, stack.states, strict=True):
-            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.contiguous_format)
-    return {"momentum_buffer": m}
+    @override
+    def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
+        return sgd(carried, lr=group["lr"], momentum=group["momentum"], nesterov=group["nesterov"])

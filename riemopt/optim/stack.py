@@ -6,25 +6,38 @@ travel. They look and behave as if each parameter had its own, and are gathered 
 (a checkpoint, a user) has put other tensors in their place.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from riemopt.distributed import ShardedGeometry, sharded_geometry
+from riemopt import _torch_workarounds, linalg
 from riemopt.distributed.dtensor import (
-    Groups,
     cut_dims,
-    groups_over,
     is_dtensor,
+    layout,
     local_gradient,
     local_part,
+    part_count,
 )
+from riemopt.distributed.geometry import parts_of
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim import functional
+from riemopt.optim.parameters import check_step
+from riemopt.optim.step import select
+
+if TYPE_CHECKING:
+    from riemopt.optim.optimizer import RiemannianOptimizer
+
+# Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
+# stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
+# 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
+_STACK_NUMEL = 1 << 14
 
 
 class Stack:
@@ -40,7 +53,7 @@ class Stack:
     points are cut; they are None and empty where each process holds whole points.
 
     Raises:
-        NotImplementedError: see `split_points`; or autograd is to record a step of cut points.
+        NotImplementedError: see `parts_of`.
     """
 
     def __init__(
@@ -56,10 +69,14 @@ class Stack:
         self.states = states
         self.in_place = in_place
         self._batches: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
-        self._distributed = is_dtensor(params[0])
-        self.parts, self.groups = split_points(params[0], manifold)
+        self.distributed = is_dtensor(params[0])
+        self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
         self._scattered = not cut_dims(params[0]) <= set(events)
+        self.device = params[0].device
+        reals = 2 if params[0].is_complex() else 1
+        self.entries = math.prod(params[0].shape[d] for d in events) * reals
+        """Real numbers in one whole point."""
 
     def points(self) -> Tensor:
         """`(K, *shape)` values, in float32 if the parameters are in half precision."""
@@ -68,7 +85,7 @@ class Stack:
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
         tensors = [p.grad for p in self.params if p.grad is not None]
-        if self._distributed:
+        if self.distributed:
             tensors = list(map(local_gradient, tensors, self.params))
         grads = self._stack(tensors)
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
@@ -78,7 +95,7 @@ class Stack:
 
     def load(self, key: str) -> Tensor:
         """`(K, …)` values of one state tensor."""
-        batch = self._batch(key)
+        batch = self.batch(key)
         if batch is None:
             batch = self._stack(self._local([state[key] for state in self.states]))
         return self._full(batch)
@@ -90,8 +107,12 @@ class Stack:
     def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:
         """Write one state tensor of each parameter whose step was accepted; None means all.
 
-        Of one parameter alone it may be a number, which fills the tensor.
+        Of one parameter alone it may be a number, which fills the tensor. A parameter that has no
+        such state yet gets zeros first.
         """
+        if key not in self.states[0]:
+            for p, state in zip(self.params, self.states, strict=True):
+                state[key] = torch.zeros_like(p, memory_format=torch.contiguous_format)
         if self._scattered and self.states[0][key].ndim == 0:
             accepted = None  # processes refuse points of their own; this number is one for all
         if not isinstance(value, Tensor):
@@ -101,10 +122,10 @@ class Stack:
             old = self.load(key)
             value = torch.full_like(old, value)
         if accepted is not None:
-            value = functional.select(accepted, value, self.load(key))
+            value = select(accepted, value, self.load(key))
         batch, views = self._batches.get(key, (None, ()))
         if batch is None or self.states[0][key] is not views[0]:
-            batch = self._batch(key)
+            batch = self.batch(key)
         if batch is not None:
             batch.copy_(value)
         elif self.in_place:
@@ -113,23 +134,35 @@ class Stack:
             for state, tensor in zip(self.states, value.unbind(), strict=True):
                 state[key] = tensor
 
-    def _batch(self, key: str) -> Tensor | None:
+    @property
+    def has_batches(self) -> bool:
+        """Whether state is kept in batches. A graph must not take in tensors that share memory."""
+        return (
+            len(self.params) > 1
+            and self.in_place
+            and not self.distributed
+            and not linalg.is_traced()
+        )
+
+    def batch(self, key: str) -> Tensor | None:
         """The batch of which the parameters' state tensors are views, if that can be."""
-        if len(self.params) == 1 or not self.in_place or self._distributed:
-            return None
-        if torch.compiler.is_compiling():  # a graph must not take in tensors that share memory
+        if not self.has_batches:
             return None
         batch, views = self._batches.get(key, (None, ()))
         if batch is None or not same(views, [state[key] for state in self.states]):
             batch = torch.stack([state[key] for state in self.states])
-            views = batch.unbind()
-            for state, view in zip(self.states, views, strict=True):
-                state[key] = view
-            self._batches[key] = batch, views
+            self.adopt(key, batch)
         return batch
 
+    def adopt(self, key: str, batch: Tensor) -> None:
+        """Make the parameters' state views of `batch`, `(K, …)`."""
+        views = batch.unbind()
+        for state, view in zip(self.states, views, strict=True):
+            state[key] = view
+        self._batches[key] = batch, views
+
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [local_part(t) for t in tensors] if self._distributed else tensors
+        return [local_part(t) for t in tensors] if self.distributed else tensors
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
         # One alone is a view, where nothing is saved for backward that writing would spoil.
@@ -142,24 +175,7 @@ class Stack:
 
     @staticmethod
     def _write(targets: list[Tensor], values: Tensor) -> None:
-        # In a graph, `copy_` of one tensor too often meets an error of inductor on CPUs: torch 2.13
-        # raises KeyError where it fuses the loops of two of them (pytorch #196570).
-        if len(targets) == 1 and not torch.compiler.is_compiling():
-            targets[0].copy_(values.squeeze(0))
-        else:
-            torch._foreach_copy_(targets, values.unbind())
-
-
-def split_points(param: Tensor, manifold: Manifold) -> tuple[ShardedGeometry | None, Groups]:
-    """How a weight is stepped whose points are cut, and which processes add their sums.
-
-    Raises:
-        NotImplementedError: points of this manifold cannot be stepped where they are cut so.
-    """
-    cut = cut_dims(param) & set(manifold.event_dims(param.ndim))
-    if not cut:
-        return None, ()
-    return sharded_geometry(manifold, cut, param.shape), groups_over(param, cut)
+        _torch_workarounds.copy_into(targets, values.unbind())  # workaround: inductor_copy_keyerror
 
 
 class Plan(NamedTuple):
@@ -171,7 +187,30 @@ class Plan(NamedTuple):
     signature: list[Any]
     stacks: list[Stack]
 
-    def fits(
+    @classmethod
+    def stacks_of(
+        cls,
+        optimizer: RiemannianOptimizer,
+        index: int,
+        group: dict[str, Any],
+        found: list[tuple[Tensor, Manifold]],
+    ) -> list[Stack]:
+        """The stacks of group number `index`, as in the step before if nothing has changed."""
+        params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
+        states = [optimizer.state[p] for p in params]
+        options = (group.get("foreach") is False, group.get("differentiable", False))
+        signature = [options, *map(_signature, params, states)]
+        keeps = not linalg.is_traced()
+        plan = optimizer._plans.get(index) if keeps else None
+        if plan is None or not plan._fits(params, manifolds, states, signature):
+            stacks = _make_stacks(optimizer, group, params, manifolds, states)
+            signature = [options, *map(_signature, params, states)]  # there may be a state now
+            plan = cls(params, manifolds, states, signature, stacks)
+            if keeps:
+                optimizer._plans[index] = plan
+        return plan.stacks
+
+    def _fits(
         self,
         params: list[Tensor],
         manifolds: list[Manifold],
@@ -185,6 +224,44 @@ class Plan(NamedTuple):
             and same(self.states, states)
             and self.signature == signature
         )
+
+
+def _make_stacks(
+    optimizer: RiemannianOptimizer,
+    group: dict[str, Any],
+    params: list[Tensor],
+    manifolds: list[Manifold],
+    states: list[dict[str, Any]],
+) -> list[Stack]:
+    for p, manifold in zip(params, manifolds, strict=True):
+        check_step(optimizer, p, manifold, group)
+    buckets: dict[Any, list[int]] = {}
+    for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
+        assert p.grad is not None
+        if not state and optimizer._has_own_rule(manifold):
+            state.update(optimizer._initial_state(group, p, manifold))
+        optimizer._skipped.prepare(p.device)
+        optimizer._shortened.prepare(p.device)
+        # Not by the size of the own part: all processes must make the same stacks.
+        large = p.numel() > _STACK_NUMEL * part_count(p)
+        alone = i if group.get("foreach") is False or large else None
+        kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
+        buckets.setdefault((alone, manifold, *kind, frozenset(state)), []).append(i)
+    return [
+        Stack(
+            manifolds[members[0]],
+            [params[i] for i in members],
+            [states[i] for i in members],
+            in_place=not group.get("differentiable", False),
+        )
+        for members in buckets.values()
+    ]
+
+
+def _signature(param: Tensor, state: dict[str, Any]) -> Any:
+    grad = param.grad
+    assert grad is not None
+    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:

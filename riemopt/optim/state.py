@@ -1,41 +1,157 @@
-"""What a saved state must be like for an optimizer to load it; checked before anything changes.
+"""What an optimizer remembers of a parameter: its layout here, and in torch's checkpoints.
 
-torch takes any state whose groups are as long as the optimizer's, and a step fails later, or not at
-all, if it was another model's, another algorithm's, or incomplete.
+A class says which of its state is one number for each point (`per_point_state`) and which is
+tangent (`tangent_state`). All other state is laid out as the torch optimizer makes it. A checkpoint
+is checked before it is loaded: torch takes any state whose groups are as long as the optimizer's,
+and a step fails later, or not at all, if it was another model's, another algorithm's, or
+incomplete.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
-from riemopt.distributed.dtensor import is_dtensor
+from riemopt.distributed.dtensor import (
+    all_reduce,
+    cut_dims,
+    groups_over,
+    is_dtensor,
+    layout,
+    local_part,
+    zeros_per_point,
+)
+from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 
-# State by the shape that it must have: that of the parameter, or for second moments one number for
-# each point, with event dimensions of size 1.
-_FULL_SIZE = ("momentum_buffer", "exp_avg")
-_PER_POINT = ("exp_avg_sq", "max_exp_avg_sq")
+if TYPE_CHECKING:
+    from riemopt.optim.optimizer import RiemannianOptimizer
 
 
-def check(
-    saved: dict[str, Any],
-    param_groups: Sequence[dict[str, Any]],
-    manifolds: Sequence[Sequence[Manifold | None]],
-    options: Iterable[str],
-    needed_state: Callable[[dict[str, Any]], tuple[str, ...]],
+def conform(
+    optimizer: RiemannianOptimizer,
+    group: dict[str, Any],
+    param: Tensor,
+    manifold: Manifold | None,
+    saved: dict[str, Any] | None = None,
 ) -> None:
+    """Bring a parameter's state, loaded or from before it was constrained, to its layout here.
+
+    Args:
+        optimizer, group, param: whose state it is.
+        manifold: where the parameter lies now.
+        saved: the state in a checkpoint, of which torch has rounded tensors to the parameter's
+            dtype; in half precision, moments are kept in float32.
+    """
+    state = optimizer.state.get(param)
+    if not state:
+        return
+    own_rule = manifold is not None and optimizer._has_own_rule(manifold)
+    for key, value in list(state.items()):
+        if not isinstance(value, Tensor):
+            continue
+        if value.ndim == 0:
+            # With a rule of ours it is decided on the device whether a step counts.
+            on_device = own_rule or group.get("capturable") or group.get("fused")
+            state[key] = value.to(param.device if on_device else "cpu")
+        elif key in optimizer.per_point_state:
+            if saved is not None and key in saved and param.dtype in HALF:
+                value = saved[key].to(param.device, copy=True)
+            if manifold is None or manifold.allows_elementwise_scaling:
+                state[key] = expand_moment(value, param)
+            elif value.shape == param.shape:
+                state[key] = reduce_moment(value, param, manifold)
+        elif param.dtype in HALF and not own_rule:
+            exact = saved[key] if saved is not None and key in saved else value
+            dtype = param.dtype if manifold is None else torch.float32
+            state[key] = exact.to(param.device, dtype, copy=True)
+    if manifold is not None and manifold.allows_elementwise_scaling:
+        # Its moments stay in the subspace by themselves; those of another optimizer need not.
+        for key in set(optimizer.tangent_state) & set(state):
+            m, x = local_part(state[key]), local_part(param).detach()
+            m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
+
+
+# --- checkpoints ---
+
+
+def packed(optimizer: RiemannianOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """`state_dict` with what is one number for each point written out at full size."""
+    if not optimizer.per_point_state:
+        return state_dict
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    state = dict(state_dict["state"])
+    for index, param in enumerate(params):
+        if index in state:
+            state[index] = {
+                key: expand_moment(value, param) if key in optimizer.per_point_state else value
+                for key, value in state[index].items()
+            }
+    return {**state_dict, "state": state}
+
+
+def load(
+    optimizer: RiemannianOptimizer,
+    load_as_torch: Callable[[dict[str, Any]], None],
+    state_dict: dict[str, Any],
+) -> None:
+    """Load a checkpoint; on any error nothing has changed.
+
+    Args:
+        optimizer: that is to load it.
+        load_as_torch: `load_state_dict` of the torch optimizer.
+        state_dict: of this optimizer, or of the torch optimizer.
+
+    Raises:
+        ValueError: as torch's; options or state are missing, or the state does not fit the
+            parameters; the state of a DTensor is of whole tensors, or the reverse.
+    """
+    before = optimizer.state, optimizer.param_groups
+    final = state_dict
+
+    def look(_: Optimizer, seen: dict[str, Any]) -> None:  # what users' hooks made of it
+        nonlocal final
+        final = seen
+        _check(optimizer, seen)
+
+    last = optimizer.register_load_state_dict_pre_hook(look)
+    try:
+        load_as_torch(state_dict)
+        _check_options(optimizer, before[1])
+        for saved, (group, manifolds) in zip(
+            final["param_groups"], optimizer._groups(), strict=True
+        ):
+            for index, p, manifold in zip(saved["params"], group["params"], manifolds, strict=True):
+                if manifold is not None and index in final["state"]:
+                    conform(optimizer, group, p, manifold, final["state"][index])
+    except BaseException:
+        optimizer.state, optimizer.param_groups = before
+        raise
+    finally:
+        last.remove()
+
+
+def _check_options(optimizer: RiemannianOptimizer, before: list[dict[str, Any]]) -> None:
+    for i, (group, old) in enumerate(zip(optimizer.param_groups, before, strict=True)):
+        # torch has filled in the options that came later than the checkpoint.
+        absent = sorted((optimizer.defaults.keys() & old.keys()) - group.keys())
+        if absent:
+            raise ValueError(
+                f"Group {i} of the checkpoint has no {absent}: it is incomplete, or of another "
+                "optimizer. Load it into one of the class that saved it."
+            )
+
+
+def _check(optimizer: RiemannianOptimizer, saved: dict[str, Any]) -> None:
     """Raise `ValueError` where `saved` is incomplete or does not fit these parameters.
 
     Other numbers of groups and of parameters in them are left to torch, which refuses them.
-
-    Args:
-        saved: a `state_dict()` of an optimizer.
-        param_groups: of the optimizer that is to load it.
-        manifolds: for each parameter of each group where it lies.
-        options: which must be in every saved group.
-        needed_state: the keys of a parameter's state, from the saved group that it is in.
     """
     missing = [key for key in ("state", "param_groups") if key not in saved]
     if missing:
@@ -46,66 +162,115 @@ def check(
             f"and has [{shown}]. If it is a file of several parts, load the optimizer's part."
         )
     number = 0
-    for i, (saved_group, group, theirs) in enumerate(
-        zip(saved["param_groups"], param_groups, manifolds, strict=False)
+    for saved_group, (group, manifolds) in zip(
+        saved["param_groups"], optimizer._groups(), strict=False
     ):
-        absent = [key for key in options if key not in saved_group]
-        if absent:
-            raise ValueError(
-                f"Group {i} of the checkpoint has no {absent}: it is incomplete, or of another "
-                "optimizer. Load it into one of the class that saved it."
-            )
-        needed = needed_state(saved_group)
-        for index, param, manifold in zip(
-            saved_group["params"], group["params"], theirs, strict=False
+        needed = optimizer._needed_state(saved_group)
+        for index, p, manifold in zip(
+            saved_group["params"], group["params"], manifolds, strict=False
         ):
             state = saved["state"].get(index, {})
-            _check_state(f"parameter {number}", param, manifold, state, needed)
+            missing = [key for key in needed if key not in state]
+            if state and missing:  # without any, it had no step yet
+                raise ValueError(
+                    f"The saved state of parameter {number} has {sorted(state)} but no {missing}: "
+                    "the checkpoint is incomplete, or of another optimizer."
+                )
+            if not is_lazy(p):
+                _check_tensors(optimizer, f"parameter {number}", p, manifold, state)
             number += 1
 
 
-def _check_state(
+def _check_tensors(
+    optimizer: RiemannianOptimizer,
     name: str,
     param: Tensor,
     manifold: Manifold | None,
     state: dict[str, Any],
-    needed: Iterable[str],
 ) -> None:
-    missing = [key for key in needed if key not in state]
-    if state and missing:  # without any, it had no step yet
-        raise ValueError(
-            f"The saved state of {name} has {sorted(state)} but no {missing}: the checkpoint is "
-            "incomplete, or of another optimizer."
-        )
-    if is_lazy(param):
-        return
     for key, value in state.items():
-        if isinstance(value, Tensor):
-            _check_layout(key, value, param)
-            _check_shape(name, key, value, param, manifold)
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape == param.shape:
+            if param.ndim and is_dtensor(value) != is_dtensor(param):
+                kinds = ["a DTensor" if is_dtensor(t) else "a whole tensor" for t in (value, param)]
+                raise ValueError(
+                    f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is {kinds[0]}, "
+                    f"and the parameter is {kinds[1]}. Load it with "
+                    "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+                )
+        elif not _may_have_shape(optimizer, key, value, param, manifold):
+            raise ValueError(
+                f"The saved {key!r} of {name} has shape {tuple(value.shape)}, and the parameter "
+                f"{tuple(param.shape)}: the checkpoint is of another model, or its parameters are "
+                "in another order."
+            )
 
 
-def _check_shape(
-    name: str, key: str, value: Tensor, param: Tensor, manifold: Manifold | None
-) -> None:
-    if key not in _FULL_SIZE + _PER_POINT or value.shape == param.shape:
-        return
-    is_per_point = manifold is not None and key in _PER_POINT and value.ndim == param.ndim
-    if is_per_point and all(n in (1, m) for n, m in zip(value.shape, param.shape, strict=True)):
-        return
-    raise ValueError(
-        f"The saved {key!r} of {name} has shape {tuple(value.shape)}, and the parameter "
-        f"{tuple(param.shape)}: the checkpoint is of another model, or its parameters are in "
-        "another order."
+def _may_have_shape(
+    optimizer: RiemannianOptimizer,
+    key: str,
+    value: Tensor,
+    param: Tensor,
+    manifold: Manifold | None,
+) -> bool:
+    """Whether state may have a shape that is not the parameter's."""
+    if value.ndim == 0:
+        return True
+    if key in optimizer.per_point_state:
+        sizes = zip(value.shape, param.shape, strict=False)
+        fits = value.ndim == param.ndim and all(n in (1, m) for n, m in sizes)
+        return manifold is not None and fits
+    return not optimizer.acts_by_entry
+
+
+# --- one number for each point ---
+
+
+def zero_moment(param: Tensor, manifold: Manifold) -> Tensor:
+    """A second moment for each point before the first step; event dimensions have size 1.
+
+    Real, and at least float32: in bfloat16 a decay of .999 rounds to 1 and v stands still.
+    """
+    double = param.dtype in (torch.float64, torch.complex128)
+    dtype = torch.float64 if double else torch.float32
+    return zeros_per_point(param, manifold.event_dims(param.ndim), dtype)
+
+
+def expand_moment(value: Tensor, param: Tensor) -> Tensor:
+    """Torch's layout of a second moment: full size; complex, of real and imaginary parts."""
+    same_shape = value.shape == param.shape and value.is_complex() == param.is_complex()
+    if same_shape and layout(value) == layout(param):
+        return value
+    full = torch.empty_like(
+        param,
+        dtype=value.dtype.to_complex() if param.is_complex() else value.dtype,
+        memory_format=torch.contiguous_format,
     )
+    v, target = local_part(value), local_part(full)
+    target.copy_((torch.complex(v, v) if param.is_complex() else v).expand(target.shape))
+    return full
 
 
-def _check_layout(key: str, value: Tensor, param: Tensor) -> None:
-    if value.shape != param.shape or not param.ndim or is_dtensor(value) == is_dtensor(param):
-        return
-    raise ValueError(
-        f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is "
-        f"{'a DTensor' if is_dtensor(value) else 'a whole tensor'}, and the parameter is "
-        f"{'a DTensor' if is_dtensor(param) else 'not'}. Load it with "
-        "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
-    )
+def reduce_moment(value: Tensor, param: Tensor, manifold: Manifold) -> Tensor:
+    """The mean over each point, exact where all entries are equal, as after `expand_moment`.
+
+    Sums over the processes that hold parts of a point; all of them must call it.
+    """
+    moment = zero_moment(param, manifold)
+    point = local_part(moment)
+    v = local_part(value)
+    v = (torch.view_as_real(v).mean(-1) if v.is_complex() else v).to(point.dtype)
+    dims = manifold.event_dims(v.ndim)
+    total = v.sum(dims, keepdim=True)
+    if v.numel():
+        high, minus_low = v.amax(dims, keepdim=True), -v.amin(dims, keepdim=True)
+    else:  # an empty part
+        high = minus_low = torch.full_like(point, -torch.inf)
+    groups = groups_over(param, cut_dims(param) & set(dims))
+    if groups:
+        high, minus_low = all_reduce([high, minus_low], groups, maximum=True)
+        (total,) = all_reduce([total], groups)
+    mean = total / math.prod(param.shape[d] for d in dims)
+    point.copy_(torch.where(high == -minus_low, high, mean))
+    return moment

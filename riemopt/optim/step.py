@@ -94,24 +94,29 @@ def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried
     m, decay, weight = request.momentum, request.decay, request.weight
     if m is not None and weight is not None:
         momentum = manifold.carry(x, m, g, decay, weight)
-        gradient = manifold.egrad2rgrad(x, g) if request.gradient else None
-        return Carried(momentum, gradient, None)
+        grad = manifold.egrad2rgrad(x, g) if request.gradient else None
+        return Carried(momentum, grad, None)
     if m is not None and not request.gradient:
         mean, squared = manifold.carry_mean(x, m, g, decay)
         return Carried(mean, None, squared)
     gradient = manifold.egrad2rgrad(x, g)
-    squared = manifold.inner(x, gradient, gradient, keepdim=True) if request.squared_norm else None
+    length = manifold.inner(x, gradient, gradient, keepdim=True) if request.squared_norm else None
     if m is None:
-        return Carried(None, gradient, squared)
+        return Carried(None, gradient, length)
     # A linear subspace carries vectors as they are, and m was in it before.
     carried = m if manifold.allows_elementwise_scaling else manifold.proj_tangent(x, m)
-    return Carried(linalg.average(gradient, carried, decay), gradient, squared)
+    return Carried(linalg.average(gradient, carried, decay), gradient, length)
 
 
 def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
     """Project the direction of `step` where the rule left the tangent space."""
     if not step.is_tangent and not manifold.allows_elementwise_scaling:
         step.u = manifold.proj_tangent(x, step.u)
+
+
+def add_decoupled_decay(manifold: Manifold, x: Tensor, step: Step, decay: Scalar) -> None:
+    """Go by -decay·x besides, made tangent: `decay` is lr·weight_decay."""
+    step.u, step.t = step.t * step.u - decay * manifold.proj_tangent(x, x), 1.0
 
 
 def check(u: Tensor, t: Scalar, skip: Tensor | None = None) -> StepCheck | None:
@@ -127,9 +132,7 @@ def check(u: Tensor, t: Scalar, skip: Tensor | None = None) -> StepCheck | None:
     return _check(linalg.largest_entries(u), t, skip)
 
 
-def _check(
-    largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf
-) -> StepCheck:
+def _check(largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf) -> StepCheck:
     """Which steps to take where `largest`, `(K,)`, bounds the entries of each direction.
 
     Refused is a step that may have an entry of `limit` or more, or one that is not a number.
@@ -212,11 +215,10 @@ def carry_parts(
     if momentum is None:
         (squared,) = yield [summand]
         return Carried(None, gradient, squared)
-    if not request.gradient:
-        gradient = None  # many steps wait for their sums together
+    kept = gradient if request.gradient else None
+    del gradient, g  # many steps wait for their sums together
     squared, *sums = yield [summand, *_direction_summands(parts, x, momentum, skip)]
-    known = DirectionSums(sums[0], sums[1:])
-    return Carried(momentum, gradient, squared, known)
+    return Carried(momentum, kept, squared, DirectionSums(sums[0], sums[1:]))
 
 
 def make_parts_tangent(parts: ShardedGeometry, x: Tensor, step: Step) -> Exchange[None]:

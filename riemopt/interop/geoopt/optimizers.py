@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt import optim
-from riemopt.distributed import ShardedGeometry
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim.base import RiemannianOptimizer, Update
-from riemopt.optim.rounds import Direction, Rounds
+from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
+from riemopt.optim.step import Carried, Step
 
 _TANGENTS = ("momentum_buffer", "exp_avg")
 
@@ -118,8 +118,8 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
     Args:
         params, lr, betas, eps, weight_decay, amsgrad: as there.
         stabilize: as of `RiemannianSGD`.
-        options: other keywords of `riemopt.RiemannianAdam`. With `second_moment="elementwise"` the
-            unit of `lr` is torch's.
+        options: other keywords of `riemopt.RiemannianAdam`. `second_moment` is "point" as in
+            geoopt; with others the unit of `lr` is torch's.
 
     Raises:
         ValueError: as `torch.optim.Adam`, or `stabilize` is not a positive integer.
@@ -138,26 +138,20 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
         **options: Any,
     ) -> None:
         self._stabilize = _checked(stabilize)
+        options.setdefault("second_moment", "point")
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
         self._set_hook()
 
-    def _update(self, group: dict[str, Any], stack: Stack) -> Update:
-        return super()._update(self._in_their_unit(group, stack), stack)
-
-    def _split_update(
-        self, group: dict[str, Any], stack: Stack, parts: ShardedGeometry
-    ) -> Rounds[tuple[Direction, dict[str, Any]]]:
-        return super()._split_update(self._in_their_unit(group, stack), stack, parts)
+    @override
+    def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
+        return super()._rule(self._in_their_unit(group, stack), stack, carried)
 
     def _in_their_unit(self, group: dict[str, Any], stack: Stack) -> dict[str, Any]:
         """The group with lr/√n and eps/√n: √v is 1/√n of geoopt's, so the quotient is the same."""
         if self._elementwise(stack.manifold):
             return group
-        root = math.sqrt(_entries(stack.params[0], stack.manifold))
-        # Decoupled decay is scaled with lr, but is to stay as it is.
-        decay = group["weight_decay"] * (root if group["decoupled_weight_decay"] else 1)
-        changed = {"lr": group["lr"] / root, "eps": group["eps"] / root, "weight_decay": decay}
-        return {**group, **changed}
+        root = math.sqrt(stack.entries)
+        return {**group, "lr": group["lr"] / root, "eps": group["eps"] / root}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class, of torch's Adam, or of geoopt's (whose step is an int).

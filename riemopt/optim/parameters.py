@@ -1,0 +1,96 @@
+"""What an optimizer asks of a parameter: where it lies, and whether it can be stepped there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from riemopt.distributed.dtensor import is_dtensor
+from riemopt.distributed.geometry import parts_of
+from riemopt.manifolds import Manifold
+from riemopt.nn import table as registry
+
+if TYPE_CHECKING:
+    from riemopt.optim.optimizer import RiemannianOptimizer
+
+
+def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
+    """Where the parameters of a group lie, as the step uses it; None for unconstrained ones.
+
+    Args:
+        params: the group's parameters.
+        named: the manifold that the group names, which holds for all of them.
+
+    Raises:
+        ValueError: `named` contradicts what a parameter is constrained to, or a shape is wrong.
+        LostManifoldError: see `riemopt.nn.table.resolve`.
+        NotImplementedError: it is spread over processes so that it cannot be stepped.
+    """
+    found = registry.resolve(params)
+    for p, manifold in zip(params, found, strict=True):
+        if named is not None and manifold is not None and manifold != named:
+            raise ValueError(
+                f"The group says {named}, but a parameter of shape {tuple(p.shape)} in it is "
+                f"constrained to {manifold}."
+            )
+    theirs = [
+        as_stepped(p, m if named is None else named) for p, m in zip(params, found, strict=True)
+    ]
+    for p, manifold in zip(params, theirs, strict=True):
+        if manifold is not None:
+            parts_of(p, manifold)  # refused now, if it cannot be stepped as it is spread
+    return theirs
+
+
+def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
+    """The manifold as the step uses it: None for a Euclidean one; dims counted from the end."""
+    if manifold is None or not manifold.is_constraint:
+        return None
+    manifold.check_shape(param.shape)
+    manifold.prepare(param)
+    return manifold.with_dims_from_end(param.ndim)
+
+
+def check_step(
+    optimizer: RiemannianOptimizer, param: Tensor, manifold: Manifold, group: dict[str, Any]
+) -> None:
+    """Refuse what cannot be stepped, before anything has changed.
+
+    Raises:
+        RuntimeError: the gradient is sparse.
+        NotImplementedError: an option or the optimizer cannot be had for a weight that is spread
+            over processes.
+        ValueError: it is not known what weight decay is to do.
+    """
+    assert param.grad is not None
+    if param.grad.is_sparse:
+        raise RuntimeError(
+            f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
+            "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
+        )
+    parts, _ = parts_of(param, manifold)
+    if parts is not None and group.get("differentiable"):
+        raise NotImplementedError(
+            f"differentiable=True is not supported for a parameter on {manifold} whose points are "
+            "spread over processes: autograd does not record their sums. Use differentiable=False."
+        )
+    if optimizer._has_own_rule(manifold):
+        return
+    name = optimizer.base.__name__
+    if is_dtensor(param) and not optimizer.acts_by_entry:
+        raise NotImplementedError(
+            f"{name} looks at the whole of a weight, and of a parameter on {manifold} each process "
+            "has a part only. Keep it whole on each process, or use an optimizer that steps each "
+            "entry by itself, such as RiemannianAdam."
+        )
+    if (
+        group.get("weight_decay", 0) != 0
+        and not manifold.has_constant_norm
+        and group.get("decoupled_weight_decay", optimizer.decay_is_decoupled) is None
+    ):
+        raise ValueError(
+            f"weight_decay={group['weight_decay']} of {name} on {manifold}: is it added to the "
+            f"gradient, or does it shrink the weight? Say which by riemannian({name}, "
+            "decay_is_decoupled=False) or =True, or set weight_decay=0 for this group."
+        )

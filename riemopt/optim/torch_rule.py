@@ -1,0 +1,379 @@
+"""The rule that is a torch optimizer's own step, run on the tangent gradient.
+
+The optimizer steps a *stand-in* for each constrained weight: a tensor of the same value (in float32
+for a half-precision weight) whose gradient is the Riemannian one. Where it goes is the direction;
+its tangent part is taken by the retraction. All groups are stepped by one call, so that optimizers
+that compare parameters with each other see them all, and unconstrained parameters are in it as they
+are. State is torch's own, key by key.
+
+Equal small weights have one stand-in together where that cannot be told from several: the optimizer
+steps each entry by itself, and their counters are equal.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from riemopt import linalg
+from riemopt.distributed import exchange
+from riemopt.distributed.dtensor import like_parameter, local_part
+from riemopt.distributed.exchange import Exchange
+from riemopt.linalg import HALF
+from riemopt.manifolds import Manifold
+from riemopt.optim import step as steps
+from riemopt.optim.stack import Stack
+from riemopt.optim.step import Request, Step, StepCheck
+from riemopt.optim.take import finish
+
+if TYPE_CHECKING:
+    from riemopt.optim.optimizer import RiemannianOptimizer
+
+Work = list[tuple[dict[str, Any], list[Stack]]]
+
+
+def adopt_base(cls: type[RiemannianOptimizer], frame: type) -> None:
+    """Find the torch optimizer in the bases of `cls`, and its step without hooks.
+
+    Hooks are called around our step. Decorators that set the grad mode are left out too: our step
+    sets it, and they break a graph of torch.compile.
+    """
+    bases = [c for c in cls.__mro__ if issubclass(c, Optimizer) and not issubclass(c, frame)]
+    cls.base = bases[0]
+    cls._base_step = staticmethod(inspect.unwrap(cls.base.step))
+    init = next(c for c in cls.__mro__ if "__init__" in c.__dict__)
+    cls.__signature__ = inspect.signature(cls.base if init is frame else init)  # type: ignore[attr-defined]
+    if hasattr(cls.base, "_init_group"):
+        # torch.compile refuses it, where it is that of the class; it can trace what it is made of.
+        cls._init_group = _traceable(cls.base._init_group)  # type: ignore[attr-defined]
+
+
+def _traceable(function: Callable[..., Any]) -> Callable[..., Any]:
+    while hasattr(function, "_torchdynamo_orig_callable"):
+        function = function._torchdynamo_orig_callable
+    return function
+
+
+def step(optimizer: RiemannianOptimizer, work: Work) -> None:
+    """Step all unconstrained parameters, and the stacks that have no rule of our own."""
+    stacks = [
+        [stack for stack in stacks if not optimizer._has_own_rule(stack.manifold)]
+        for _, stacks in work
+    ]
+    if not any(stacks) and all(manifold is None for of in optimizer._manifolds for manifold in of):
+        type(optimizer)._base_step(optimizer)
+        return
+    lent = [
+        [_StandIns(optimizer, group, stack) for stack in own]
+        for (group, _), own in zip(work, stacks, strict=True)
+    ]
+    everything = [stand_in for own in lent for stand_in in own]
+    exchange.run([(s.stack.groups, s.carry()) for s in everything if s.stack.parts is not None])
+    for stand_in in everything:
+        stand_in.lend()
+    _call_base(optimizer, lent)
+    exchange.run([(s.stack.groups, s.move()) for s in everything if s.stack.parts is not None])
+    for stand_in in everything:
+        stand_in.take()
+
+
+def _call_base(optimizer: RiemannianOptimizer, lent: list[list[_StandIns]]) -> None:
+    """The torch optimizer's own step, with stand-ins in place of constrained parameters."""
+    groups: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    state: defaultdict[Tensor, Any] = defaultdict(dict)
+    plain: list[Tensor] = []
+    for (group, manifolds), own in zip(optimizer._groups(), lent, strict=True):
+        free = [p for p, m in zip(group["params"], manifolds, strict=True) if m is None]
+        plain += free
+        variants: dict[Any, tuple[dict[str, Any], list[Tensor]]] = {}
+        for stand_in in own:
+            changed = stand_in.options()
+            variants.setdefault(str(changed), (changed, []))[1].extend(stand_in.tensors)
+            state.update(zip(stand_in.tensors, stand_in.states, strict=True))
+        if free:
+            groups.append((group, {**group, "params": free}))
+        for changed, tensors in variants.values():
+            groups.append((group, {**group, **changed, "params": tensors}))
+    if not groups:
+        return
+    for p in plain:
+        if p in optimizer.state:
+            state[p] = optimizer.state[p]
+    before = optimizer.param_groups, optimizer.state
+    optimizer.param_groups, optimizer.state = [lent for _, lent in groups], state
+    try:
+        type(optimizer)._base_step(optimizer)
+    finally:
+        optimizer.param_groups, optimizer.state = before
+    for p in plain:
+        if p in state:
+            optimizer.state[p] = state[p]
+    for group, used in groups:  # some optimizers keep counters in their groups
+        for key in used.keys() - {"params", "weight_decay", "fused"}:
+            if key not in group or used[key] is not group[key]:
+                group[key] = used[key]
+    for own in lent:
+        for stand_in in own:
+            stand_in.states = [state[tensor] for tensor in stand_in.tensors]
+
+
+class _StandIns:
+    """The stand-ins of one stack, from the tangent gradient to the written weights."""
+
+    def __init__(self, optimizer: RiemannianOptimizer, group: dict[str, Any], stack: Stack) -> None:
+        self.optimizer, self.group, self.stack = optimizer, group, stack
+        self.manifold: Manifold = stack.manifold
+        self.tensors: list[Tensor] = []
+        """What the torch optimizer steps: one for the whole stack, or one for each parameter."""
+        self.states: list[dict[str, Any]] = []
+        """The state of each."""
+        self._value: Tensor | None = None
+        self._x: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._finite: Tensor | None = None
+        """`(K,)`, where the host does not know that all gradients are finite."""
+
+    # --- carry ---
+
+    def carry(self) -> Exchange[None]:
+        """The tangent gradient of the own part. One round."""
+        parts = self.stack.parts
+        assert parts is not None
+        x, g = self._points_and_gradient()
+        largest = linalg.largest_entries(g)
+        XG, total = yield [parts.gradient_summand(x, g), largest]
+        self._gradient = parts.gradient(x, g, XG)
+        self._know_finite(total)
+
+    def _points_and_gradient(self) -> tuple[Tensor, Tensor]:
+        self._x = x = self.stack.points()
+        self.manifold = self.stack.manifold.linearised_at(x)
+        g = self.stack.gradients(None)
+        if self._adds_decay():
+            # The optimizer turns the sign for `maximize`, and divides by the scale.
+            decay = self.group["weight_decay"] * (-1 if self.group.get("maximize") else 1)
+            scale = getattr(self.optimizer, "grad_scale", None)
+            g = g + (decay if scale is None else decay * scale.to(g.device)) * x
+        return x, g
+
+    def _know_finite(self, largest: Tensor) -> None:
+        finite = largest < torch.inf
+        self._finite = None if linalg.known_all(finite) else finite
+
+    # --- lend ---
+
+    def lend(self) -> None:
+        """Make the tensors that the torch optimizer steps, and their state."""
+        stack = self.stack
+        for state in stack.states if stack.params[0].dtype in HALF else ():
+            for key, value in state.items():  # made before the first step, in half precision
+                if isinstance(value, Tensor) and value.ndim and value.dtype in HALF:
+                    state[key] = value.float()
+        if stack.parts is None:
+            x, g = self._points_and_gradient()
+            (self._gradient,) = (steps.carry(self.manifold, x, g, Request(gradient=True)).gradient,)
+            assert self._gradient is not None
+            self._know_finite(linalg.largest_entries(self._gradient))
+        assert self._x is not None
+        assert self._gradient is not None
+        left_out = self._finite is not None and linalg.reads_are_free(self._finite)
+        if self._finite is not None and not left_out:
+            self._gradient = steps.select(
+                self._finite, self._gradient, torch.zeros_like(self._gradient)
+            )
+        together = None if left_out else self._state_of_all()
+        if together is not None:
+            self._value = self._x.clone()
+            self._value.grad = self._gradient
+            self.tensors, self.states = [self._value], [together]
+        else:
+            self._lend_each(left_out)
+        self._gradient = None
+        if self._finite is not None and not left_out:
+            self._before = [
+                {k: v.clone() for k, v in state.items() if self._is_restored(v)}
+                for state in self.states
+            ]
+
+    def _lend_each(self, left_out: bool) -> None:
+        stack, x, gradient = self.stack, self._x, self._gradient
+        assert x is not None
+        assert gradient is not None
+        if stack.in_place and len(stack.params) > 1:
+            self._value = x.clone()
+            self.tensors = list(self._value.unbind())
+        else:
+            self.tensors = [a.clone() for a in x.unbind()]
+        takes = [True] * len(self.tensors)
+        if left_out:
+            assert self._finite is not None
+            takes = self._finite.tolist()
+        for tensor, grad, taken in zip(self.tensors, gradient.unbind(), takes, strict=True):
+            if taken:
+                tensor.grad = grad
+        self.states = [
+            {k: local_part(v) if isinstance(v, Tensor) else v for k, v in state.items()}
+            if stack.distributed
+            else state
+            for state in stack.states
+        ]
+
+    def _state_of_all(self) -> dict[str, Any] | None:
+        """One state for one stand-in of all members; None where they need one each."""
+        stack = self.stack
+        if not (self.optimizer.acts_by_entry and stack.has_batches):
+            return None
+        together: dict[str, Any] = {}
+        for key, first in stack.states[0].items():
+            if not isinstance(first, Tensor):
+                if any(state[key] != first for state in stack.states):
+                    return None
+                together[key] = first
+            elif first.shape == stack.params[0].shape:
+                together[key] = stack.batch(key)
+            elif first.ndim == 0:
+                numbers = stack.batch(key)
+                assert numbers is not None
+                if not linalg.known_all(numbers == numbers[0]):
+                    return None
+                together[key] = numbers[0].clone()
+            else:
+                return None
+        return together
+
+    def options(self) -> dict[str, Any]:
+        """Options of the group that are not what they are for unconstrained parameters."""
+        changed: dict[str, Any] = {}
+        if self.group.get("weight_decay", 0) != 0 and (
+            self.stack.manifold.has_constant_norm or self._adds_decay()
+        ):
+            changed["weight_decay"] = 0.0
+        # The fused kernel of a CPU takes a pass over the memory where the others take five.
+        unasked = all(self.group.get(key, False) is None for key in ("fused", "foreach"))
+        if unasked and self._can_be_fused():
+            changed["fused"] = True
+        return changed
+
+    def _can_be_fused(self) -> bool:
+        counters = [state.get("step") for state in self.states]
+        return all(
+            linalg.reads_are_free(t) and t.dtype in (torch.float32, torch.float64)
+            for t in self.tensors
+        ) and all(
+            c is None or (isinstance(c, Tensor) and c.dtype == torch.float32) for c in counters
+        )
+
+    def _adds_decay(self) -> bool:
+        """Whether weight decay is part of the gradient, to be made tangent with it."""
+        decoupled = self.group.get("decoupled_weight_decay", self.optimizer.decay_is_decoupled)
+        return (
+            self.group.get("weight_decay", 0) != 0
+            and not decoupled
+            and not self.stack.manifold.has_constant_norm
+        )
+
+    # --- take ---
+
+    def move(self) -> Exchange[None]:
+        """Project, check and move the own part of cut points. Two rounds and the geometry's."""
+        stack, parts = self.stack, self.stack.parts
+        assert parts is not None
+        x, step = self._direction()
+        yield from steps.make_parts_tangent(parts, x, step)
+        sums = yield from steps.sums_of_direction(parts, x, step.u, None)
+        checked = self._checked(steps.check_parts(sums, 1.0))
+        y = yield from steps.move_parts(parts, x, step.u, 1.0, sums, checked)
+        stack.store_points(y)
+
+    def take(self) -> None:
+        """Give the state back; move whole points."""
+        self._give_back()
+        if self.stack.parts is not None:
+            return
+        x, step = self._direction()
+        steps.make_tangent(self.manifold, x, step)
+        checked = self._checked(steps.check(step.u, 1.0))
+        finish(self.optimizer, self.stack, self.manifold, x, step, checked)
+
+    def _direction(self) -> tuple[Tensor, Step]:
+        """Where the torch optimizer went from the points."""
+        assert self._x is not None
+        x, self._x = self._x, None
+        value, self._value = self._value, None
+        if value is None:
+            value = torch.stack(self.tensors)
+        self.tensors = []
+        u = value.sub_(x) if self.stack.in_place else value - x
+        return x, Step(u, 1.0, is_tangent=False)
+
+    def _checked(self, checked: StepCheck | None) -> StepCheck | None:
+        """`checked`, and no step for a gradient that was not finite; counts what is refused."""
+        if self._finite is None and checked is None:
+            return None
+        skip = self.optimizer._skip(self.stack.device)
+        finite = self._finite
+        if checked is None:
+            assert finite is not None
+            checked = StepCheck(finite, finite)
+        elif finite is not None:
+            checked = StepCheck(checked.finite & finite, checked.moved & finite)
+        refused = (~checked.finite).sum()
+        self.optimizer._skipped.add(refused if skip is None else refused * ~skip)
+        return checked
+
+    def _is_restored(self, value: Any) -> bool:
+        assert self._finite is not None
+        return (
+            isinstance(value, Tensor)
+            and value.device == self._finite.device
+            and (value.ndim > 0 or len(self.states) > 1)
+        )
+
+    def _give_back(self) -> None:
+        stack = self.stack
+        if self._finite is not None and not linalg.reads_are_free(self._finite):
+            self._restore(self._finite)
+        if len(self.states) == 1 and len(stack.states) > 1:
+            self._spread(self.states[0])
+            return
+        for p, state, used in zip(stack.params, stack.states, self.states, strict=True):
+            for key, value in used.items():
+                if not stack.distributed or not isinstance(value, Tensor) or value.ndim == 0:
+                    state[key] = value
+                elif key not in state or local_part(state[key]) is not value:
+                    state[key] = like_parameter(value, p)
+
+    def _restore(self, finite: Tensor) -> None:
+        """Undo what the optimizer did to the state where a gradient was not finite."""
+        for i, (state, before) in enumerate(zip(self.states, self._before, strict=True)):
+            chosen = finite if len(self.states) < len(finite) else finite[i]
+            for key, old in before.items():
+                new = state[key]
+                mask = steps.along(chosen, new) if chosen.ndim else chosen
+                restored = torch.where(mask, new, old)
+                if self.stack.in_place:
+                    new.copy_(restored)
+                else:
+                    state[key] = restored
+
+    def _spread(self, together: dict[str, Any]) -> None:
+        """The state of all members, from that of their one stand-in."""
+        stack, count = self.stack, len(self.stack.params)
+        for key, value in together.items():
+            if not isinstance(value, Tensor):
+                for state in stack.states:
+                    state[key] = value
+            elif value.ndim == 0:
+                numbers = stack.batch(key) if key in stack.states[0] else None
+                if numbers is None:
+                    stack.adopt(key, value.expand(count).clone())
+                else:
+                    numbers.copy_(value)
+            elif key not in stack.states[0] or stack.batch(key) is not value:
+                stack.adopt(key, value)
