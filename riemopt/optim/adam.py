@@ -14,7 +14,7 @@ from riemopt import linalg
 from riemopt.manifolds import Manifold
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
-from riemopt.optim.state import zero_moment
+from riemopt.optim.state import exact, zero_moment
 from riemopt.optim.step import Carried, Request, Scalar, Step, along
 
 SecondMoment = Literal["tangent", "carried", "point"]
@@ -135,7 +135,8 @@ def adam(
         state["max_exp_avg_sq"] = scale.v_max
     if not elementwise:
         return Step(m, _divided(length, scale.denominator), state)
-    return Step(_quotient(m, scale.denominator), length, state, is_tangent=False)
+    u = _quotient(m, scale.denominator)
+    return Step(u, length, state, is_tangent=False, keeps_nan=True)
 
 
 def _divided(length: Scalar, denominator: Scalar) -> Scalar:
@@ -249,7 +250,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         self, group: dict[str, Any], param: Tensor, manifold: Manifold
     ) -> dict[str, Tensor]:
         def zeros() -> Tensor:
-            return torch.zeros_like(param, memory_format=torch.preserve_format)
+            return torch.zeros_like(param, dtype=exact(param), memory_format=torch.preserve_format)
 
         # `step` is on the device, where it is decided whether a step counts.
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32

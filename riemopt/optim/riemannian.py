@@ -97,6 +97,7 @@ def riemannian(
 
     Raises:
         TypeError: `cls` is not an optimizer class, or is Riemannian already.
+        ValueError: what is said of a torch optimizer is not so.
         NotImplementedError: `cls` does not step parameters one by one; says why.
     """
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
@@ -108,14 +109,26 @@ def riemannian(
     for refused, reason in _REFUSED.items():
         if issubclass(cls, refused):
             raise NotImplementedError(f"riemannian({cls.__name__}) cannot be made: {reason}.")
-    if decay_is_decoupled is None and acts_by_entry is None and cls in _NAMED:
-        return cast(type[_T], _NAMED[cls])
+    if cls.step is Optimizer.step:
+        raise TypeError(f"riemannian takes a class of optimizers that has a step; got {cls!r}.")
+    if cls in _NAMED:
+        return cast(type[_T], _named(_NAMED[cls], decay_is_decoupled, acts_by_entry))
     known = cls.__module__.startswith("torch.optim")
     if decay_is_decoupled is None and known:
         decay_is_decoupled = _DECOUPLED.get(cls.__name__)
     if acts_by_entry is None:
         acts_by_entry = known and cls.__name__ in _BY_ENTRY
     return cast(type[_T], _make(cls, decay_is_decoupled, acts_by_entry))
+
+
+def _named(
+    named: type[RiemannianOptimizer], decay_is_decoupled: bool | None, acts_by_entry: bool | None
+) -> type[RiemannianOptimizer]:
+    said = {"decay_is_decoupled": decay_is_decoupled, "acts_by_entry": acts_by_entry}
+    for option, value in said.items():
+        if value is not None and value != getattr(named, option):
+            raise ValueError(f"{option}={value} is not so of {named.base.__name__}.")
+    return named
 
 
 def _make(

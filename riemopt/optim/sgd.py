@@ -27,7 +27,7 @@ def sgd(carried: Carried, *, lr: Scalar, momentum: float, nesterov: bool) -> Ste
     if nesterov:
         assert grad is not None
         u = linalg.add_scaled(grad, m, momentum)
-    return Step(u, -lr, {"momentum_buffer": m})
+    return Step(u, -lr, {"momentum_buffer": m}, keeps_nan=True)
 
 
 class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):

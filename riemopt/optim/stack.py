@@ -28,6 +28,7 @@ from riemopt.distributed.geometry import parts_of
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.parameters import check_step
+from riemopt.optim.state import exact
 from riemopt.optim.step import select
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ class Stack:
         """
         if key not in self.states[0]:
             for p, state in zip(self.params, self.states, strict=True):
-                state[key] = torch.zeros_like(p, memory_format=torch.contiguous_format)
+                state[key] = torch.zeros_like(
+                    p, dtype=exact(p), memory_format=torch.contiguous_format
+                )
         if self._scattered and self.states[0][key].ndim == 0:
             accepted = None  # processes refuse points of their own; this number is one for all
         if not isinstance(value, Tensor):

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
 
 
+def exact(param: Tensor) -> torch.dtype:
+    """The dtype of a parameter's moments: float32 for half precision, in which they stand still."""
+    return torch.float32 if param.dtype in HALF else param.dtype
+
+
 def conform(
     optimizer: RiemannianOptimizer,
     group: dict[str, Any],
@@ -59,7 +64,8 @@ def conform(
         if value.ndim == 0:
             # With a rule of ours it is decided on the device whether a step counts.
             on_device = own_rule or group.get("capturable") or group.get("fused")
-            state[key] = value.to(param.device if on_device else "cpu")
+            unrounded = saved[key] if saved is not None and key in saved else value
+            state[key] = unrounded.to(param.device if on_device else "cpu", copy=True)
         elif key in optimizer.per_point_state:
             if saved is not None and key in saved and param.dtype in HALF:
                 value = saved[key].to(param.device, copy=True)
@@ -67,10 +73,10 @@ def conform(
                 state[key] = expand_moment(value, param)
             elif value.shape == param.shape:
                 state[key] = reduce_moment(value, param, manifold)
-        elif param.dtype in HALF and not own_rule:
-            exact = saved[key] if saved is not None and key in saved else value
-            dtype = param.dtype if manifold is None else torch.float32
-            state[key] = exact.to(param.device, dtype, copy=True)
+        elif param.dtype in HALF:
+            unrounded = saved[key] if saved is not None and key in saved else value
+            dtype = param.dtype if manifold is None else exact(param)
+            state[key] = unrounded.to(param.device, dtype, copy=True)
     if manifold is not None and manifold.allows_elementwise_scaling:
         # Its moments stay in the subspace by themselves; those of another optimizer need not.
         for key in set(optimizer.tangent_state) & set(state):

@@ -69,6 +69,8 @@ class Step:
     """New values of the state; tensors `(K, …)`, or a number that holds for all."""
     is_tangent: bool = True
     """False if `u` has to be projected to the tangent space."""
+    keeps_nan: bool = False
+    """True if `u` is not finite where what was carried is not, so that `u` alone is looked at."""
 
 
 class StepCheck(NamedTuple):
@@ -136,25 +138,40 @@ def decide(
         skip: as of `check`.
         shrink: lr times decoupled weight decay: the step goes by -shrink·x besides, made tangent.
     """
-    step = rule(carry(manifold, x, g, request))
+    carried = carry(manifold, x, g, request)
+    source = carried.momentum if carried.momentum is not None else carried.gradient
+    assert source is not None
     del g, request
+    step = rule(carried)
+    del carried
+    looks = not step.keeps_nan and step.u is not source
+    largest = linalg.largest_entries(source) if looks else None
+    del source
     make_tangent(manifold, x, step)
     if (isinstance(shrink, Tensor) or shrink != 0) and not manifold.has_constant_norm:
         step.u, step.t = step.t * step.u - shrink * manifold.proj_tangent(x, x), 1.0
-    return step, check(step.u, step.t, skip)
+    return step, check(step.u, step.t, skip, largest)
 
 
-def check(u: Tensor, t: Scalar, skip: Tensor | None = None) -> StepCheck | None:
+def check(
+    u: Tensor, t: Scalar, skip: Tensor | None = None, source: Tensor | None = None
+) -> StepCheck | None:
     """Look at the steps t·u of a stack; None where the host knows that all are to be taken.
 
     Args:
         u: tangent directions `(K, *shape)`.
         t: factor, a number or broadcasting to `u`.
         skip: a 0-dimensional boolean: refuse the whole stack.
+        source: `(K,)`; a step is refused too where this is not finite.
     """
-    if skip is None and linalg.steps_are_known_to_count(u, t):
+    if source is not None and linalg.known_all(source.isfinite()):
+        source = None
+    if skip is None and source is None and linalg.steps_are_known_to_count(u, t):
         return None
-    return _check(linalg.largest_entries(u), t, skip)
+    largest = linalg.largest_entries(u)
+    if source is not None:
+        largest = torch.where(source.isfinite(), largest, torch.nan)
+    return _check(largest, t, skip)
 
 
 def _check(largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf) -> StepCheck:
@@ -263,10 +280,16 @@ def decide_parts(
 ) -> Exchange[tuple[Step, DirectionSums, StepCheck | None]]:
     """`decide` of the own part, and the sums that `move_parts` needs."""
     carried = yield from carry_parts(parts, x, g, request, skip)
+    source = carried.momentum if carried.momentum is not None else carried.gradient
+    assert source is not None
     del g, request
     step = rule(carried)
     sums = carried.momentum_sums if step.u is carried.momentum else None
     del carried
+    if not step.keeps_nan and step.u is not source:
+        bad = ~linalg.largest_entries(source).isfinite()
+        step.u = torch.where(along(bad, step.u), torch.nan, step.u)
+    del source
     yield from make_parts_tangent(parts, x, step)
     if sums is None:
         sums = yield from sums_of_direction(parts, x, step.u, skip)

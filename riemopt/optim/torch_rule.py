@@ -48,7 +48,10 @@ def adopt_base(cls: type[RiemannianOptimizer], frame: type) -> None:
     cls.base = bases[0]
     cls._base_step = staticmethod(inspect.unwrap(cls.base.step))
     init = next(c for c in cls.__mro__ if "__init__" in c.__dict__)
-    cls.__signature__ = inspect.signature(cls.base if init is frame else init)  # type: ignore[attr-defined]
+    signature = inspect.signature(cls.base if init is frame else init.__dict__["__init__"])
+    if init is not frame:
+        signature = signature.replace(parameters=[*signature.parameters.values()][1:])
+    cls.__signature__ = signature  # type: ignore[attr-defined]
     if hasattr(cls.base, "_init_group"):
         # torch.compile refuses it, where it is that of the class; it can trace what it is made of.
         cls._init_group = _traceable(cls.base._init_group)  # type: ignore[attr-defined]
@@ -96,7 +99,7 @@ def _call_base(optimizer: RiemannianOptimizer, lent: list[list[_StandIns]]) -> N
             changed = stand_in.options()
             variants.setdefault(str(changed), (changed, []))[1].extend(stand_in.tensors)
             state.update(zip(stand_in.tensors, stand_in.states, strict=True))
-        if free:
+        if free or not variants:  # an empty group too: some optimizers keep numbers in groups
             variants["free"] = {}, free
         for changed, tensors in variants.values():
             given = {**group, **changed, "params": tensors}
@@ -137,6 +140,8 @@ class _StandIns:
         self._value: Tensor | None = None
         self._x: Tensor | None = None
         self._gradient: Tensor | None = None
+        self._before: list[dict[str, Tensor]] = []
+        """State that is put back where the gradient was not finite."""
         self._finite: Tensor | None = None
         """`(K,)`, where the host does not know that all gradients are finite."""
 
@@ -158,7 +163,8 @@ class _StandIns:
         g = self.stack.gradients(None)
         if self._adds_decay():
             # The optimizer turns the sign for `maximize`, and divides by the scale.
-            decay = self.group["weight_decay"] * (-1 if self.group.get("maximize") else 1)
+            turned = self.group.get("maximize", getattr(self.optimizer, "maximize", False))
+            decay = self.group["weight_decay"] * (-1 if turned else 1)
             scale = getattr(self.optimizer, "grad_scale", None)
             g = g + (decay if scale is None else decay * scale.to(g.device)) * x
         return x, g
@@ -185,7 +191,12 @@ class _StandIns:
             self._know_finite(linalg.largest_entries(self._gradient))
         assert self._x is not None
         assert self._gradient is not None
-        left_out = self._finite is not None and linalg.reads_are_free(self._finite)
+        # Left out of the call, or stepped by zero and restored: where it is not known which; and
+        # where processes refuse points of their own, which must all have the same counters.
+        scattered = stack.distributed and stack.parts is None
+        left_out = (
+            self._finite is not None and linalg.reads_are_free(self._finite) and not scattered
+        )
         if self._finite is not None and not left_out:
             self._gradient = steps.select(
                 self._finite, self._gradient, torch.zeros_like(self._gradient)
@@ -331,15 +342,16 @@ class _StandIns:
 
     def _is_restored(self, value: Any) -> bool:
         assert self._finite is not None
-        return (
-            isinstance(value, Tensor)
-            and value.device == self._finite.device
-            and (value.ndim > 0 or len(self.states) > 1)
-        )
+        if not isinstance(value, Tensor) or value.device != self._finite.device:
+            return False
+        # One counter for several members, or for the points of several processes, counts on.
+        own = len(self.states) == len(self.stack.params) and not self.stack.distributed
+        return value.ndim > 0 or own
 
     def _give_back(self) -> None:
         stack = self.stack
-        if self._finite is not None and not linalg.reads_are_free(self._finite):
+        if self._before:
+            assert self._finite is not None
             self._restore(self._finite)
         if len(self.states) == 1 and len(stack.states) > 1:
             self._spread(self.states[0])
