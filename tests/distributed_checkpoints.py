@@ -23,18 +23,32 @@ from tests.distributed_models import Net, share, train
 from tests.distributed_run import assert_identical, line, randn
 
 
+SECOND_MOMENTS = ("tangent", "point")
+
+
 def saved(folder):
     """Trains 4 steps, saves, trains 4 more; the file and the end are read by other checks."""
+    for second_moment in SECOND_MOMENTS:
+        _save(folder / second_moment, second_moment)
+
+
+def _save(folder, second_moment):
     model = fully_shard(Net(), shard_placement_fn=shard_placement)
-    optimizer = RiemannianAdam(model.parameters(), lr=0.1, amsgrad=True)
+    optimizer = RiemannianAdam(
+        model.parameters(), lr=0.1, amsgrad=True, second_moment=second_moment
+    )
     train(model, optimizer, share=share())
     moment = optimizer.state[model.tall.weight]
     assert moment["exp_avg"].placements == model.tall.weight.placements
-    assert moment["exp_avg_sq"].shape == (1, 1)
-    assert moment["exp_avg_sq"].placements == (Replicate(),)
-    assert_identical(moment["exp_avg_sq"].to_local())
-    rows = optimizer.state[model.head.weight]["exp_avg_sq"]
-    assert (rows.shape, rows.placements) == ((5, 1), (Shard(0),))
+    if second_moment == "point":
+        assert moment["exp_avg_sq"].shape == (1, 1)
+        assert moment["exp_avg_sq"].placements == (Replicate(),)
+        assert_identical(moment["exp_avg_sq"].to_local())
+        rows = optimizer.state[model.head.weight]["exp_avg_sq"]
+        assert (rows.shape, rows.placements) == ((5, 1), (Shard(0),))
+    else:
+        assert moment["exp_avg_sq"].shape == model.tall.weight.shape
+        assert moment["exp_avg_sq"].placements == model.tall.weight.placements
     weights, moments = get_state_dict(model, optimizer)
     dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=folder / "checkpoint")
     train(model, optimizer, range(4, 8), share=share())
@@ -46,8 +60,15 @@ def saved(folder):
 
 def resume(folder):
     """A new model, with a new optimizer, loads what `saved` wrote: the end is the same."""
+    for second_moment in SECOND_MOMENTS:
+        _resume(folder / second_moment, second_moment)
+
+
+def _resume(folder, second_moment):
     model = fully_shard(Net(), shard_placement_fn=shard_placement)
-    optimizer = RiemannianAdam(model.parameters(), lr=0.1, amsgrad=True)
+    optimizer = RiemannianAdam(
+        model.parameters(), lr=0.1, amsgrad=True, second_moment=second_moment
+    )
     before = [p.full_tensor() for p in model.parameters()]
     weights, moments = get_state_dict(model, optimizer)
     for p, old in zip(model.parameters(), before, strict=True):
@@ -65,14 +86,20 @@ def resume(folder):
 
 def torch_checkpoints(folder):
     """Moments travel to torch's Adam on the same shards, and back."""
+    for second_moment in SECOND_MOMENTS:
+        _there_and_back(second_moment)
+    _uneven_moments_are_reduced()
+
+
+def _there_and_back(second_moment):
     model = fully_shard(Net(), shard_placement_fn=shard_placement)
-    ours = RiemannianAdam(model.parameters(), lr=0.1)
+    ours = RiemannianAdam(model.parameters(), lr=0.1, second_moment=second_moment)
     train(model, ours, share=share())
     theirs = torch.optim.Adam(model.parameters(), lr=0.1)
     theirs.load_state_dict(ours.state_dict())
     moment = theirs.state[model.tall.weight]["exp_avg_sq"]
     assert moment.placements == model.tall.weight.placements
-    again = RiemannianAdam(model.parameters(), lr=0.1)
+    again = RiemannianAdam(model.parameters(), lr=0.1, second_moment=second_moment)
     again.load_state_dict(theirs.state_dict())
     for p in model.parameters():
         for key, value in ours.state[p].items():
@@ -81,10 +108,13 @@ def torch_checkpoints(folder):
                 assert loaded.placements == value.placements
                 loaded, value = loaded.to_local(), value.to_local()
             assert torch.equal(loaded, value), key
-    # An uneven second moment is reduced to its mean, over parts of unequal size.
+
+
+def _uneven_moments_are_reduced():
+    """To their mean, over parts of unequal size."""
     g = randn(9, 2, seed=0).square()
     p = nn.Parameter(distribute_tensor(Stiefel().random_point(9, 2).double(), line(), [Shard(0)]))
-    adam = RiemannianAdam([{"params": [p], "manifold": Stiefel()}])
+    adam = RiemannianAdam([{"params": [p], "manifold": Stiefel()}], second_moment="point")
     p.grad = torch.zeros_like(p)
     adam.step()
     packed = adam.state_dict()
