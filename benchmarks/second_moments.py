@@ -63,7 +63,7 @@ class _ProjectedAdam(torch.optim.Adam):
         super().step()
         for p, manifold in self.constrained:
             if p.isfinite().all():
-                p.copy_(manifold.project(p))
+                p.copy_(manifold.project(p.double()))  # an SVD in float32 may not converge
 
 
 def riemopt_adam(second_moment: str) -> Method:
