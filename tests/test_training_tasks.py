@@ -1,6 +1,7 @@
 """The training tasks start, train, and keep their weights where they are to stay."""
 
 import math
+import pathlib
 
 import pytest
 import torch
@@ -68,3 +69,10 @@ def test_a_second_start_runs_nothing(tmp_path):
 
 def test_rates_are_half_decades():
     assert [rate(i) for i in range(-5, 2)] == [0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]
+
+
+def test_the_page_shows_the_stored_runs():
+    second_moments = pytest.importorskip("second_moments")
+    study = Study(second_moments.RESULTS, second_moments.METHODS, read_only=True)
+    page = pathlib.Path(__file__).parent.parent / "docs" / "choosing-an-optimizer.md"
+    assert second_moments.markdown(study) in page.read_text()
