@@ -1,0 +1,39 @@
+"""A classifier of digits: a tall and a square layer with orthonormal columns, unit prototypes."""
+
+import torch
+from torch import Tensor, nn
+
+from riemopt.manifolds import Sphere, Stiefel
+from training_tasks.data import classifier, split_digits
+from training_tasks.interface import Training, TrainingTask
+
+WIDTH = 128
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.prototypes = nn.Linear(WIDTH, 10)
+        self.gain = nn.Parameter(torch.tensor(4.0))
+        for layer in (self.first, self.second):
+            nn.init.orthogonal_(layer.weight)
+        nn.init.normal_(self.prototypes.weight)
+        self.prototypes.weight.data = nn.functional.normalize(self.prototypes.weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * self.prototypes(self.second(self.first(x).relu()).relu())
+
+
+def build(seed: int) -> Training:
+    torch.manual_seed(seed)
+    net = Net()
+    manifolds = {
+        "first.weight": Stiefel(),
+        "second.weight": Stiefel(),
+        "prototypes.weight": Sphere(),
+    }
+    return Training(net, manifolds, *classifier(net, split_digits(seed), seed))
+
+
+TASK = TrainingTask("digits_mlp", "digits MLP", "network", 500, build)
