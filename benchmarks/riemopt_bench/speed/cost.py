@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt_bench.memory import bytes_of
-from riemopt_bench.speed.interface import Attached, Workload, violation
+from riemopt_bench.speed.stepper import Stepper
+from riemopt_bench.speed.workloads import Workload
 
 STEPS = 100
 MOST_OPERATORS = 100_000  # flops and peak of more than these would take minutes
@@ -82,48 +83,48 @@ class OperatorCount(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def measure(workload: Workload, attached: Attached, seconds: float, budget: float) -> Cost:
+def measure(workload: Workload, stepper: Stepper, seconds: float, budget: float) -> Cost:
     """All of it, for a method that is warm. As many of the 100 steps as `budget` seconds allow."""
     operators, flops, partial, peak = None, None, False, None
-    weight_bytes = 4 * sum(item.count * math.prod(item.shape) for item in workload.items)
-    attached.put_back()
-    step_rms = _step_rms(attached)
-    if attached.eager:
+    weight_bytes = 4 * sum(item.numel for item in workload.items)
+    stepper.put_back()
+    step_rms = _step_rms(stepper)
+    if stepper.eager:
         with OperatorCount() as count:
-            attached.call()
+            stepper.call()
         operators = len(count.names)
         partial = any(name.startswith(_UNCOUNTED) for name in count.names)
         if operators <= MOST_OPERATORS:
             with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
-                attached.call()
+                stepper.call()
             flops = counter.get_total_flops()
     if operators is None or operators <= MOST_OPERATORS:
-        peak = peak_bytes(attached) / workload.group_bytes
-    state = (bytes_of(attached.held()) - weight_bytes) / weight_bytes
+        peak = peak_bytes(stepper) / workload.group_bytes
+    state = (bytes_of(stepper.held()) - weight_bytes) / weight_bytes
     steps = min(max(int(budget / seconds), 1), STEPS)
-    largest = feasibility(attached, steps)
+    largest = feasibility(stepper, steps)
     return Cost(operators, flops, partial, state, peak, step_rms, largest, steps)
 
 
-def _step_rms(attached: Attached) -> float:
-    before = [weight.detach().clone() for _, weight in attached.weights()]
-    attached.call()
-    after = [weight.detach() for _, weight in attached.weights()]
+def _step_rms(stepper: Stepper) -> float:
+    before = [weight.detach().clone() for _, weight in stepper.weights()]
+    stepper.call()
+    after = [weight.detach() for _, weight in stepper.weights()]
     squares = sum(
         (b - a).double().square().sum().item() for a, b in zip(before, after, strict=True)
     )
     return math.sqrt(squares / sum(a.numel() for a in before))
 
 
-def peak_bytes(attached: Attached) -> int:
+def peak_bytes(stepper: Stepper) -> int:
     """The most that torch's allocator had handed out during a call, above what it began with.
 
     Of the second call under the profiler, which knows of no memory that is older than itself.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        attached.call()
+        stepper.call()
         with record_function(_SECOND):
-            attached.call()
+            stepper.call()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     begin = next(event.start_ns() for event in events if event.name() == _SECOND)
@@ -136,18 +137,17 @@ def peak_bytes(attached: Attached) -> int:
     return peak
 
 
-def feasibility(attached: Attached, steps: int = STEPS, seed: int = 1) -> float | None:
+def feasibility(stepper: Stepper, steps: int = STEPS, seed: int = 1) -> float | None:
     """Largest violation after steps from the start, each with a new gradient; None without one."""
-    constrained = [kind for kind, _ in attached.weights() if kind != "plain"]
-    if not constrained:
+    if not any(surface for surface, _ in stepper.weights()):
         return None
-    attached.put_back()
+    stepper.put_back()
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        for gradient in attached.gradients:
+        for gradient in stepper.gradients:
             _refill(gradient, generator)
-        attached.call()
-    return max(violation(kind, weight) for kind, weight in attached.weights())
+        stepper.call()
+    return max(surface.violation(weight) for surface, weight in stepper.weights() if surface)
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from riemopt_bench.speed.results import Ratio, Results, Row, ratio
+from riemopt_bench.speed.results import Measurement, SpeedResults, ratio
 from riemopt_bench.speed.workloads import SMALL, SQUARE, TALL
+from riemopt_bench.stats import Ratio
 
 Answer = Literal["met", "not met", "not measured"]
 
@@ -114,7 +115,7 @@ TARGETS = (
 )
 
 
-def verdicts(results: Results, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
+def verdicts(results: SpeedResults, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
     """One for each target and workload that was asked for, whether or not it could be timed."""
     found = []
     for target in targets:
@@ -127,7 +128,7 @@ def verdicts(results: Results, targets: Iterable[Target] = TARGETS) -> list[Verd
     return found
 
 
-def judge(target: Target, workload: str, dividend: Row, divisor: Row) -> Verdict:
+def judge(target: Target, workload: str, dividend: Measurement, divisor: Measurement) -> Verdict:
     """Compare the ratio that was reached with the bound; what is not known is said to be so."""
     rows = (dividend, divisor)
     reached = ratio(dividend, divisor)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from riemopt_bench.speed.interface import Attached
+from riemopt_bench.speed.stepper import Stepper
 
 BLOCK_SECONDS, MOST_CALLS = 0.02, 20
 LEADING_SECONDS = 0.1  # to slower calls it makes no difference what was there before
@@ -51,7 +51,7 @@ def settle_allocator() -> None:
     del block
 
 
-def warm_up(attached: Attached) -> float:
+def warm_up(stepper: Stepper) -> float:
     """Call until caches, state and momentum are as they stay; seconds of the quickest call."""
     fewest, most = WARM_UP_CALLS
     begin = time.perf_counter()
@@ -59,14 +59,14 @@ def warm_up(attached: Attached) -> float:
     while len(seconds) < fewest or (
         len(seconds) < most and time.perf_counter() - begin < WARM_UP_SECONDS
     ):
-        seconds.append(_block(attached, Timing(calls=1)))
-    attached.settle()
+        seconds.append(_block(stepper, Timing(calls=1)))
+    stepper.settle()
     return min(seconds[fewest - 1 :])
 
 
-def _block(attached: Attached, timing: Timing) -> float:
-    attached.put_back()
-    call = attached.call
+def _block(stepper: Stepper, timing: Timing) -> float:
+    stepper.put_back()
+    call = stepper.call
     for _ in range(timing.leading):
         call()
     begin = time.perf_counter()
@@ -75,7 +75,7 @@ def _block(attached: Attached, timing: Timing) -> float:
     return (time.perf_counter() - begin) / timing.calls
 
 
-def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timing | Exception]:
+def interleave(steppers: Mapping[str, Stepper], rounds: int) -> dict[str, Timing | Exception]:
     """Warm all up, then time them in turns. What a method raises ends that method alone.
 
     A slow one takes part in every second, third, … round, so that it spends about
@@ -83,7 +83,7 @@ def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timin
     """
     results: dict[str, Timing | Exception] = {}
     every: dict[str, int] = {}
-    for name, one in attached.items():
+    for name, one in steppers.items():
         try:
             seconds = warm_up(one)
         except Exception as error:
@@ -102,7 +102,7 @@ def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timin
                 entry = results[name]
                 if isinstance(entry, Timing):
                     try:
-                        entry.seconds[number] = _block(attached[name], entry)
+                        entry.seconds[number] = _block(steppers[name], entry)
                     except Exception as error:
                         results[name] = error
     return results

@@ -15,11 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from riemopt_bench import figures, registry, svg, tables, wording
+from riemopt_bench import registry
 from riemopt_bench.environment import version
-from riemopt_bench.measure import START_TOLERANCE
-from riemopt_bench.results import ProblemResults, Results, collect
-from riemopt_bench.store import Store, StoreError
+from riemopt_bench.page import drawing, figures, tables, wording
+from riemopt_bench.train.measure import START_TOLERANCE
+from riemopt_bench.train.results import ProblemResults, Results, collect
+from riemopt_bench.train.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
 
 def _render(results: Results, directory: Path) -> str:
     environment = Environment(
-        loader=PackageLoader("riemopt_bench", "."),
+        loader=PackageLoader("riemopt_bench.page", "."),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -146,7 +147,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
         "summary": wording.problem_summary(p),
         "header": tables.header(p),
         "table": tables.table(p),
-        "split": tables.SPLIT,
+        "first_table": tables.FIRST_TABLE,
         "left_out": p.left_out,
         "pictures": [picture for picture in pictures if picture is not None],
     }
@@ -157,9 +158,9 @@ def _picture(
 ) -> Picture | None:
     if figure is None:
         return None
-    document = svg.document(figure, name)
-    svg.save(document, directory / "figures" / f"{name}.svg")
-    return Picture(name, title, caption, Markup(svg.inline(document, title)))
+    document = drawing.document(figure, name)
+    drawing.save(document, directory / "figures" / f"{name}.svg")
+    return Picture(name, title, caption, Markup(drawing.inline(document, title)))
 
 
 def _code(text: str) -> Markup:

@@ -6,39 +6,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from riemopt_bench.interface import Method
-from riemopt_bench.results import Cell, ProblemResults, Results
+from riemopt_bench.page.drawing import shades, styled
 from riemopt_bench.stats import performance_profile, quartiles
+from riemopt_bench.surfaces import Stiefel
+from riemopt_bench.train.results import Cell, ProblemResults, Results
 
-COLORS = {
-    "riemopt": ("#0a4f9e", "#4f9be0", "#7fc4ff"),
-    "parametrize": ("#c1440e", "#e58a1f", "#d9b310"),
-    "geoopt": ("#1f8a5b", "#69bd94"),
-    "projection": ("#7a4fa3", "#b08fd0"),
-    "unconstrained": ("#7d8590", "#a9b0b8"),
-}
-STYLE: Any = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",  # ships with matplotlib
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a93a0",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "grid.color": "#e6e9ee",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "figure.facecolor": "white",
-}
 METRIC_FLOOR = 1e-8
 FLOOR = 1e-9  # a violation of exactly zero has to be somewhere on a logarithmic axis
 
@@ -53,7 +29,7 @@ def color(method: Method, cells: Sequence[Cell]) -> str:
     name = method.tuned_as or method.name
     family = [c.method.name for c in cells if c.method.family == method.family]
     family = [n for n in family if not is_variant(_method(cells, n))]
-    palette = COLORS[method.family]
+    palette = shades(method.family)
     return palette[(family.index(name) if name in family else 0) % len(palette)]
 
 
@@ -65,7 +41,7 @@ def curves(p: ProblemResults) -> Figure | None:
     """Metric and loss against clock time and against steps; median and quartiles."""
     if not any(c.ok for c in p.cells.values()):
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 6.2), layout="constrained")
         axes = figure.subplots(2, 2, sharey="row")
         for row, what in zip(axes, ("metric", "loss"), strict=True):
@@ -95,7 +71,7 @@ def violations(p: ProblemResults) -> Figure | None:
     if cell is None:
         return None
     names = list(cell.ok[0]["trace"]["stored_violation"])
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 5.2), layout="constrained")
         axes = figure.subplots(2, len(names), sharey=True, sharex=True, squeeze=False)
         for row, which in zip(axes, ("stored", "used"), strict=True):
@@ -127,7 +103,7 @@ def originals(p: ProblemResults) -> Figure | None:
     if not cells:
         return None
     names = list(cells[0].original_norms())
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
@@ -144,7 +120,7 @@ def time_bars(p: ProblemResults) -> Figure | None:
     cells = [c for c in p.cells.values() if c.ok]
     if not cells:
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 0.9 + 0.3 * len(cells)), layout="constrained")
         bars_panel(figure.subplots(), cells)
     return figure
@@ -186,14 +162,14 @@ def profile(results: Results) -> Figure | None:
     if not times:
         return None
     taus = [10 ** (i / 50) for i in range(126)]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 3.8), layout="constrained")
         axis = figure.subplots()
         for name, fractions in performance_profile(times, taus).items():
             method = cells[name].method
-            style = "--" if is_variant(method) else "-"
+            dashes = "--" if is_variant(method) else "-"
             shade = color(method, list(cells.values()))
-            axis.step(taus, fractions, style, where="post", color=shade, label=method.title)
+            axis.step(taus, fractions, dashes, where="post", color=shade, label=method.title)
         axis.set_xscale("log")
         axis.set_xlabel("within this factor of the fastest method's time to target")
         axis.set_ylabel("fraction of runs")
@@ -206,18 +182,18 @@ def overview(results: Results) -> Figure | None:
     """The picture for a README: time per step, and the distance of the stored weight."""
     if not results.problems:
         return None
-    p = max(results.problems, key=lambda p: len(p.problem.kinds))
+    p = max(results.problems, key=lambda p: len(p.problem.surfaces))
     cells = [c for c in p.cells.values() if c.ok]
     if not cells:
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(11, 4.4), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         bars_panel(left, cells)
         left.set_title(f"{p.problem.title}: time per step")
         task = p.problem.build(0)
-        orthogonal = [n for n, c in task.constraints.items() if c.kind == "stiefel"]
-        violation_panel(right, p, "stored", orthogonal or list(task.constraints))
+        orthogonal = [n for n, surface in task.surfaces.items() if isinstance(surface, Stiefel)]
+        violation_panel(right, p, "stored", orthogonal or list(task.surfaces))
         right.set_title("Distance of the stored weights from WᵀW = I")
         right.set_ylim(bottom=1e-8)
         right.set_xlabel("step")

@@ -1,0 +1,184 @@
+"""riemopt: the stored weight stays on its surface; one `constrain` per weight, one optimizer."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from riemopt import Manifold, RiemannianAdam, RiemannianSGD, constrain, manifolds
+from riemopt_bench.interface import (
+    ADAM_GRID,
+    SGD_GRID,
+    Attached,
+    Method,
+    Stepping,
+    Task,
+    all_surfaces,
+    unknown,
+)
+from riemopt_bench.libraries._steps import ADAM_LR, MOMENTUM, SGD_LR
+from riemopt_bench.surfaces import Sphere, Stiefel, Surface, Symmetric
+
+if TYPE_CHECKING:
+    from riemopt_bench.speed.workloads import Workload
+
+# The second moments of Adam that the step benchmark times, by the name of the method: add new ones
+# here. Numbers under the name riemopt-adam are those of "point" from the start, whatever the
+# default is; training takes the default.
+SECOND_MOMENTS = {"riemopt-adam": "point", "riemopt-adam-elementwise": "elementwise"}
+
+
+@functools.singledispatch
+def manifold(surface: Surface) -> Manifold:
+    """riemopt's manifold of a surface."""
+    raise unknown("riemopt", surface)
+
+
+@manifold.register
+def _(surface: Stiefel) -> Manifold:
+    return manifolds.Flattened(manifolds.Stiefel()) if surface.kernel else manifolds.Stiefel()
+
+
+@manifold.register
+def _(surface: Symmetric) -> Manifold:
+    return manifolds.Symmetric()
+
+
+@manifold.register
+def _(surface: Sphere) -> Manifold:
+    return manifolds.Sphere(dim=surface.dim)
+
+
+def _constrain_all(task: Task) -> None:
+    for name, surface in task.surfaces.items():
+        constrain(*task.place(name), manifold(surface))
+
+
+def attach_adam(task: Task, lr: float, **options: Any) -> Attached:
+    """`RiemannianAdam` over all parameters in one group."""
+    _constrain_all(task)
+    optimizer = RiemannianAdam(task.model.parameters(), lr=lr, **options)
+    return Attached.to_stored_weights(task, optimizer)
+
+
+def attach_sgd(task: Task, lr: float) -> Attached:
+    """`RiemannianSGD` with momentum."""
+    _constrain_all(task)
+    optimizer = RiemannianSGD(task.model.parameters(), lr=lr, momentum=MOMENTUM)
+    return Attached.to_stored_weights(task, optimizer)
+
+
+def attach_compiled_adam(task: Task, lr: float, **options: Any) -> Attached:
+    """The step through `torch.compile`, after an eager step with no gradient made the state."""
+    _constrain_all(task)
+    optimizer = RiemannianAdam(task.model.parameters(), lr=lr, **options)
+    for parameter in task.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    step = type(optimizer).step
+    compiled = torch.compile(lambda: step(optimizer))
+    return Attached.to_stored_weights(task, optimizer, compiled, eager=False)
+
+
+def _adam(
+    name: str,
+    title: str,
+    description: str,
+    stepping: Stepping,
+    attach: Any = attach_adam,
+    second_moment: str = SECOND_MOMENTS["riemopt-adam"],
+    **options: Any,
+) -> Method:
+    """A form of Adam for the step benchmark."""
+    return Method(
+        name,
+        title,
+        "riemopt",
+        description,
+        functools.partial(attach, second_moment=second_moment, **options),
+        all_surfaces(manifold),
+        stepping=stepping,
+        packages=("torch", "riemopt"),
+    )
+
+
+def _has_surfaces_only(workload: Workload) -> bool:
+    return not workload.has_plain
+
+
+METHODS = (
+    Method(
+        name="riemopt-adam",
+        title="riemopt Adam",
+        family="riemopt",
+        description="riemopt.RiemannianAdam: tangent gradients, the stored weight is constrained.",
+        attach=attach_adam,
+        check=all_surfaces(manifold),
+        grid=ADAM_GRID,
+        stepping=Stepping(
+            ADAM_LR,
+            lambda workload: True,
+            options={"second_moment": SECOND_MOMENTS["riemopt-adam"]},
+        ),
+        packages=("torch", "riemopt"),
+    ),
+    Method(
+        name="riemopt-sgd",
+        title="riemopt SGD",
+        family="riemopt",
+        description="riemopt.RiemannianSGD with momentum 0.9.",
+        attach=attach_sgd,
+        check=all_surfaces(manifold),
+        grid=SGD_GRID,
+        stepping=Stepping(SGD_LR, _has_surfaces_only),
+        packages=("torch", "riemopt"),
+    ),
+    *(
+        _adam(
+            name,
+            f"riemopt Adam, {which}",
+            f'RiemannianAdam(second_moment="{which}").',
+            Stepping(ADAM_LR, _has_surfaces_only),
+            second_moment=which,
+        )
+        for name, which in SECOND_MOMENTS.items()
+        if name != "riemopt-adam"
+    ),
+    _adam(
+        "riemopt-adam-foreach",
+        "riemopt Adam, foreach",
+        "RiemannianAdam(foreach=True) on models.",
+        Stepping(ADAM_LR, lambda workload: workload.has_plain),
+        foreach=True,
+    ),
+    _adam(
+        "riemopt-adam-fused",
+        "riemopt Adam, fused",
+        "RiemannianAdam(fused=True) on models.",
+        Stepping(ADAM_LR, lambda workload: workload.has_plain),
+        fused=True,
+    ),
+    _adam(
+        "riemopt-adam-loop",
+        "riemopt Adam, loop",
+        "RiemannianAdam(foreach=False) on separate parameters of one shape.",
+        Stepping(ADAM_LR, lambda w: w.has_many and w.is_only(Stiefel), ("riemopt-adam",)),
+        foreach=False,
+    ),
+    _adam(
+        "riemopt-adam-compiled",
+        "riemopt Adam, compiled",
+        "RiemannianAdam's step through torch.compile, on spheres.",
+        Stepping(ADAM_LR, lambda workload: workload.is_only(Sphere), ("riemopt-adam",)),
+        attach_compiled_adam,
+    ),
+    _adam(
+        "riemopt-adam-share",
+        "riemopt Adam, training share",
+        "Backward to the stored weight and RiemannianAdam's step.",
+        Stepping(ADAM_LR, lambda workload: workload.is_only(Stiefel), whole_step=True),
+    ),
+)
