@@ -165,6 +165,10 @@ class Attached:
     eager: bool = True
     solve: Callable[[Observe], None] | None = None
 
+    def __post_init__(self) -> None:
+        if self.optimizer is None and self.solve is None:
+            raise ValueError("a method needs an optimizer or a loop of its own (`solve`)")
+
     @classmethod
     def to_stored_weights(
         cls,
@@ -175,7 +179,7 @@ class Attached:
     ) -> Attached:
         """For methods whose stored weight is the one that the forward uses."""
         if step is None:
-            step = optimizer.step if optimizer is not None else tuple
+            step = optimizer.step if optimizer is not None else lambda: None
         return cls(optimizer, step, task.weights, task.weights, **others)
 
     def held(self, task: Task) -> list[Tensor]:

@@ -48,8 +48,18 @@ def use(files: Iterable[Path]) -> None:
         if Path(str(module.__file__)).resolve() != path:
             raise ImportError(f"{path} has the name of another module, {module.__file__}")
         _own[path] = module
-        for cached in (problems, methods, step_methods, workloads, source):
-            cached.cache_clear()
+        _clear()
+
+
+def forget() -> None:
+    """Leave the user's own files out again."""
+    _own.clear()
+    _clear()
+
+
+def _clear() -> None:
+    for cached in (problems, methods, step_methods, workloads, source):
+        cached.cache_clear()
 
 
 def own_files() -> list[Path]:

@@ -1,4 +1,4 @@
-"""riemopt: the stored weight stays on its surface; one `constrain` per weight, one optimizer."""
+"""riemopt: each constrained weight is a `ManifoldParameter`, and one optimizer steps all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from riemopt import Manifold, RiemannianAdam, RiemannianSGD, constrain, manifolds
+from riemopt import Manifold, ManifoldParameter, RiemannianAdam, RiemannianSGD, manifolds
 from riemopt_bench.interface import (
     ADAM_GRID,
     SGD_GRID,
@@ -53,7 +53,8 @@ def _(surface: Sphere) -> Manifold:
 
 def _constrain_all(task: Task) -> None:
     for name, surface in task.surfaces.items():
-        constrain(*task.place(name), manifold(surface))
+        weight = ManifoldParameter(task.weight(name).detach(), manifold(surface))
+        setattr(*task.place(name), weight)
 
 
 def attach_adam(task: Task, lr: float, **options: Any) -> Attached:

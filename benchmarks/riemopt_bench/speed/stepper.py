@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from riemopt_bench.interface import Attached, Method, Task
 from riemopt_bench.surfaces import Surface
@@ -50,18 +52,19 @@ class Stepper:
 
 
 def stepper(method: Method, task: Task) -> Stepper:
-    """The step of a method on a task whose loss is ⟨W, C⟩, with the tensors C as its batch.
+    """The step of a method on a task, with the task's first batch.
 
-    Where only the optimizer's step is timed, one backward puts the gradient, which is C, in place.
+    Of a workload, whose loss is ⟨W, C⟩, that batch is C. Where only the optimizer's step is timed,
+    one backward puts the gradient, which is C, in place.
     """
     names = [name for name, _ in task.model.named_parameters()]
     attached = method.attach(task, method.timed.lr, **method.timed.options)
     assert attached.optimizer is not None
     moved = [p for group in attached.optimizer.param_groups for p in group["params"]]
-    batch = [target.clone() for target in task.batch(0)]
+    batch = tree_map_only(Tensor, torch.clone, task.batch(0))
     if method.timed.whole_step:
         call: Callable[[], object] = partial(_whole_step, task, attached, batch)
-        gradients = batch
+        gradients = tree_leaves(batch)
     else:
         task.loss(task.model, batch).backward()
         call = attached.step
@@ -78,7 +81,7 @@ def stepper(method: Method, task: Task) -> Stepper:
     )
 
 
-def _whole_step(task: Task, attached: Attached, batch: Sequence[Tensor]) -> None:
+def _whole_step(task: Task, attached: Attached, batch: Any) -> None:
     assert attached.optimizer is not None
     with attached.forward_context():
         task.loss(task.model, batch).backward()
