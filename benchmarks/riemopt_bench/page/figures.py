@@ -144,6 +144,41 @@ def bars_panel(axis: Axes, cells: Sequence[Cell]) -> None:
     axis.set_xlabel("ms per step (light: forward + backward; full colour: optimizer)")
 
 
+# For each problem: the function, the name of its file, title and caption.
+OF_A_PROBLEM = (
+    (
+        time_bars,
+        "time",
+        "Time per step",
+        "Median over steps, then over repetitions. Light: forward and backward, which is where "
+        "parametrize recomputes its weights. Full colour: the optimizer.",
+    ),
+    (
+        curves,
+        "curves",
+        "Progress against time and against steps",
+        "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
+        "plain ones and are left out of curves. On a logarithmic axis, a metric below "
+        f"{METRIC_FLOOR:.0e} is drawn there.",
+    ),
+    (
+        violations,
+        "violation",
+        "Distance from the surface",
+        "Largest residual of the constraint, in float64. Upper row: the tensor that the "
+        "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
+        f"Exactly zero is drawn at {FLOOR:.0e}.",
+    ),
+    (
+        originals,
+        "originals",
+        "The norm of parametrize's original",
+        "The unconstrained tensor behind each constrained weight. Where the weight does not "
+        "depend on its length, a longer one turns by less for the same step.",
+    ),
+)
+
+
 def profile(results: Results) -> Figure | None:
     """Performance profile of the time to target over all problems and repetitions."""
     times: dict[str, dict[str, float]] = {}
@@ -194,12 +229,12 @@ def overview(results: Results) -> Figure | None:
         task = p.problem.build(0)
         orthogonal = [n for n, surface in task.surfaces.items() if isinstance(surface, Stiefel)]
         violation_panel(right, p, "stored", orthogonal or list(task.surfaces))
-        right.set_title("Distance of the stored weights from WᵀW = I")
+        surface = "WᵀW = I" if orthogonal else "their surfaces"
+        right.set_title(f"Distance of the stored weights from {surface}")
         right.set_ylim(bottom=1e-8)
         right.set_xlabel("step")
-        right.set_ylabel("largest entry of |WᵀW - I|")
-        handles, labels = right.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        right.set_ylabel("largest residual")
+        _legend(figure, right)
     return figure
 
 

@@ -97,48 +97,14 @@ def _render(results: Results, directory: Path) -> str:
 
 
 def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
-    name, title = p.problem.name, p.problem.title
+    name = p.problem.name
     pictures = [
-        _picture(
-            figures.time_bars(p),
-            directory,
-            f"{name}-time",
-            "Time per step",
-            "Median over steps, then over repetitions. Light: forward and backward, which is where "
-            "parametrize recomputes its weights. Full colour: the optimizer.",
-        ),
-        _picture(
-            figures.curves(p),
-            directory,
-            f"{name}-curves",
-            "Progress against time and against steps",
-            "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
-            "plain ones and are left out of curves."
-            + (
-                f" Anything below {figures.METRIC_FLOOR:.0e} is drawn there." * p.problem.log_metric
-            ),
-        ),
-        _picture(
-            figures.violations(p),
-            directory,
-            f"{name}-violation",
-            "Distance from the surface",
-            "Largest residual of the constraint, in float64. Upper row: the tensor that the "
-            "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
-            f"Exactly zero is drawn at {figures.FLOOR:.0e}.",
-        ),
-        _picture(
-            figures.originals(p),
-            directory,
-            f"{name}-originals",
-            "The norm of parametrize's original",
-            "The unconstrained tensor behind each constrained weight. Where the weight does not "
-            "depend on its length, a longer one turns by less for the same step.",
-        ),
+        _picture(draw(p), directory, f"{name}-{suffix}", title, caption)
+        for draw, suffix, title, caption in figures.OF_A_PROBLEM
     ]
     return {
         "id": name,
-        "title": title,
+        "title": p.problem.title,
         "description": p.problem.description,
         "target": wording.metric_text(p, p.problem.target),
         "metric": p.problem.metric,

@@ -214,7 +214,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "target": verdict.target.title,
         "workload": verdict.workload,
-        "wanted": f"{verdict.target.most_or_least} {verdict.target.bound:g}",
+        "wanted": verdict.target.wanted,
         "reached": None if reached is None else reached.value,
         "lower_bound": reached is not None and reached.at_least,
         "answer": verdict.answer,

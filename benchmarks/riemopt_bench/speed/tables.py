@@ -98,7 +98,7 @@ def target_table(verdicts: Sequence[Verdict]) -> Table:
         table.add_row(
             target.title,
             verdict.workload,
-            f"{target.most_or_least} {target.bound:g}",
+            target.wanted,
             ratio_text(reached),
             spread,
             f"[{colour}]{verdict.answer}[/]{note}",

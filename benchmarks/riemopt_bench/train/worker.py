@@ -73,17 +73,7 @@ class RunSpec:
 
     def head(self) -> Row:
         """The part of a row that is known before the run."""
-        return {
-            "key": self.key,
-            "cell": self.cell,
-            "phase": self.phase,
-            "problem": self.problem,
-            "method": self.method,
-            "lr": self.lr,
-            "repetition": self.repetition,
-            "seed": self.seed,
-            "budget": asdict(self.budget),
-        }
+        return {"key": self.key, "cell": self.cell, "seed": self.seed, **asdict(self)}
 
 
 def _digest(value: Mapping[str, Any]) -> str:
