@@ -268,3 +268,5 @@ def test_choosing_a_learning_rate():
     tuned = choose(method, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge) == (0.1, True)
     assert choose(method, [trial(lr, None) for lr in method.grid]).lr == 0.2
+    alone = dataclasses.replace(method, grid=(0.1,))
+    assert not choose(alone, [trial(0.1, 1.0)]).edge

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from riemopt_bench import registry
-from riemopt_bench.interface import Method
+from riemopt_bench.interface import Method, Problem
 from riemopt_bench.train.suites import SUITES, Suite
 
 T = TypeVar("T")
@@ -78,11 +78,9 @@ def run(
     """Run a suite, or the part of it that was asked for, and make the page."""
     from riemopt_bench.train.runner import Plan, SuiteRunner
 
-    known = {name: p for name, p in registry.problems().items() if suite.budget(p)}
-    in_suite = {name: known[name] for name in suite.budgets if name in known} | known
     plan = Plan(
         suite=suite,
-        problems=tuple(_choose(f"problem of suite {suite.name!r}", problems, in_suite)),
+        problems=_choose_problems(suite, problems),
         methods=tuple(_choose("method", methods, registry.methods())),
         repetitions=repetitions or suite.repetitions,
     )
@@ -107,6 +105,12 @@ def run(
         raise SystemExit(130) from None
 
 
+def _choose_problems(suite: Suite, names: Sequence[str] | None) -> tuple[Problem, ...]:
+    known = {name: p for name, p in registry.problems().items() if suite.budget(p)}
+    in_order = {name: known[name] for name in suite.budgets if name in known} | known
+    return tuple(_choose(f"problem of suite {suite.name!r}", names, in_order))
+
+
 def speed(
     *,
     workloads: Sequence[str] | None,
@@ -127,15 +131,12 @@ def speed(
     chosen = _choose("workload", workloads, known)
     wanted = methods or (breakdown.METHODS if profile else None)
     some = _choose("method", wanted, registry.step_methods())
-    if growth and profile:
-        raise UsageError("--growth and --profile are two runs; leave one of them out.")
-    if profile and (limit is not None or any(method.timed.heavy for method in some)):
+    _refuse_contradictions(workloads, methods, growth, profile, limit)
+    heavy = [method.name for method in some if method.timed.heavy]
+    if profile and heavy:
         raise UsageError(
-            "--profile takes methods whose step is short, and no --limit; leave out "
-            f"{', '.join(m.name for m in some if m.timed.heavy) or '--limit'}."
+            f"--profile takes methods whose step is short; leave out {', '.join(heavy)}."
         )
-    if growth and (workloads or methods):
-        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
     if not any(m.times(w) for m in some for w in chosen):
         raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
     _make_writable(directory)
@@ -153,6 +154,21 @@ def speed(
     except KeyboardInterrupt:
         console.print(f"Interrupted. Finished workloads are in {directory}.", highlight=False)
         raise SystemExit(130) from None
+
+
+def _refuse_contradictions(
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    growth: bool,
+    profile: bool,
+    limit: float | None,
+) -> None:
+    if growth and profile:
+        raise UsageError("--growth and --profile are two runs; leave one of them out.")
+    if growth and (workloads or methods):
+        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
+    if profile and limit is not None:
+        raise UsageError("--profile takes methods whose step is short; leave out --limit.")
 
 
 def report(directory: Path) -> None:

@@ -7,6 +7,7 @@ pays for imports or inherits another run's state.
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,13 @@ class Child:
             daemon=True,
         )
         self.process.start()
+        self._started = time.monotonic()
         sender.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the process was started."""
+        return time.monotonic() - self._started
 
     def receive(self, seconds: float | None = None) -> Any:
         """What the process sends; None if it sends nothing for so long. `EOFError` if it ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,102 +85,100 @@ def attach_compiled_adam(task: Task, lr: float, **options: Any) -> Attached:
     return Attached.to_stored_weights(task, optimizer, compiled, eager=False)
 
 
-def _adam(
+def _method(
     name: str,
     title: str,
     description: str,
+    attach: Callable[..., Attached],
     stepping: Stepping,
-    attach: Any = attach_adam,
-    second_moment: str = SECOND_MOMENTS["riemopt-adam"],
-    **options: Any,
+    grid: tuple[float, ...] = (),
 ) -> Method:
-    """A form of Adam for the step benchmark."""
     return Method(
         name,
         title,
         "riemopt",
         description,
-        functools.partial(attach, second_moment=second_moment, **options),
+        attach,
         all_surfaces(manifold),
+        grid,
         stepping=stepping,
         packages=("torch", "riemopt"),
     )
 
 
-def _has_surfaces_only(workload: Workload) -> bool:
-    return not workload.has_plain
+def _timed(
+    where: Callable[[Workload], bool],
+    *counterparts: str,
+    second_moment: str = SECOND_MOMENTS["riemopt-adam"],
+    whole_step: bool = False,
+    **options: Any,
+) -> Stepping:
+    """Adam in the step benchmark."""
+    options["second_moment"] = second_moment
+    return Stepping(ADAM_LR, where, counterparts, whole_step=whole_step, options=options)
 
 
 METHODS = (
-    Method(
-        name="riemopt-adam",
-        title="riemopt Adam",
-        family="riemopt",
-        description="riemopt.RiemannianAdam: tangent gradients, the stored weight is constrained.",
-        attach=attach_adam,
-        check=all_surfaces(manifold),
-        grid=ADAM_GRID,
-        stepping=Stepping(
-            ADAM_LR,
-            lambda workload: True,
-            options={"second_moment": SECOND_MOMENTS["riemopt-adam"]},
-        ),
-        packages=("torch", "riemopt"),
+    _method(
+        "riemopt-adam",
+        "riemopt Adam",
+        "riemopt.RiemannianAdam: tangent gradients, the stored weight is constrained.",
+        attach_adam,
+        _timed(lambda workload: True),
+        ADAM_GRID,
     ),
-    Method(
-        name="riemopt-sgd",
-        title="riemopt SGD",
-        family="riemopt",
-        description="riemopt.RiemannianSGD with momentum 0.9.",
-        attach=attach_sgd,
-        check=all_surfaces(manifold),
-        grid=SGD_GRID,
-        stepping=Stepping(SGD_LR, _has_surfaces_only),
-        packages=("torch", "riemopt"),
+    _method(
+        "riemopt-sgd",
+        "riemopt SGD",
+        "riemopt.RiemannianSGD with momentum 0.9.",
+        attach_sgd,
+        Stepping(SGD_LR, lambda workload: not workload.has_plain),
+        SGD_GRID,
     ),
     *(
-        _adam(
+        _method(
             name,
             f"riemopt Adam, {which}",
             f'RiemannianAdam(second_moment="{which}").',
-            Stepping(ADAM_LR, _has_surfaces_only),
-            second_moment=which,
+            attach_adam,
+            _timed(lambda workload: not workload.has_plain, second_moment=which),
         )
         for name, which in SECOND_MOMENTS.items()
         if name != "riemopt-adam"
     ),
-    _adam(
+    _method(
         "riemopt-adam-foreach",
         "riemopt Adam, foreach",
         "RiemannianAdam(foreach=True) on models.",
-        Stepping(ADAM_LR, lambda workload: workload.has_plain),
-        foreach=True,
+        attach_adam,
+        _timed(lambda workload: workload.has_plain, foreach=True),
     ),
-    _adam(
+    _method(
         "riemopt-adam-fused",
         "riemopt Adam, fused",
         "RiemannianAdam(fused=True) on models.",
-        Stepping(ADAM_LR, lambda workload: workload.has_plain),
-        fused=True,
+        attach_adam,
+        _timed(lambda workload: workload.has_plain, fused=True),
     ),
-    _adam(
+    _method(
         "riemopt-adam-loop",
         "riemopt Adam, loop",
         "RiemannianAdam(foreach=False) on separate parameters of one shape.",
-        Stepping(ADAM_LR, lambda w: w.has_many and w.is_only(Stiefel), ("riemopt-adam",)),
-        foreach=False,
+        attach_adam,
+        _timed(lambda w: w.has_many and w.is_only(Stiefel), "riemopt-adam", foreach=False),
     ),
-    _adam(
+    _method(
         "riemopt-adam-compiled",
         "riemopt Adam, compiled",
         "RiemannianAdam's step through torch.compile, on spheres.",
-        Stepping(ADAM_LR, lambda workload: workload.is_only(Sphere), ("riemopt-adam",)),
         attach_compiled_adam,
+        _timed(lambda workload: workload.is_only(Sphere), "riemopt-adam"),
     ),
-    _adam(
+    _method(
         "riemopt-adam-share",
         "riemopt Adam, training share",
         "Backward to the stored weight and RiemannianAdam's step.",
-        Stepping(ADAM_LR, lambda workload: workload.is_only(Stiefel), whole_step=True),
+        attach_adam,
+        _timed(lambda workload: workload.is_only(Stiefel), whole_step=True),
     ),
 )

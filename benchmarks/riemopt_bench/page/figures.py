@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ def curves(p: ProblemResults) -> Figure | None:
             row[0].set_ylabel(label)
             logarithmic = _logarithmic(p, what)
             for axis, x in zip(row, ("elapsed", "step"), strict=True):
-                _series(axis, p, functools.partial(_of_trace, what), x=x, floor=logarithmic)
+                _series(axis, p, _series_of(what), x=x, floor=logarithmic)
                 axis.set_xlabel(
                     "seconds of training (forward, backward, step)" if x == "elapsed" else "step"
                 )
@@ -107,7 +106,7 @@ def originals(p: ProblemResults) -> Figure | None:
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
-            _series(axis, p, functools.partial(_norm_of, name), only=cells)
+            _series(axis, p, _series_of("original_norm", name), only=cells)
             axis.set_title(name)
             axis.set_xlabel("step")
         axes[0].set_ylabel("norm of `original`")
@@ -238,13 +237,16 @@ def overview(results: Results) -> Figure | None:
     return figure
 
 
-def _of_trace(what: str, row: dict[str, Any]) -> Sequence[float]:
-    values: Sequence[float] = row["trace"][what]
-    return values
+def _series_of(*keys: str) -> Callable[[dict[str, Any]], Sequence[float]]:
+    """What a row's trace holds under these keys."""
 
+    def values(row: dict[str, Any]) -> Sequence[float]:
+        found = row["trace"]
+        for key in keys:
+            found = found[key]
+        series: Sequence[float] = found
+        return series
 
-def _norm_of(name: str, row: dict[str, Any]) -> Sequence[float]:
-    values: Sequence[float] = row["trace"]["original_norm"][name]
     return values
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
@@ -86,34 +85,10 @@ def choose(method: Method, trials: Sequence[Row]) -> Tuned:
         best = method.grid[len(method.grid) // 2]
     return Tuned(
         lr=best,
-        edge=best in (method.grid[0], method.grid[-1]),
+        edge=len(method.grid) > 1 and best in (method.grid[0], method.grid[-1]),
         trials=len(trials),
         failed=sum(row["status"] != "ok" for row in trials),
     )
-
-
-@dataclass
-class _Job:
-    """A run in its process."""
-
-    spec: RunSpec
-    head: Row
-    child: Child
-    started: float
-
-    def overdue(self) -> bool:
-        return time.monotonic() - self.started > self.spec.budget.time_limit
-
-    def failed(self, error: str) -> Row:
-        return self.head | {"status": "failed", "error": error}
-
-    def row(self) -> Row:
-        try:
-            row: Row = self.child.receive()
-        except EOFError:
-            row = self.failed(self.child.how_it_ended())
-        self.child.end(wait=1.0)
-        return row
 
 
 def run_each(specs: Sequence[tuple[RunSpec, Row]], jobs: int) -> Iterator[Row]:
@@ -123,24 +98,41 @@ def run_each(specs: Sequence[tuple[RunSpec, Row]], jobs: int) -> Iterator[Row]:
     early (an interrupt), the running processes are ended and leave no row.
     """
     waiting = list(reversed(specs))
-    running: list[_Job] = []
+    running: list[tuple[RunSpec, Row, Child]] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 spec, head = waiting.pop()
-                running.append(_Job(spec, head, Child(work, spec, head), time.monotonic()))
-            ready = set(wait([job.child.connection for job in running], timeout=1.0))
+                running.append((spec, head, Child(work, spec, head)))
+            ready = set(wait([child.connection for _, _, child in running], timeout=1.0))
             for job in list(running):
-                if job.child.connection in ready:
-                    running.remove(job)
-                    yield job.row()
-                elif job.overdue():
-                    running.remove(job)
-                    job.child.end()
-                    yield job.failed(f"time limit of {job.spec.budget.time_limit:.0f} s passed")
+                spec, head, child = job
+                limit = spec.budget.time_limit
+                if child.connection in ready:
+                    row = _row_of(child, head)
+                elif child.seconds > limit:
+                    child.end()
+                    row = _failed(head, f"time limit of {limit:.0f} s passed")
+                else:
+                    continue
+                running.remove(job)
+                yield row
     finally:
-        for job in running:
-            job.child.end()
+        for _, _, child in running:
+            child.end()
+
+
+def _row_of(child: Child, head: Row) -> Row:
+    try:
+        row: Row = child.receive()
+    except EOFError:
+        row = _failed(head, child.how_it_ended())
+    child.end(wait=1.0)
+    return row
+
+
+def _failed(head: Row, error: str) -> Row:
+    return head | {"status": "failed", "error": error}
 
 
 @dataclass
