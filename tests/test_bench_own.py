@@ -162,6 +162,26 @@ def test_a_loop_that_stops_early_stays_where_it_is(own):
     assert len(set(trace.elapsed[1:])) == len(set(trace.metric[1:])) == 1
 
 
+def test_a_solver_may_compute_the_loss_itself(own):
+    """As a function of a point outside of the model, and without `backward`."""
+    task = own.build(0)
+    weight = task.model.weight
+
+    def solve(observe):
+        x = weight.detach().clone()
+        while observe():
+            loss = 0.5 * (x - observe.batch).square().sum()
+            observe.tell(loss)
+            x -= 0.5 * (x - observe.batch)
+            with torch.no_grad():
+                weight.copy_(x)
+
+    trace = measure.train(task, Attached.to_stored_weights(task, None, solve=solve), Budget(4))
+    assert trace.loss[2:] == pytest.approx([loss / 4 for loss in trace.loss[1:-1]])
+    assert trace.forward_backward == [0] * 4
+    assert trace.elapsed[-1] == pytest.approx(sum(trace.optimizer))
+
+
 def test_a_loop_without_evaluations_is_an_error(own):
     def solve(observe):
         while observe():

@@ -76,6 +76,7 @@ def run(
     report: bool,
 ) -> None:
     """Run a suite, or the part of it that was asked for, and make the page."""
+    from riemopt_bench.page.report import write_report
     from riemopt_bench.train.runner import Plan, SuiteRunner
 
     plan = Plan(
@@ -95,8 +96,6 @@ def run(
     try:
         keys = runner.run()
         if report:
-            from riemopt_bench.page.report import write_report
-
             runner.say(str(write_report(directory, prefer=keys)))
     except KeyboardInterrupt:
         runner.say(

@@ -1,4 +1,4 @@
-"""What is measured (a task) and what measures up to it (a method), for both benchmarks.
+"""What is trained or stepped (a task) and how (a method), for both benchmarks.
 
 A task is a model, a loss and a table that says which weight lives on which surface. It knows
 nothing of how a weight is kept there. A method takes a task and makes it trainable.
@@ -132,13 +132,22 @@ class Observe(Protocol):
             optimizer.step(closure)         # closure: optimizer.zero_grad(); observe.evaluate()
 
     `observe()` stops the clock, writes down what is due, and says whether the budget allows
-    another iteration. One that has begun may go over the budget.
+    another iteration. One that has begun may go over the budget. A solver that computes loss and
+    gradient itself, on `batch`, calls `tell` each time; when it calls `observe()`, its point must
+    be in the model.
     """
 
     def __call__(self) -> bool: ...
 
+    @property
+    def batch(self) -> Any:
+        """The data of this iteration, loaded off the clock."""
+
     def evaluate(self) -> Tensor:
-        """Loss and gradients on the data of this iteration; spends one step of the budget."""
+        """Loss and gradients on `batch`; spends one step of the budget."""
+
+    def tell(self, loss: Tensor) -> None:
+        """The method has computed loss and gradient; spends one step of the budget."""
 
     @property
     def left(self) -> float:
@@ -264,7 +273,7 @@ class Method:
 
 
 def all_surfaces(attachment: Callable[[Surface], object]) -> Callable[[Case], None]:
-    """A check for methods that apply where `attachment` knows every surface (else: `Skip`)."""
+    """A check for methods that apply where `attachment` raises no `Skip` for any surface."""
 
     def check(case: Case) -> None:
         for surface in sorted(case.surfaces, key=repr):

@@ -53,7 +53,7 @@ class Child:
 
     @property
     def seconds(self) -> float:
-        """Since the process was started."""
+        """Seconds since the process was started."""
         return time.monotonic() - self._started
 
     def receive(self, seconds: float | None = None) -> Any:
@@ -61,7 +61,7 @@ class Child:
         return self.connection.recv() if self.connection.poll(seconds) else None
 
     def how_it_ended(self) -> str:
-        """For a process that ended without an answer."""
+        """In words, for a process that ended without an answer."""
         self.process.join()
         return f"the process ended with exit code {self.process.exitcode}"
 

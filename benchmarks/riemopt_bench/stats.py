@@ -19,7 +19,7 @@ class Quartiles(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A ratio of times with an interval, whose kind is told by who computes it.
+    """A ratio of times with an interval; the function that computes it says which.
 
     The interval is missing with fewer than two pairs. `at_least`: a lower bound only, since the
     dividend was ended before it was done.

@@ -32,7 +32,7 @@ class Surface(ABC):
 
     @abstractmethod
     def residual(self, weight: Tensor) -> Tensor:
-        """By how much the equations of the surface fail: zero on it, of any shape."""
+        """Left sides minus right sides of the surface's equations, in any shape: zero on it."""
 
     @abstractmethod
     def nearest(self, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class View(nn.Module):
 
 
 def show_as(module: nn.Module, attribute: str, view: Callable[[Tensor], Tensor]) -> None:
-    """From now on the forward sees `view` of what the attribute is now."""
+    """Let the forward see `view(parameter)` where it saw the parameter."""
     parametrize.register_parametrization(module, attribute, View(view), unsafe=True)
 
 

@@ -15,7 +15,7 @@ Rule = Literal["sgd", "adam"]
 
 
 def point_norm(surface: Surface, shape: tuple[int, ...]) -> float:
-    """√(entries of one point): the factor in lr of those who divide by a norm of the gradient."""
+    """√(entries of one point): the factor in lr of methods that divide by the gradient's norm."""
     return math.sqrt(math.prod(surface.sides(shape)) if isinstance(surface, Stiefel) else shape[-1])
 
 

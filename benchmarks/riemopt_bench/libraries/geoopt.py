@@ -123,7 +123,7 @@ def _store(task: Task, name: str, surface: Surface, canonical: bool) -> Tensor:
 
 
 def _factor(surface: Surface, shape: tuple[int, ...], rule: Rule, canonical: bool) -> float:
-    """Of the learning rate, for equal step lengths.
+    """By what to multiply the learning rate so that steps are as long as other methods'.
 
     geoopt's Adam divides by the norm of the gradient in the metric. Its canonical retraction moves
     by twice the part of the canonical gradient that lies in the columns' span.

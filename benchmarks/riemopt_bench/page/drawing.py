@@ -49,7 +49,7 @@ def shades(family: str) -> tuple[str, ...]:
 
 
 def styled(**more: Any) -> AbstractContextManager[None]:
-    """Inside it, figures are drawn in the style of all."""
+    """A context in which figures are drawn in the common style."""
     settings: Any = {**_STYLE, **more}
     return mpl.rc_context(settings)
 

@@ -97,7 +97,7 @@ def violation_panel(axis: Axes, p: ProblemResults, which: str, names: Sequence[s
 
 
 def originals(p: ProblemResults) -> Figure | None:
-    """The norm of every `original` over the steps, as a multiple of its start."""
+    """The norm of every `original` over the steps."""
     cells = [c for c in p.cells.values() if c.original_norms() and not is_variant(c.method)]
     if not cells:
         return None

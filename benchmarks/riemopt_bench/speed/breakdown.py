@@ -18,7 +18,7 @@ _PRODUCTS = frozenset(
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its calls in a step, and its own microseconds in all of them."""
+    """One operator: how often a step calls it, and the microseconds of these calls together."""
 
     name: str
     calls: float
@@ -29,7 +29,7 @@ class Operator:
 class Breakdown:
     """One step under torch's profiler, which adds a microsecond or so to each operator.
 
-    `outside`: what passes outside operators, which is Python's part, dispatch and the profiler.
+    The time `outside` operators is spent in Python, in dispatch and in the profiler.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Breakdown:
 
 
 def measure(method: str, stepper: Stepper, blocks: int) -> Breakdown:
-    """The mean over blocks of steps, each from where the timed ones begin."""
+    """The mean over blocks of steps; each block begins where timed ones would."""
     calls = min(max(int(BLOCK_SECONDS / warm_up(stepper)), 1), MOST_CALLS)
     steps, seconds = blocks * calls, 0.0
     found: dict[str, tuple[int, float]] = {}

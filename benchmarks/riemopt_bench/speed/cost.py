@@ -27,7 +27,7 @@ _SECOND = "second call"
 
 
 def _product_flops(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Of C + A·B, from the three shapes."""
+    """Flops of C + A·B, from the three shapes."""
     return 2 * math.prod(a) * int(b[-1])
 
 
@@ -50,14 +50,14 @@ _UNCOUNTED = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step; None where it cannot be counted.
+    """What one step needs; None where it cannot be counted.
 
-    `flops` are those of matrix products, 2 for each multiplication with its addition, and a lower
-    bound if `flops_partial`: factorisations and exponentials are not in it. `state`: bytes kept
-    between steps, apart from one copy of the weights, per byte of the weights. `peak`: the most
-    bytes allocated at a time above what was there before, kernels' own scratch included, per byte
-    of the largest group of equal tensors. `step_rms`: size of an entry of one step. `violation`:
-    the largest after `violation_steps` steps with new random gradients.
+    `flops` counts matrix products only, two for each multiplication with its addition; if
+    `flops_partial`, there were factorisations or exponentials as well. `state` is what is kept
+    between steps besides the weights, as a multiple of the weights' bytes. `peak` is the most that
+    is allocated during the step, kernels' scratch included, as a multiple of the bytes of the
+    largest group of equal tensors. `step_rms` is the root mean square of the entries of one step.
+    `violation` is the largest after `violation_steps` steps with new random gradients.
     """
 
     operators: int | None
@@ -71,20 +71,22 @@ class Cost:
 
 
 class OperatorCount(TorchDispatchMode):
-    """How many operators are dispatched, backward included, and the names of all."""
+    """The names of all operators that are dispatched, backward included."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the operator and run it."""
         self.names.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
 def measure(workload: Workload, stepper: Stepper, seconds: float, budget: float) -> Cost:
-    """All of it, for a method that is warm. As many of the 100 steps as `budget` seconds allow."""
+    """The cost of a step after warm-up, which takes about `seconds`.
+
+    The violation is taken after 100 steps, or as many as fit into `budget` seconds.
+    """
     operators, flops, partial, peak = None, None, False, None
     weight_bytes = 4 * sum(item.numel for item in workload.items)
     stepper.put_back()
@@ -117,9 +119,10 @@ def _step_rms(stepper: Stepper) -> float:
 
 
 def peak_bytes(stepper: Stepper) -> int:
-    """The most that torch's allocator had handed out during a call, above what it began with.
+    """The most memory that torch's allocator hands out during a call, beyond what was there before.
 
-    Of the second call under the profiler, which knows of no memory that is older than itself.
+    The profiler does not see memory allocated before it started, so the second of two calls under
+    it is looked at.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         stepper.call()

@@ -73,7 +73,7 @@ def _work(workload: Workload, method: str, threads: int, sender: Connection) -> 
 
 @contextlib.contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """More than this fails as an error in this process, and not elsewhere on the machine."""
+    """Let an allocation that is too large fail here, before it hurts the rest of the machine."""
     try:
         import resource
 

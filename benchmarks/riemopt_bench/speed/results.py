@@ -40,7 +40,7 @@ class Measurement:
 
     @property
     def quartiles(self) -> Quartiles:
-        """Of the seconds per call; NaN without any."""
+        """Quartiles of the seconds per call; NaN without any."""
         return quartiles(list(self.seconds.values()))
 
 

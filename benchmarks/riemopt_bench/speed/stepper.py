@@ -46,7 +46,7 @@ class Stepper:
         torch._foreach_copy_(self._targets, self._anchors)
 
     def settle(self) -> None:
-        """Called after warm-up."""
+        """Take the present place as the one to go back to, if the method drifts; after warm-up."""
         if self.drifts:
             torch._foreach_copy_(self._anchors, self._targets)
 

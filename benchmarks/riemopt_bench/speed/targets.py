@@ -95,7 +95,7 @@ TARGETS = (
 
 
 def verdicts(results: SpeedResults, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
-    """One for each target and workload that was asked for, whether or not it could be timed."""
+    """A verdict for each target on each workload that was run, whether or not it was timed."""
     found = []
     for target in targets:
         for workload in target.workloads:
@@ -108,7 +108,7 @@ def verdicts(results: SpeedResults, targets: Iterable[Target] = TARGETS) -> list
 
 
 def judge(target: Target, workload: str, dividend: Measurement, divisor: Measurement) -> Verdict:
-    """Compare the ratio that was reached with the bound; what is not known is said to be so."""
+    """Compare the ratio with the bound; one that is not known well enough is not measured."""
     rows = (dividend, divisor)
     reached = ratio(dividend, divisor)
     if reached is None:

@@ -1,9 +1,9 @@
-"""The clock: rounds over all methods, so that whatever disturbs the machine disturbs them alike.
+"""The clock: rounds over all methods, so that what disturbs the machine disturbs them alike.
 
-In each round every method has its turn, in a new random order: everything is put back to where the
-steps began and a first call is made, both off the clock, and a block of calls is timed as one. (The
-first call meets the heap and the caches as another method has left them.) A ratio of two methods is
-the median over the rounds that both took part in.
+In each round every method has one turn, in a new random order. In its turn the weights are put back
+to where the steps began, one call is made off the clock (it finds heap and caches as another method
+has left them), and then a block of calls is timed as one. The ratio of two methods is the median of
+their ratios over the rounds that both took part in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from riemopt_bench.speed.stepper import Stepper
 
 BLOCK_SECONDS, MOST_CALLS = 0.02, 20
-LEADING_SECONDS = 0.1  # to slower calls it makes no difference what was there before
+LEADING_SECONDS = 0.1  # slower calls do not notice what was in heap and caches
 WARM_UP_SECONDS, WARM_UP_CALLS = 1.0, (3, 30)
 METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
 
@@ -41,18 +41,18 @@ class Timing:
 def settle_allocator() -> None:
     """Let glibc keep freed memory up to 32 MiB, as it does in any training loop after a while.
 
-    At first malloc asks the kernel for every block over 128 KiB and gives it back when it is
-    freed, so that each temporary of a step costs page faults: about 1 ms per 4 MB, which drowns
-    what is measured here. Freeing a block that came from the kernel raises that threshold to its
-    size, and the threshold for giving memory back to twice that; 32 MiB is the most that glibc
-    allows (`man mallopt`, M_MMAP_THRESHOLD). Other allocators do not mind.
+    At first malloc asks the kernel for every block over 128 KiB and returns it when it is freed.
+    Each temporary of a step then costs page faults, about 1 ms per 4 MB, more than what is
+    measured here. Freeing a block that came from the kernel raises that threshold to its size, and
+    the threshold for returning memory to twice that. The most that glibc allows is 32 MiB
+    (`man mallopt`, M_MMAP_THRESHOLD). Other allocators are not affected.
     """
     block = torch.empty((32 << 20) - 65536, dtype=torch.uint8)
     del block
 
 
 def warm_up(stepper: Stepper) -> float:
-    """Call until caches, state and momentum are as they stay; seconds of the quickest call."""
+    """Call until caches, state and momentum have settled; return the quickest call's seconds."""
     fewest, most = WARM_UP_CALLS
     begin = time.perf_counter()
     seconds: list[float] = []
@@ -76,9 +76,9 @@ def _block(stepper: Stepper, timing: Timing) -> float:
 
 
 def interleave(steppers: Mapping[str, Stepper], rounds: int) -> dict[str, Timing | Exception]:
-    """Warm all up, then time them in turns. What a method raises ends that method alone.
+    """Warm all up, then time them in turns. An exception ends the method that raised it only.
 
-    A slow one takes part in every second, third, … round, so that it spends about
+    A slow method takes part in every second, third, … round, and so spends about
     `METHOD_SECONDS`.
     """
     results: dict[str, Timing | Exception] = {}

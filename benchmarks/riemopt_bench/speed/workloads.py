@@ -24,7 +24,7 @@ class Item:
 
     @property
     def numel(self) -> int:
-        """Entries of all of them."""
+        """The number of entries of all of them together."""
         return self.count * math.prod(self.shape)
 
 

@@ -85,7 +85,8 @@ class Watch:
     """Clock, data, budget and records of one training loop: see `interface.Observe`.
 
     An iteration begins where `watch()` returns and ends where it is called again. What passes
-    outside `evaluate` is the optimizer's time, clearing the gradients included, for every method.
+    outside `evaluate` is the optimizer's time, clearing the gradients included, for every method
+    (and all of the time of a method that computes the loss itself).
     If one iteration spends several steps, they share its time, and what is due at any of them is
     recorded at its end.
     """
@@ -105,23 +106,32 @@ class Watch:
         """The part of the budget that is left."""
         return max(1 - self._spent / self.budget.steps, 0.0)
 
+    @property
+    def batch(self) -> Any:
+        """This iteration's data."""
+        if self._batch is None:
+            begin = time.perf_counter()
+            self._batch = self.task.batch(self._iteration)
+            self._off_clock += time.perf_counter() - begin
+        return self._batch
+
     def evaluate(self) -> Tensor:
         """Loss and gradients on this iteration's data."""
-        arrived = time.perf_counter()
-        if self._batch is None:
-            self._batch = self.task.batch(self._iteration)
+        batch = self.batch
         begin = time.perf_counter()
         with self.attached.forward_context():
-            loss = self.task.loss(self.task.model, self._batch)
+            loss = self.task.loss(self.task.model, batch)
             loss.backward()
-        end = time.perf_counter()
-        self._off_clock += begin - arrived
-        self._evaluations.append(end - begin)
+        self.tell(loss, time.perf_counter() - begin)
+        return loss.detach()
+
+    def tell(self, loss: Tensor, seconds: float = 0.0) -> None:
+        """An evaluation was made, and took `seconds` of forward and backward."""
+        self._evaluations.append(seconds)
         self._loss = loss.detach()
-        return self._loss
 
     def __call__(self) -> bool:
-        """Stop the clock, record what is due; whether the budget allows another iteration."""
+        """Stop the clock and record what is due; return whether the budget allows more."""
         if self._iteration > 0:
             self._end_iteration(time.perf_counter())
         elif self._due:
@@ -140,7 +150,7 @@ class Watch:
     def _end_iteration(self, now: float) -> None:
         count = len(self._evaluations)
         if self._loss is None:
-            raise RuntimeError("an iteration ended without a call of `evaluate`")
+            raise RuntimeError("an iteration ended without a call of `evaluate` or `tell`")
         seconds = now - self._begin - self._off_clock
         self._elapsed += seconds
         self.trace.forward_backward += self._evaluations

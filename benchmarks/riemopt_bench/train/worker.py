@@ -42,7 +42,7 @@ class RunSpec:
 
     @property
     def seed(self) -> int:
-        """From problem and repetition alone: every method sees the same data and start."""
+        """A hash of problem and repetition alone: every method sees the same data and start."""
         text = f"{self.phase}/{self.problem}/{self.repetition}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
