@@ -24,7 +24,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from riemopt_bench.speed.interface import Attached
+from riemopt_bench.speed.stepper import Stepper
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from torch import Tensor, nn
 
@@ -164,9 +164,9 @@ def wanted(work: Work, name: str) -> bool:
     return not (name.endswith("=1") and work.event_ndim == 1)
 
 
-def attach(method: Method) -> Attached:
+def stepper(method: Method) -> Stepper:
     assert method.weight.grad is not None
-    return Attached(method.step, [method.weight], [method.weight.grad], list, list)
+    return Stepper(method.step, [method.weight], [method.weight.grad], list, list)
 
 
 def violation(work: Work, weight: Tensor) -> float:
@@ -208,8 +208,8 @@ def drift_of_cdopt(
 def measure(work: Work, rounds: int) -> list[dict[str, Any]]:
     names = [name for name in METHODS if wanted(work, name)]
     methods = {name: METHODS[name](work) for name in names}
-    attached = {name: attach(method) for name, method in methods.items()}
-    timings = interleave(attached, rounds)
+    steppers = {name: stepper(method) for name, method in methods.items()}
+    timings = interleave(steppers, rounds)
     rows = []
     for name, timing in timings.items():
         if not isinstance(timing, Timing):

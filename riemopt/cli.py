@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 if TYPE_CHECKING:
-    from riemopt_bench.suites import Suite
+    from riemopt_bench.train.suites import Suite
 
 INSTALL = "pip install 'riemopt[bench]'"
 
@@ -45,17 +45,27 @@ def main() -> None:
     app()
 
 
+Own = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        help="A file with a problem, methods or workloads of your own; may be repeated.",
+    ),
+]
+
+
 @app.callback()
 def _root() -> None:
     """Riemannian optimizers for PyTorch: the stored weight stays on its constraint surface."""
 
 
 @bench.command("list")
-def list_() -> None:
+def list_(own: Own = None) -> None:
     """Show the problems, methods and suites there are."""
     with _explained():
         from riemopt_bench import commands
 
+        commands.use(own or [])
         commands.show_list()
 
 
@@ -85,6 +95,7 @@ def run(
         bool, typer.Option(help="Keep runs that the store has for the same code, budget and seed.")
     ] = True,
     report: Annotated[bool, typer.Option(help="Make the page at the end.")] = True,
+    own: Own = None,
 ) -> None:
     """Tune, measure and write `report.html`; its path is the last line printed.
 
@@ -93,6 +104,7 @@ def run(
     with _explained():
         from riemopt_bench import commands
 
+        commands.use(own or [])
         chosen: Suite = commands.find_suite(suite)
         commands.run(
             chosen,
@@ -135,6 +147,7 @@ def speed(
         typer.Option(min=0.1, help="Seconds that one call may take.", show_default="120"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("results/speed"),
+    own: Own = None,
 ) -> None:
     """Time the optimizers' steps in turns, against others and against a floor.
 
@@ -143,6 +156,7 @@ def speed(
     with _explained():
         from riemopt_bench import commands
 
+        commands.use(own or [])
         commands.speed(
             workloads=workload,
             methods=method,
@@ -159,11 +173,13 @@ def speed(
 @bench.command("report")
 def report(
     directory: Annotated[Path, typer.Argument(help="Where `riemopt bench run` put its results.")],
+    own: Own = None,
 ) -> None:
     """Make `report.html` again from the runs in a directory; print its path."""
     with _explained():
         from riemopt_bench import commands
 
+        commands.use(own or [])
         commands.report(directory)
 
 
@@ -173,9 +189,10 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] == "riemopt":
+        name = missing.name or ""
+        if name.startswith(("riemopt.", "riemopt_bench.")):  # not a package to install
             raise
-        _fail(f"the benchmark needs the package {missing.name!r}, not installed: {INSTALL}", 1)
+        _fail(f"the benchmark needs the package {name!r}, not installed: {INSTALL}", 1)
     except Exception as error:
         if type(error).__name__ not in ("UsageError", "StoreError"):
             raise

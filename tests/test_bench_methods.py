@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from riemopt_bench import measure, registry
-from riemopt_bench.interface import Constraint
+from riemopt_bench import registry
+from riemopt_bench.interface import Budget
 from riemopt_bench.memory import LiveBytes, bytes_of
-from riemopt_bench.suites import SUITES, Budget
+from riemopt_bench.surfaces import Sphere, Stiefel, Symmetric
+from riemopt_bench.train import measure
+from riemopt_bench.train.suites import SUITES
 
 PROBLEMS = {name: p for name, p in registry.problems().items() if name != "mnist5k"}
 PAIRS = [
@@ -22,7 +24,7 @@ def test_a_few_steps(problem, method):
     assert trace.step == [0, 1, 2, 3, 4]
     assert len(trace.optimizer) == len(trace.forward_backward) == 4
     assert trace.loss[-1] != trace.loss[0]
-    assert set(trace.used_violation) == set(trace.stored_violation) == set(task.constraints)
+    assert set(trace.used_violation) == set(trace.stored_violation) == set(task.surfaces)
     used = max(max(values) for values in trace.used_violation.values())
     stored = max(max(values) for values in trace.stored_violation.values())
     if method.constrained:
@@ -40,7 +42,7 @@ def test_the_task_comes_from_the_seed_alone(problem):
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert one.loss(one.model, one.batch(5)).item() == two.loss(two.model, two.batch(5)).item()
-    assert problem.kinds == {c.kind for c in one.constraints.values()}
+    assert problem.surfaces == set(one.surfaces.values())
 
 
 def test_left_out_methods_say_why():
@@ -59,14 +61,14 @@ def test_suites_name_known_problems():
 
 
 def test_a_method_that_moves_the_start_is_refused():
-    constraints = {"w": Constraint("sphere")}
+    surfaces = {"w": Sphere()}
     start = {"w": torch.tensor([1.0, 0.0])}
-    measure.assert_same_start(start, start, constraints)
+    measure.assert_same_start(start, start, surfaces)
     with pytest.raises(measure.UnequalStartError, match="w: the method starts"):
-        measure.assert_same_start(start, {"w": torch.tensor([0.0, 1.0])}, constraints)
+        measure.assert_same_start(start, {"w": torch.tensor([0.0, 1.0])}, surfaces)
     off = {"w": torch.tensor([2.0, 0.0])}
     with pytest.raises(measure.UnequalStartError, match="from its surface"):
-        measure.assert_same_start(off, off, constraints)
+        measure.assert_same_start(off, off, surfaces)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run():
@@ -84,18 +86,37 @@ def test_a_loss_that_is_not_finite_ends_the_run():
         measure.train(task, attached, Budget(3))
 
 
-@pytest.mark.parametrize("kind", ["stiefel", "symmetric", "sphere"])
-def test_violation_and_nearest(kind):
-    constraint = Constraint(kind)
-    a = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
-    assert constraint.violation(a) > 0.1
-    assert constraint.violation(constraint.nearest(a)) < 1e-5
+@pytest.mark.parametrize(
+    ("surface", "shape"),
+    [
+        (Stiefel(), (7, 7)),
+        (Stiefel(), (7, 3)),
+        (Stiefel(), (2, 3, 7)),
+        (Stiefel(kernel=True), (4, 3, 2, 2)),
+        (Symmetric(), (2, 7, 7)),
+        (Sphere(), (7, 7)),
+        (Sphere(dim=0), (7, 3)),
+    ],
+    ids=str,
+)
+def test_violation_nearest_and_start(surface, shape):
+    a = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert surface.violation(a) > 0.1
+    nearest, start = surface.nearest(a), surface.start(a)
+    assert nearest.shape == start.shape == a.shape
+    assert surface.violation(nearest) < 1e-5
+    assert surface.violation(start) < 1e-6
+    assert start.is_contiguous()
+    further = surface.nearest(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    assert (nearest - a).norm() < min((start - a).norm() + 1e-5, (further - a).norm())
+    start.view(-1)[1] += 0.1
+    assert surface.violation(start) > 1e-3
 
 
 def test_violation_of_known_matrices():
-    assert Constraint("stiefel").violation(2 * torch.eye(3)) == 3
-    assert Constraint("symmetric").violation(torch.tensor([[0.0, 1.0], [3.0, 0.0]])) == 2
-    assert Constraint("sphere", dim=0).violation(torch.tensor([[3.0, 0.0], [4.0, 1.0]])) == 4
+    assert Stiefel().violation(2 * torch.eye(3)) == 3
+    assert Symmetric().violation(torch.tensor([[0.0, 1.0], [3.0, 0.0]])) == 2
+    assert Sphere(dim=0).violation(torch.tensor([[3.0, 0.0], [4.0, 1.0]])) == 4
 
 
 def test_recorded_steps_hold_both_ends():

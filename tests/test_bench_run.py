@@ -9,15 +9,15 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 from riemopt_bench import registry
-from riemopt_bench.processes import run_each
-from riemopt_bench.progress import Reporter
-from riemopt_bench.report import write_report
-from riemopt_bench.results import collect
-from riemopt_bench.runner import Plan, Runner, choose
-from riemopt_bench.store import Store, StoreError
-from riemopt_bench.suites import Budget, Suite
-from riemopt_bench.wording import headline, problem_summary
-from riemopt_bench.worker import RunSpec
+from riemopt_bench.interface import Budget
+from riemopt_bench.page.report import write_report
+from riemopt_bench.page.wording import headline, problem_summary
+from riemopt_bench.progress import Ticker
+from riemopt_bench.train.results import collect
+from riemopt_bench.train.runner import Plan, SuiteRunner, choose, run_each
+from riemopt_bench.train.store import Store, StoreError
+from riemopt_bench.train.suites import Suite
+from riemopt_bench.train.worker import RunSpec
 
 METHODS = ("riemopt-adam", "parametrize-cayley", "parametrize-cayley-cached", "adam-unconstrained")
 
@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
     """A finished run: its directory, the keys of the measured runs and what was printed."""
     directory = tmp_path_factory.mktemp("results")
     with (directory / "log").open("w") as log:
-        runner = Runner(small_plan(), directory, 2, True, Console(file=log, width=200))
+        runner = SuiteRunner(small_plan(), directory, 2, True, Console(file=log, width=200))
         keys = runner.run()
     write_report(directory, prefer=keys)
     return directory, keys, (directory / "log").read_text()
@@ -103,7 +103,7 @@ def test_a_second_start_runs_nothing(finished, tmp_path):
     directory, keys, _ = finished
     before = Store(directory).path.read_bytes()
     with (tmp_path / "log").open("w") as log:
-        runner = Runner(small_plan(), directory, 2, True, Console(file=log, width=200))
+        runner = SuiteRunner(small_plan(), directory, 2, True, Console(file=log, width=200))
         assert sorted(runner.run()) == sorted(keys)
     assert Store(directory).path.read_bytes() == before
     assert "7 of 7 runs are in the store already" in (tmp_path / "log").read_text()
@@ -233,9 +233,9 @@ def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, mon
         if count == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Reporter, "done", done)
+    monkeypatch.setattr(Ticker, "done", done)
     with (tmp_path / "log").open("w") as log:
-        runner = Runner(plan, tmp_path, 1, True, Console(file=log))
+        runner = SuiteRunner(plan, tmp_path, 1, True, Console(file=log))
         with pytest.raises(KeyboardInterrupt):
             runner.run()
         kept = Store(tmp_path).keys()
@@ -268,3 +268,5 @@ def test_choosing_a_learning_rate():
     tuned = choose(method, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge) == (0.1, True)
     assert choose(method, [trial(lr, None) for lr in method.grid]).lr == 0.2
+    alone = dataclasses.replace(method, grid=(0.1,))
+    assert not choose(alone, [trial(0.1, 1.0)]).edge

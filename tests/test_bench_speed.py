@@ -5,44 +5,54 @@ import math
 
 import pytest
 import torch
+from riemopt_bench import processes, registry
 from riemopt_bench.speed import breakdown, cost, figures, growth, probe, runner, tables, timing
-from riemopt_bench.speed.interface import Attached, Item, Workload, violation
-from riemopt_bench.speed.methods import METHODS
-from riemopt_bench.speed.results import Results, Row, WorkloadResult, ratio, slope
+from riemopt_bench.speed.results import Measurement, SpeedResults, WorkloadResult, ratio, slope
+from riemopt_bench.speed.stepper import Stepper, stepper
 from riemopt_bench.speed.targets import TARGETS, Target, judge, verdicts
-from riemopt_bench.speed.workloads import WORKLOADS, matrix
+from riemopt_bench.speed.workloads import WORKLOADS, Item, Workload, matrix
+from riemopt_bench.surfaces import Sphere, Stiefel, Symmetric
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from riemopt.cli import app
 
+METHODS = registry.step_methods()
 TINY = {
-    "square": (Item((8, 8), "stiefel"),),
-    "tall": (Item((12, 3), "stiefel"),),
-    "wide": (Item((3, 12), "stiefel"),),
-    "batch": (Item((4, 6, 6), "stiefel"),),
-    "kernel": (Item((4, 3, 2, 2), "stiefel"),),
-    "separate": (Item((6, 6), "stiefel", 3),),
-    "sphere": (Item((5, 9), "sphere"),),
-    "symmetric": (Item((7, 7), "symmetric"),),
-    "plain": (Item((7, 3), "plain"), Item((5,), "plain")),
-    "mixed": (Item((7, 3), "plain"), Item((9, 4), "stiefel", 2)),
+    "square": (Item((8, 8), Stiefel()),),
+    "tall": (Item((12, 3), Stiefel()),),
+    "wide": (Item((3, 12), Stiefel()),),
+    "batch": (Item((4, 6, 6), Stiefel()),),
+    "kernel": (Item((4, 3, 2, 2), Stiefel(kernel=True)),),
+    "separate": (Item((6, 6), Stiefel(), 3),),
+    "sphere": (Item((5, 9), Sphere()),),
+    "symmetric": (Item((7, 7), Symmetric()),),
+    "plain": (Item((7, 3), None), Item((5,), None)),
+    "mixed": (Item((7, 3), None), Item((9, 4), Stiefel(), 2)),
 }
 TINY = {name: Workload(name, name, items) for name, items in TINY.items()}
 PAIRS = [
     (workload, method)
     for workload in TINY.values()
     for method in METHODS.values()
-    if method.applies(workload)
+    if method.times(workload)
 ]
 
 
 def timed(method, seconds, status="timed"):
-    return Row(method, status, dict(enumerate(seconds)))
+    return Measurement(method, status, dict(enumerate(seconds)))
+
+
+def skipped(method, at_least):
+    return Measurement(method, "skipped", at_least=at_least)
+
+
+def failed(method, note):
+    return Measurement(method, "failed", note=note)
 
 
 def results_of(*rows, workload="4096x64"):
-    return Results("workloads", {}, {}, [WorkloadResult(workload, "title", list(rows))])
+    return SpeedResults("workloads", {}, {}, [WorkloadResult(workload, "title", list(rows))])
 
 
 # --- workloads and methods ---
@@ -54,20 +64,26 @@ def test_workloads(name):
     assert workload.name == name
     if sum(item.count * math.prod(item.shape) for item in workload.items) > 2**20:
         return
-    starts = workload.starts()
-    assert len(starts) == sum(item.count for item in workload.items)
-    for start, again in zip(starts, workload.starts(), strict=True):
-        assert start.point.dtype == torch.float32
-        assert start.point.shape == start.gradient.shape == start.item.shape
-        assert torch.equal(start.point, again.point)
-        assert violation(start.item.kind, start.point) < 1e-6
+    task, again = workload.build(), workload.build()
+    weights = dict(task.model.named_parameters())
+    shapes = [item.shape for item in workload.items for _ in range(item.count)]
+    assert [tuple(weight.shape) for weight in weights.values()] == shapes
+    assert [tuple(target.shape) for target in task.batch(0)] == shapes
+    for weight, same in zip(weights.values(), again.model.parameters(), strict=True):
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, same)
+    for name, surface in task.surfaces.items():
+        assert surface.violation(weights[name]) < 1e-6
+    task.loss(task.model, task.batch(0)).backward()
+    for weight, target in zip(weights.values(), task.batch(0), strict=True):
+        assert torch.equal(weight.grad, target)
 
 
 def test_models():
-    assert len(WORKLOADS["plain-model"].starts()) == 66
-    mixed = WORKLOADS["mixed-model"]
-    assert len(mixed.starts()) == 200
-    assert sum(start.item.kind == "stiefel" for start in mixed.starts()) == 2
+    assert len(list(WORKLOADS["plain-model"].build().model.parameters())) == 66
+    mixed = WORKLOADS["mixed-model"].build()
+    assert len(list(mixed.model.parameters())) == 200
+    assert list(mixed.surfaces.values()) == [Stiefel()] * 2
 
 
 def test_every_method_is_tried_somewhere():
@@ -78,42 +94,31 @@ def test_every_method_is_tried_somewhere():
 def test_one_method_on_one_workload(workload, method, monkeypatch):
     compiler = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", compiler)
-    starts = workload.starts()
-    attached = method.attach(starts)
-    begin = [weight.detach().clone() for _, weight in attached.weights()]
-    for weight, start in zip(begin, starts, strict=True):
-        same = weight.reshape(-1).sort().values - start.point.reshape(-1).sort().values
-        assert same.abs().max() < 1e-5  # the same start, in whatever layout
+    step = stepper(method, workload.build())
+    begin = [weight.detach().clone() for _, weight in step.weights()]
+    for weight, start in zip(begin, workload.build().model.parameters(), strict=True):
+        torch.testing.assert_close(weight, start, atol=1e-5, rtol=0)
     for _ in range(30):
-        attached.put_back()
-        attached.call()
-    attached.settle()
-    found = cost.measure(workload, attached, seconds=1.0, budget=3.0)
+        step.put_back()
+        step.call()
+    step.settle()
+    found = cost.measure(workload, step, seconds=1.0, budget=3.0)
     assert 0.4e-3 < found.step_rms < 2.5e-3  # steps of comparable length
     assert found.violation_steps == 3
-    if any(kind != "plain" for kind, _ in attached.weights()):
+    if any(surface for surface, _ in step.weights()):
         assert found.violation < 1e-4
     else:
         assert found.violation is None
-    if attached.eager:
+    if step.eager:
         assert found.operators > 0
         assert found.flops >= 0
     assert found.state >= 0.9
     assert found.peak >= 0
 
 
-def test_violation_sees_each_constraint():
-    starts = {kind: TINY[kind].starts()[0].point for kind in ("sphere", "symmetric")}
-    starts["stiefel"] = TINY["kernel"].starts()[0].point
-    for kind, point in starts.items():
-        assert violation(kind, point) < 1e-6
-        point.view(-1)[1] += 0.1
-        assert violation(kind, point) > 1e-3
-
-
 def test_what_takes_too_long_to_count_is_left_out(monkeypatch):
     monkeypatch.setattr(cost, "MOST_OPERATORS", 5)
-    found = cost.measure(TINY["tall"], METHODS["pogo-sgd"].attach(TINY["tall"].starts()), 1.0, 1.0)
+    found = cost.measure(TINY["tall"], stepper(METHODS["pogo-sgd"], TINY["tall"].build()), 1.0, 1.0)
     assert found.operators > 5
     assert found.flops is None
     assert found.peak is None
@@ -121,8 +126,8 @@ def test_what_takes_too_long_to_count_is_left_out(monkeypatch):
 
 def test_flops_of_the_floor():
     n, p = 12, 3
-    attached = METHODS["floor"].attach(matrix(n, p).starts())
-    found = cost.measure(matrix(n, p), attached, 1.0, 1.0)
+    step = stepper(METHODS["floor"], matrix(n, p).build())
+    found = cost.measure(matrix(n, p), step, 1.0, 1.0)
     assert found.flops == 4 * 2 * n * p * p
     assert not found.flops_partial
 
@@ -139,7 +144,7 @@ def counting(log, name, fails_at=None):
             raise RuntimeError("it broke\nin detail")
         tensor.add_(1)
 
-    return Attached(call, [tensor], [], list, list), tensor
+    return Stepper(call, [tensor], [], list, list), tensor
 
 
 def test_all_methods_take_turns_in_a_random_order(monkeypatch):
@@ -147,8 +152,8 @@ def test_all_methods_take_turns_in_a_random_order(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP_CALLS", (3, 3))
     monkeypatch.setattr(timing, "LEADING_SECONDS", 0)
     log = []
-    attached = {name: counting(log, name)[0] for name in "abc"}
-    found = timing.interleave(attached, 20)
+    steppers = {name: counting(log, name)[0] for name in "abc"}
+    found = timing.interleave(steppers, 20)
     assert list(found) == ["a", "b", "c"]
     assert all(list(one.seconds) == list(range(20)) for one in found.values())
     turns = ["".join(log[i : i + 3]) for i in range(9, len(log), 3)]
@@ -159,30 +164,30 @@ def test_all_methods_take_turns_in_a_random_order(monkeypatch):
 def test_a_method_that_fails_fails_alone(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP_CALLS", (3, 3))
     log = []
-    attached = {
+    steppers = {
         "early": counting(log, "early", fails_at=2)[0],
         "late": counting(log, "late", fails_at=6)[0],
         "good": counting(log, "good")[0],
     }
-    found = timing.interleave(attached, 4)
+    found = timing.interleave(steppers, 4)
     assert [type(one).__name__ for one in found.values()] == [
         "RuntimeError",
         "RuntimeError",
         "Timing",
     ]
-    assert probe.describe(found["early"]) == "RuntimeError: it broke"
+    assert processes.describe(found["early"]) == "RuntimeError: it broke"
 
 
 def test_what_moved_is_put_back():
-    attached, tensor = counting([], "a")
-    attached.call()
-    attached.put_back()
+    step, tensor = counting([], "a")
+    step.call()
+    step.put_back()
     assert tensor.sum() == 0
-    attached.drifts = True
-    attached.call()
-    attached.settle()
-    attached.call()
-    attached.put_back()
+    step.drifts = True
+    step.call()
+    step.settle()
+    step.call()
+    step.put_back()
     assert tensor.sum() == 3
 
 
@@ -207,13 +212,13 @@ def test_a_process_of_its_own():
 def test_ratios_are_paired_by_round():
     drifting, reference = timed("a", [2, 20, 200]), timed("b", [1, 10, 100])
     found = ratio(drifting, reference)
-    assert (found.q1, found.value, found.q3) == (2, 2, 2)
-    assert ratio(drifting, Row("b", "failed")) is None
+    assert (found.low, found.value, found.high, found.pairs) == (2, 2, 2, 3)
+    assert ratio(drifting, Measurement("b", "failed")) is None
     assert ratio(None, reference) is None
     assert ratio(timed("a", [30], "once"), timed("b", [1, 2, 3])).value == 15
-    bound = ratio(Row("a", "skipped", at_least=60.0), timed("b", [1, 2, 3]))
+    bound = ratio(Measurement("a", "skipped", at_least=60.0), timed("b", [1, 2, 3]))
     assert (bound.value, bound.at_least) == (30, True)
-    assert ratio(Row("a", "skipped"), reference) is None
+    assert ratio(Measurement("a", "skipped"), reference) is None
 
 
 AT_LEAST = Target("t", "a", "b", "≥", 3, ("4096x64",))
@@ -228,11 +233,29 @@ AT_MOST = Target("t", "a", "b", "≤", 3, ("4096x64",))
         (AT_MOST, timed("a", [2]), timed("b", [1]), "met", ""),
         (AT_MOST, timed("a", [4]), timed("b", [1]), "not met", ""),
         (AT_LEAST, timed("a", [4], "once"), timed("b", [1]), "met", "one call"),
-        (AT_LEAST, Row("a", "skipped", at_least=4.0), timed("b", [1]), "met", ""),
-        (AT_LEAST, Row("a", "skipped", at_least=2.0), timed("b", [1]), "not measured", "bound"),
-        (AT_MOST, Row("a", "skipped", at_least=4.0), timed("b", [1]), "not met", ""),
-        (AT_MOST, Row("a", "skipped", at_least=2.0), timed("b", [1]), "not measured", "bound"),
-        (AT_LEAST, timed("a", [4]), Row("b", "failed", note="no memory"), "not measured", "b: no"),
+        (AT_LEAST, Measurement("a", "skipped", at_least=4.0), timed("b", [1]), "met", ""),
+        (
+            AT_LEAST,
+            Measurement("a", "skipped", at_least=2.0),
+            timed("b", [1]),
+            "not measured",
+            "bound",
+        ),
+        (AT_MOST, Measurement("a", "skipped", at_least=4.0), timed("b", [1]), "not met", ""),
+        (
+            AT_MOST,
+            Measurement("a", "skipped", at_least=2.0),
+            timed("b", [1]),
+            "not measured",
+            "bound",
+        ),
+        (
+            AT_LEAST,
+            timed("a", [4]),
+            Measurement("b", "failed", note="no memory"),
+            "not measured",
+            "b: no",
+        ),
     ],
 )
 def test_verdicts(target, dividend, divisor, answer, note):
@@ -248,23 +271,23 @@ def test_targets_name_what_there_is():
     for target in TARGETS:
         for name in target.workloads:
             for method in (target.dividend, target.divisor):
-                assert METHODS[method].applies(WORKLOADS[name]), (target.title, name)
+                assert METHODS[method].times(WORKLOADS[name]), (target.title, name)
 
 
 def test_counterparts_are_riemopts():
     for method in METHODS.values():
-        assert all(METHODS[name].family == "riemopt" for name in method.counterparts)
+        assert all(METHODS[name].family == "riemopt" for name in method.timed.counterparts)
 
 
 def test_json_round_trip(tmp_path):
     counted = cost.Cost(3, None, True, 1.0, 2.0, 1e-3, None, 100)
-    row = Row("a", "timed", {0: 1.0, 7: 2.0}, calls=4, note="slow", cost=counted)
-    written = results_of(row, Row("b", "skipped", at_least=2.0))
+    row = Measurement("a", "timed", {0: 1.0, 7: 2.0}, calls=4, note="slow", cost=counted)
+    written = results_of(row, Measurement("b", "skipped", at_least=2.0))
     written.write(tmp_path / "deep" / "speed.json")
-    assert Results.read(tmp_path / "deep" / "speed.json") == written
+    assert SpeedResults.read(tmp_path / "deep" / "speed.json") == written
     (tmp_path / "other.json").write_text('{"format": 0}')
     with pytest.raises(ValueError, match="format"):
-        Results.read(tmp_path / "other.json")
+        SpeedResults.read(tmp_path / "other.json")
 
 
 def test_growth_fits_exponents():
@@ -273,7 +296,7 @@ def test_growth_fits_exponents():
         WorkloadResult(w.name, w.title, [timed(m, [p**2]) for m in growth.METHODS])
         for p, w in study.points
     ]
-    found = Results("growth", {}, {}, rows)
+    found = SpeedResults("growth", {}, {}, rows)
     found.extra["studies"] = growth.fit(found, [study])
     curve = found.extra["studies"][0]["curves"]["floor"]
     assert curve["exponent"] == pytest.approx(2)
@@ -298,7 +321,7 @@ def test_a_run(tmp_path):
     assert result.output.rstrip().endswith(str(tmp_path / "speed.json"))
     for name in ("speed.json", "speed.svg", "speed.png"):
         assert (tmp_path / name).stat().st_size > 0
-    found = Results.read(tmp_path / "speed.json")
+    found = SpeedResults.read(tmp_path / "speed.json")
     rows = found.workloads[0].rows
     assert [row.method for row in rows] == ["riemopt-adam", "floor", "torch-adam-fused"]
     assert all(row.status == "timed" and row.cost is not None for row in rows)
@@ -319,7 +342,7 @@ def test_what_is_too_slow_or_fails_is_a_row(answer, status, text, tmp_path, monk
     chosen = ["--method=floor", "--method=geotorch"]
     result = invoke("--quick", "--rounds=1", "--shape=64x64", *chosen, f"--out={tmp_path}")
     assert result.exit_code == 0, result.output
-    row = Results.read(tmp_path / "speed.json").workloads[0].row("geotorch")
+    row = SpeedResults.read(tmp_path / "speed.json").workloads[0].row("geotorch")
     assert row.status == status
     assert text in row.note
 
@@ -355,7 +378,7 @@ def test_profile(tmp_path):
     result = invoke("--profile", "--rounds=2", "--shape=64x64", f"--out={tmp_path}")
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "profile.json") in result.output
-    found = Results.read(tmp_path / "profile.json").extra["profiles"]["64x64"]
+    found = SpeedResults.read(tmp_path / "profile.json").extra["profiles"]["64x64"]
     assert [one["method"] for one in found] == [m for m in METHODS if m in breakdown.METHODS]
     for one in found:
         operators = tuple(breakdown.Operator(**op) for op in one.pop("operators"))

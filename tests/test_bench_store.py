@@ -5,9 +5,9 @@ import multiprocessing
 
 import pytest
 from riemopt_bench import registry
-from riemopt_bench.store import Store, StoreError
-from riemopt_bench.suites import Budget
-from riemopt_bench.worker import RunSpec
+from riemopt_bench.interface import Budget
+from riemopt_bench.train.store import Store, StoreError
+from riemopt_bench.train.worker import RunSpec
 
 
 def test_rows_come_back_in_order(tmp_path):

@@ -58,7 +58,7 @@ def test_parsing_alone_does_not_import_torch():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich.console", "geoopt"])
+@pytest.mark.parametrize("missing", ["typer", "rich.console", "riemopt_bench", "geoopt"])
 def test_a_missing_package_is_one_line_that_says_what_to_install(missing):
     code = (
         f"import sys\nsys.modules[{missing!r}] = None\n"
@@ -72,6 +72,30 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(missing):
     assert result.returncode == 1
     assert "pip install 'riemopt[bench]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_package_that_only_the_page_needs_is_missed_before_anything_is_run(tmp_path):
+    code = (
+        "import sys\nsys.modules['jinja2'] = None\n"
+        f"sys.argv = ['riemopt', 'bench', 'run', '--out', {str(tmp_path / 'out')!r}]\n"
+        "from riemopt.cli import main\nmain()\n"
+    )
+    result = python(code)
+    assert result.returncode == 1
+    assert "pip install 'riemopt[bench]'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_ours_that_is_missing_is_not_a_package_to_install():
+    code = (
+        "import sys\nsys.modules['riemopt_bench.registry'] = None\n"
+        "sys.argv = ['riemopt', 'bench', 'list']\n"
+        "from riemopt.cli import main\nmain()\n"
+    )
+    result = python(code)
+    assert result.returncode == 1
+    assert "pip install" not in result.stderr
+    assert "riemopt_bench.registry" in result.stderr
 
 
 def test_list():

@@ -4,8 +4,10 @@ import ast
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import riemopt_bench
 
 import riemopt
 
@@ -34,7 +36,7 @@ LAYERS = {
     "testing": {"manifolds"},
     "interop": {"optim", "nn", "distributed", "manifolds", "linalg"},
     "swa_utils": {"nn"},
-    "cli": {"bench", "riemopt"},
+    "cli": set(),
     "__init__": {"optim", "nn", "manifolds", "swa_utils"},
 }
 
@@ -54,6 +56,8 @@ def _imports(path):
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+BENCH_FILES = sorted(pathlib.Path(riemopt_bench.__file__).parent.rglob("*.py"))
+ROOT = PACKAGE.parent
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -67,6 +71,36 @@ def test_dependencies_point_one_way(path):
         target = "riemopt" if public else target
         allowed = LAYERS[part] | {part, EVERYWHERE}
         assert target in allowed or (target == "riemopt" and part == "__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_knows_the_benchmark(path):
+    assert path.name == "cli.py" or not any(n.startswith("riemopt_bench") for n in _imports(path))
+
+
+@pytest.mark.parametrize("path", BENCH_FILES, ids=lambda p: "/".join(p.parts[-2:]))
+def test_the_benchmark_uses_public_names_only(path):
+    public = {f"riemopt.{name}" for name in riemopt.__all__} | {"riemopt", "riemopt.cli"}
+    assert not {n for n in _imports(path) if n.split(".")[0] == "riemopt"} - public
+
+
+def test_the_wheel_holds_the_benchmark_and_its_page():
+    """By hatchling's own reading of pyproject.toml, where it is installed."""
+    builders = pytest.importorskip("hatchling.builders.wheel")
+    files = {f.distribution_path for f in builders.WheelBuilder(str(ROOT)).recurse_included_files()}
+    for needed in ("riemopt/cli.py", "riemopt_bench/surfaces.py"):
+        assert needed in files
+    assert "riemopt_bench/page/report.html.j2" in files
+    assert not [name for name in files if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_the_project_names_the_benchmark_as_a_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    folders = {(ROOT / package).resolve() for package in packages}
+    assert folders == {PACKAGE, pathlib.Path(riemopt_bench.__file__).parent}
+    needed = " ".join(project["project"]["optional-dependencies"]["bench"])
+    assert all(name.replace("sklearn", "scikit-learn") in needed for name in BENCH_ONLY)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -3,10 +3,10 @@
     riemopt bench list
     riemopt bench run --suite demo
     riemopt bench report results/demo
+    riemopt bench speed --quick
 
-Reading order: `interface.py` (what a problem and a method are), `measure.py` (one run),
-`runner.py` (all runs), `report.py` (the page). A new problem is one file in `problems/`, a new
-method is one file in `methods/`; both are found by being there.
+Reading order: `surfaces.py` and `interface.py` (what a surface, a task and a method are), a file of
+`libraries/`, then `train` (real data) or `speed` (one step), and `page` (what people read).
 
-Needs the packages of `pip install 'riemopt[bench]'`; nothing else in riemopt imports this package.
+Needs the packages of `pip install 'riemopt[bench]'`. Of riemopt it uses public names only.
 """

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from riemopt_bench import registry
-from riemopt_bench.suites import SUITES, Suite
+from riemopt_bench.interface import Method, Problem
+from riemopt_bench.train.suites import SUITES, Suite
 
 T = TypeVar("T")
 
@@ -23,21 +24,21 @@ class UsageError(Exception):
 
 def show_list() -> None:
     """Print the problems, methods and suites, and what `riemopt bench speed` measures."""
-    from riemopt_bench.speed.methods import METHODS
-    from riemopt_bench.speed.workloads import WORKLOADS
-
     console = Console()
     problems = [(p.name, p.description, p.metric) for p in registry.problems().values()]
     console.print(_table("Problems", ("name", "what it is", "result"), problems))
-    methods = [(m.name, m.description) for m in registry.methods().values()]
-    console.print(_table("Methods", ("name", "what it is"), methods))
+    console.print(_methods("Methods", registry.methods()))
     suites = [(s.name, s.description, ", ".join(s.budgets)) for s in SUITES.values()]
     console.print(_table("Suites", ("name", "what it is", "problems"), suites))
-    titles = [(w.name, w.title, "yes" if w.quick else "") for w in WORKLOADS.values()]
+    titles = [(w.name, w.title, "yes" if w.quick else "") for w in registry.workloads().values()]
     console.print(_table("Workloads of bench speed", ("name", "what it is", "quick"), titles))
-    steps = [(m.name, m.description) for m in METHODS.values()]
-    console.print(_table("Methods of bench speed", ("name", "what it is"), steps))
-    console.print("A new problem or method is one file in riemopt/bench/problems or methods.")
+    console.print(_methods("Methods of bench speed", registry.step_methods()))
+    console.print("A problem, method or workload of your own is one file: --with FILE.")
+
+
+def _methods(title: str, methods: Mapping[str, Method]) -> Table:
+    rows = [(m.name, m.description) for m in methods.values()]
+    return _table(title, ("name", "what it is"), rows)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -48,6 +49,14 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def use(files: Iterable[Path]) -> None:
+    """Take problems, methods and workloads from files of the user's own."""
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"--with {file}: there is no such file.")
+    registry.use(files)
 
 
 def find_suite(name: str) -> Suite:
@@ -67,12 +76,12 @@ def run(
     report: bool,
 ) -> None:
     """Run a suite, or the part of it that was asked for, and make the page."""
-    from riemopt_bench.runner import Plan, Runner
+    from riemopt_bench.page.report import write_report
+    from riemopt_bench.train.runner import Plan, SuiteRunner
 
-    in_suite = {name: registry.problems()[name] for name in suite.budgets}
     plan = Plan(
         suite=suite,
-        problems=tuple(_choose(f"problem of suite {suite.name!r}", problems, in_suite)),
+        problems=_choose_problems(suite, problems),
         methods=tuple(_choose("method", methods, registry.methods())),
         repetitions=repetitions or suite.repetitions,
     )
@@ -81,20 +90,24 @@ def run(
         raise UsageError(f"nothing to run: none of the methods applies ({reasons})")
     _make_writable(directory)
     console = Console()
-    runner = Runner(plan, directory, jobs, resume, console)
+    runner = SuiteRunner(plan, directory, jobs, resume, console)
     for problem, method, skip in plan.left_out():
         runner.say(f"left out: {method.name} on {problem.name}: {skip.reason}")
     try:
         keys = runner.run()
         if report:
-            from riemopt_bench.report import write_report
-
             runner.say(str(write_report(directory, prefer=keys)))
     except KeyboardInterrupt:
         runner.say(
             f"Interrupted. Finished runs are in {runner.store.path}; the same command goes on."
         )
         raise SystemExit(130) from None
+
+
+def _choose_problems(suite: Suite, names: Sequence[str] | None) -> tuple[Problem, ...]:
+    known = {name: p for name, p in registry.problems().items() if suite.budget(p)}
+    in_order = {name: known[name] for name in suite.budgets if name in known} | known
+    return tuple(_choose(f"problem of suite {suite.name!r}", names, in_order))
 
 
 def speed(
@@ -111,29 +124,25 @@ def speed(
 ) -> None:
     """Time optimizer steps; print tables, targets and the path of the results."""
     from riemopt_bench.speed import breakdown
-    from riemopt_bench.speed.methods import METHODS
-    from riemopt_bench.speed.runner import Runner, default_settings
-    from riemopt_bench.speed.workloads import WORKLOADS
+    from riemopt_bench.speed.runner import SpeedRunner, default_settings
 
-    known = {n: w for n, w in WORKLOADS.items() if w.quick or workloads or not quick}
+    known = {n: w for n, w in registry.workloads().items() if w.quick or workloads or not quick}
     chosen = _choose("workload", workloads, known)
-    some = _choose("method", methods or (breakdown.METHODS if profile else None), METHODS)
-    if growth and profile:
-        raise UsageError("--growth and --profile are two runs; leave one of them out.")
-    if profile and (limit is not None or any(method.heavy for method in some)):
+    wanted = methods or (breakdown.METHODS if profile else None)
+    some = _choose("method", wanted, registry.step_methods())
+    _refuse_contradictions(workloads, methods, growth, profile, limit)
+    heavy = [method.name for method in some if method.timed.heavy]
+    if profile and heavy:
         raise UsageError(
-            "--profile takes methods whose step is short, and no --limit; leave out "
-            f"{', '.join(m.name for m in some if m.heavy) or '--limit'}."
+            f"--profile takes methods whose step is short; leave out {', '.join(heavy)}."
         )
-    if growth and (workloads or methods):
-        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
-    if not any(m.applies(w) for m in some for w in chosen):
+    if not any(m.times(w) for m in some for w in chosen):
         raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
     _make_writable(directory)
     console = Console()
     if not console.is_terminal:
         console = Console(width=170)
-    runner = Runner(default_settings(quick, rounds, threads, limit), directory, console)
+    runner = SpeedRunner(default_settings(quick, rounds, threads, limit), directory, console)
     try:
         if growth:
             runner.growth()
@@ -146,10 +155,25 @@ def speed(
         raise SystemExit(130) from None
 
 
+def _refuse_contradictions(
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    growth: bool,
+    profile: bool,
+    limit: float | None,
+) -> None:
+    if growth and profile:
+        raise UsageError("--growth and --profile are two runs; leave one of them out.")
+    if growth and (workloads or methods):
+        raise UsageError("--growth has its own workloads and methods; leave the filters out.")
+    if profile and limit is not None:
+        raise UsageError("--profile takes methods whose step is short; leave out --limit.")
+
+
 def report(directory: Path) -> None:
     """Make the page from what a directory holds."""
-    from riemopt_bench.report import write_report
-    from riemopt_bench.store import Store
+    from riemopt_bench.page.report import write_report
+    from riemopt_bench.train.store import Store
 
     if not (directory / Store.FILE).is_file():
         raise UsageError(

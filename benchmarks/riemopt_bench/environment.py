@@ -15,23 +15,23 @@ import torch
 import riemopt
 
 
-@functools.cache
-def riemopt_fingerprint() -> str:
-    """Hash of riemopt's own source without the benchmark: changes when what is measured does."""
-    root = Path(riemopt.__file__).parent
+def _fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if relative.parts[0] not in ("bench", "cli.py"):
-            digest.update(str(relative).encode() + b"\0" + path.read_bytes())
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+# Hash of riemopt's source, which changes when what is measured does. Taken here and not later: of
+# the code as it was loaded, should a file change while a run is on.
+RIEMOPT_FINGERPRINT = _fingerprint(Path(riemopt.__file__).parent)
 
 
 @functools.cache
 def version(package: str) -> str:
     """A package's version; for riemopt with the fingerprint of its source."""
     if package == "riemopt":
-        return f"{riemopt.__version__}+{riemopt_fingerprint()}"
+        return f"{riemopt.__version__}+{RIEMOPT_FINGERPRINT}"
     if package == "torch":
         return str(torch.__version__)
     try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -32,7 +31,6 @@ class LiveBytes(TorchDispatchMode):
         self._sweep()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then look at what it returned."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -48,12 +46,6 @@ class LiveBytes(TorchDispatchMode):
     def _sweep(self) -> None:
         self._alive = {k: v for k, v in self._alive.items() if not v[0].expired()}
         self.peak = max(self.peak, sum(nbytes for _, nbytes in self._alive.values()))
-
-
-def held_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What stays between steps and goes into a checkpoint: parameters, buffers, optimizer state."""
-    state = [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
-    return [*model.parameters(), *model.buffers(), *state]
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

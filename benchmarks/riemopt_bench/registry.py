@@ -1,4 +1,9 @@
-"""Finds problems and methods: whatever lies in `problems/` and `methods/`."""
+"""Finds problems, methods and workloads: those of this package, and those of files of your own.
+
+A problem is a file in `problems/` that defines `PROBLEM`, a library one in `libraries/` that
+defines `METHODS`; both are found by being there. A file of your own, given with `--with FILE`, may
+define either, and `WORKLOADS`.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +12,111 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from riemopt_bench import methods as methods_package
+from riemopt_bench import libraries as libraries_package
 from riemopt_bench import problems as problems_package
 from riemopt_bench.interface import Method, Problem
 
+if TYPE_CHECKING:
+    from riemopt_bench.speed.workloads import Workload
+
+FAMILIES = (
+    "riemopt",
+    "floor",
+    "parametrize",
+    "geotorch",
+    "geoopt",
+    "pogo",
+    "projection",
+    "unconstrained",
+)
+_own: dict[Path, ModuleType] = {}
+
+
+def use(files: Iterable[Path]) -> None:
+    """Import files of the user's own, by the names of their modules."""
+    for path in (Path(file).resolve() for file in files):
+        if path in _own:
+            continue
+        sys.path.insert(0, str(path.parent))  # processes that are started later inherit it
+        module = importlib.import_module(path.stem)
+        if Path(str(module.__file__)).resolve() != path:
+            raise ImportError(f"{path} has the name of another module, {module.__file__}")
+        _own[path] = module
+        _clear()
+
+
+def forget() -> None:
+    """Leave the user's own files out again."""
+    _own.clear()
+    _clear()
+
+
+def _clear() -> None:
+    for cached in (problems, methods, step_methods, workloads, source):
+        cached.cache_clear()
+
+
+def own_files() -> list[Path]:
+    """The files given to `use`, for other processes."""
+    return list(_own)
+
+
+def modules(package: ModuleType) -> list[str]:
+    """The names of a package's modules, but for those that begin with an underscore."""
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [f"{package.__name__}.{name}" for name in names if not name.startswith("_")]
+
 
 def _modules(package: ModuleType) -> list[ModuleType]:
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [
-        importlib.import_module(f"{package.__name__}.{name}")
-        for name in names
-        if not name.startswith("_")
-    ]
+    return [*map(importlib.import_module, modules(package)), *_own.values()]
 
 
 @functools.cache
 def problems() -> dict[str, Problem]:
-    """All problems by name, those with the most kinds of constraints first."""
-    found = [module.PROBLEM for module in _modules(problems_package)]
-    found.sort(key=lambda problem: -len(problem.kinds))
+    """All problems by name, those with the most surfaces first."""
+    found = [m.PROBLEM for m in _modules(problems_package) if hasattr(m, "PROBLEM")]
+    found.sort(key=lambda problem: -len(problem.surfaces))
     return {problem.name: problem for problem in found}
+
+
+def _all_methods() -> list[Method]:
+    found = [method for m in _modules(libraries_package) for method in getattr(m, "METHODS", ())]
+    order = {family: position for position, family in enumerate(FAMILIES)}
+    return sorted(found, key=lambda method: order.get(method.family, len(order)))
 
 
 @functools.cache
 def methods() -> dict[str, Method]:
-    """All methods by name: riemopt first, then parametrize, then the rest."""
-    families = ("riemopt", "parametrize", "geoopt", "projection", "unconstrained")
-    found = [method for module in _modules(methods_package) for method in module.METHODS]
-    found.sort(key=lambda method: families.index(method.family))
-    return {method.name: method for method in found}
+    """The methods of the training benchmark by name: riemopt's first, then parametrize's."""
+    return {method.name: method for method in _all_methods() if method.grid}
 
 
 @functools.cache
-def source(kind: str, name: str) -> str:
+def step_methods() -> dict[str, Method]:
+    """The methods of the step benchmark by name, in the same order."""
+    return {method.name: method for method in _all_methods() if method.stepping is not None}
+
+
+@functools.cache
+def workloads() -> dict[str, Workload]:
+    """The workloads of the step benchmark by name."""
+    from riemopt_bench.speed.workloads import WORKLOADS
+
+    own = [workload for module in _own.values() for workload in getattr(module, "WORKLOADS", ())]
+    return WORKLOADS | {workload.name: workload for workload in own}
+
+
+@functools.cache
+def source(kind: Literal["problem", "method"], name: str) -> str:
     """Hash of the file that defines a problem or method, and of the shared files that it uses."""
-    package = problems_package if kind == "problem" else methods_package
-    value: Any = problems()[name] if kind == "problem" else methods()[name]
+    package = problems_package if kind == "problem" else libraries_package
+    value = problems()[name] if kind == "problem" else methods()[name]
     module = next(m for m in _modules(package) if _defines(m, value))
     used = {module.__name__: module}
     for member in vars(module).values():

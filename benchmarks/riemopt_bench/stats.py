@@ -19,12 +19,17 @@ class Quartiles(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A ratio of times with its 95% interval; the interval is missing with fewer than 2 pairs."""
+    """A ratio of times with an interval; the function that computes it says which.
+
+    The interval is missing with fewer than two pairs. `at_least`: a lower bound only, since the
+    dividend was ended before it was done.
+    """
 
     value: float
     low: float | None
     high: float | None
-    pairs: int
+    pairs: int = 1
+    at_least: bool = False
 
     @property
     def clear(self) -> bool:
@@ -50,9 +55,9 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def paired_ratio(times: Mapping[int, float], reference: Mapping[int, float]) -> Ratio | None:
-    """Median of times/reference over the repetitions that both have.
+    """Median of times/reference over the repetitions that both have, with a 95% interval.
 
-    The interval is the percentile bootstrap (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed)
+    It is the percentile bootstrap (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed)
     of the median log ratio: a median, since one run that something else disturbed must not decide.
     With three pairs it is little more than their range.
     """

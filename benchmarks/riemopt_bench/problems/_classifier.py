@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from riemopt_bench.interface import Constraint, Evaluation, Task
+from riemopt_bench.interface import Evaluation, Task
+from riemopt_bench.surfaces import Sphere, Stiefel, Surface, Symmetric
 
-CONSTRAINTS = {
-    "tall.weight": Constraint("stiefel"),
-    "square.weight": Constraint("stiefel"),
-    "forms": Constraint("symmetric"),
-    "prototypes": Constraint("sphere", dim=-1),
+SURFACES: dict[str, Surface] = {
+    "tall.weight": Stiefel(),
+    "square.weight": Stiefel(),
+    "forms": Symmetric(),
+    "prototypes": Sphere(),
 }
 CLASSES = 10
 
@@ -78,7 +79,7 @@ def classifier_task(images: Tensor, labels: Tensor, hidden: int, seed: int) -> T
         nn.init.orthogonal_(model.square.weight)
         for name in ("forms", "prototypes"):
             weight = model.get_parameter(name)
-            weight.copy_(CONSTRAINTS[name].nearest(weight))
+            weight.copy_(SURFACES[name].nearest(weight))
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -93,4 +94,4 @@ def classifier_task(images: Tensor, labels: Tensor, hidden: int, seed: int) -> T
         accuracy = (model(data.images[2]).argmax(-1) == data.labels[2]).double().mean()
         return Evaluation(metric=accuracy.item(), selection=validation.item())
 
-    return Task(model, CONSTRAINTS, batch, loss, evaluate)
+    return Task(model, SURFACES, batch, loss, evaluate)

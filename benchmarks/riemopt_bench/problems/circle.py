@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from riemopt_bench.interface import Constraint, Evaluation, Problem, Task
+from riemopt_bench.interface import Evaluation, Problem, Task
+from riemopt_bench.surfaces import Sphere
 
 DIMENSIONS = {"circle": 2, "sphere": 1000}
 
@@ -54,7 +55,7 @@ def build(seed: int) -> Task:
 
     return Task(
         Points(**start),
-        {name: Constraint("sphere", dim=-1) for name in DIMENSIONS},
+        {name: Sphere() for name in DIMENSIONS},
         batch=batch,
         loss=lambda model, batch: model(batch),
         evaluate=evaluate,
@@ -68,7 +69,7 @@ PROBLEM = Problem(
     metric="mean of 1 - cos(angle to the target)",
     higher_is_better=False,
     target=1e-2,
-    kinds=frozenset({"sphere"}),
+    surfaces=frozenset({Sphere()}),
     build=build,
     bounded=False,
     log_metric=True,

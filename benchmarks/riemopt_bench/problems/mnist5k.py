@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from riemopt_bench.interface import Problem, Task
-from riemopt_bench.problems._classifier import classifier_task
+from riemopt_bench.problems._classifier import SURFACES, classifier_task
 
 
 def build(seed: int) -> Task:
@@ -25,6 +25,6 @@ PROBLEM = Problem(
     metric="test accuracy",
     higher_is_better=True,
     target=0.9,
-    kinds=frozenset({"stiefel", "symmetric", "sphere"}),
+    surfaces=frozenset(SURFACES.values()),
     build=build,
 )

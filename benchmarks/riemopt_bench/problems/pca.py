@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from riemopt_bench.interface import Constraint, Evaluation, Problem, Task
+from riemopt_bench.interface import Evaluation, Problem, Task
+from riemopt_bench.surfaces import Stiefel
 
 DIRECTIONS = 10
 
@@ -49,7 +50,7 @@ def build(seed: int) -> Task:
 
     return Task(
         model,
-        {"weight": Constraint("stiefel")},
+        {"weight": Stiefel()},
         batch=lambda step: covariance32,
         loss=lambda model, batch: model(batch),
         evaluate=evaluate,
@@ -63,7 +64,7 @@ PROBLEM = Problem(
     metric="relative gap to the optimum",
     higher_is_better=False,
     target=1e-3,
-    kinds=frozenset({"stiefel"}),
+    surfaces=frozenset({Stiefel()}),
     build=build,
     bounded=False,
     log_metric=True,

@@ -1,10 +1,10 @@
-"""The micro-benchmark: what one optimizer step costs, against others and against a floor.
+"""The step benchmark: what one optimizer step costs, against others and against a floor.
 
     riemopt bench speed --quick
     riemopt bench speed --workload 4096x64 --method riemopt-adam --method floor
     riemopt bench speed --growth
 
-Reading order: `interface.py` (what a workload and a method are), `workloads.py`, `methods/`,
-`timing.py` (the clock), `cost.py` (what is counted), `targets.py`, `runner.py` (a whole run). A new
-method is one entry in a file of `methods/`.
+Reading order: `workloads.py` (what is stepped), `stepper.py` (a step, over and over),
+`timing.py` (the clock), `cost.py` (what is counted), `targets.py`, `runner.py` (a whole run). The
+methods are those of `libraries/` that have a `Stepping`.
 """

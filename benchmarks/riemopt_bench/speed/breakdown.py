@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.profiler import ProfilerActivity, profile
 
-from riemopt_bench.speed.interface import Attached
+from riemopt_bench.speed.stepper import Stepper
 from riemopt_bench.speed.timing import BLOCK_SECONDS, MOST_CALLS, warm_up
 
 METHODS = ("riemopt-sgd", "riemopt-adam", "floor", "pogo-adam", "torch-adam-foreach")
@@ -18,7 +18,7 @@ _PRODUCTS = frozenset(
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its calls in a step, and its own microseconds in all of them."""
+    """One operator: how often a step calls it, and the microseconds of these calls together."""
 
     name: str
     calls: float
@@ -29,7 +29,7 @@ class Operator:
 class Breakdown:
     """One step under torch's profiler, which adds a microsecond or so to each operator.
 
-    `outside`: what passes outside operators, which is Python's part, dispatch and the profiler.
+    The time `outside` operators is spent in Python, in dispatch and in the profiler.
     """
 
     method: str
@@ -52,18 +52,18 @@ class Breakdown:
         return max(self.microseconds - self.products - self.others, 0.0)
 
 
-def measure(method: str, attached: Attached, blocks: int) -> Breakdown:
-    """The mean over blocks of steps, each from where the timed ones begin."""
-    calls = min(max(int(BLOCK_SECONDS / warm_up(attached)), 1), MOST_CALLS)
+def measure(method: str, stepper: Stepper, blocks: int) -> Breakdown:
+    """The mean over blocks of steps; each block begins where timed ones would."""
+    calls = min(max(int(BLOCK_SECONDS / warm_up(stepper)), 1), MOST_CALLS)
     steps, seconds = blocks * calls, 0.0
     found: dict[str, tuple[int, float]] = {}
     for _ in range(blocks):
-        attached.put_back()
-        attached.call()
+        stepper.put_back()
+        stepper.call()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             begin = time.perf_counter()
             for _ in range(calls):
-                attached.call()
+                stepper.call()
             seconds += time.perf_counter() - begin
         for event in profiler.key_averages():
             if event.key.startswith("aten::"):

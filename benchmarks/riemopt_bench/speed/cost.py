@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt_bench.memory import bytes_of
-from riemopt_bench.speed.interface import Attached, Workload, violation
+from riemopt_bench.speed.stepper import Stepper
+from riemopt_bench.speed.workloads import Workload
 
 STEPS = 100
 MOST_OPERATORS = 100_000  # flops and peak of more than these would take minutes
@@ -26,7 +27,7 @@ _SECOND = "second call"
 
 
 def _product_flops(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Of C + A·B, from the three shapes."""
+    """Flops of C + A·B, from the three shapes."""
     return 2 * math.prod(a) * int(b[-1])
 
 
@@ -49,14 +50,14 @@ _UNCOUNTED = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step; None where it cannot be counted.
+    """What one step needs; None where it cannot be counted.
 
-    `flops` are those of matrix products, 2 for each multiplication with its addition, and a lower
-    bound if `flops_partial`: factorisations and exponentials are not in it. `state`: bytes kept
-    between steps, apart from one copy of the weights, per byte of the weights. `peak`: the most
-    bytes allocated at a time above what was there before, kernels' own scratch included, per byte
-    of the largest group of equal tensors. `step_rms`: size of an entry of one step. `violation`:
-    the largest after `violation_steps` steps with new random gradients.
+    `flops` counts matrix products only, two for each multiplication with its addition; if
+    `flops_partial`, there were factorisations or exponentials as well. `state` is what is kept
+    between steps besides the weights, as a multiple of the weights' bytes. `peak` is the most that
+    is allocated during the step, kernels' scratch included, as a multiple of the bytes of the
+    largest group of equal tensors. `step_rms` is the root mean square of the entries of one step.
+    `violation` is the largest after `violation_steps` steps with new random gradients.
     """
 
     operators: int | None
@@ -70,60 +71,63 @@ class Cost:
 
 
 class OperatorCount(TorchDispatchMode):
-    """How many operators are dispatched, backward included, and the names of all."""
+    """The names of all operators that are dispatched, backward included."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the operator and run it."""
         self.names.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
-def measure(workload: Workload, attached: Attached, seconds: float, budget: float) -> Cost:
-    """All of it, for a method that is warm. As many of the 100 steps as `budget` seconds allow."""
+def measure(workload: Workload, stepper: Stepper, seconds: float, budget: float) -> Cost:
+    """The cost of a step after warm-up, which takes about `seconds`.
+
+    The violation is taken after 100 steps, or as many as fit into `budget` seconds.
+    """
     operators, flops, partial, peak = None, None, False, None
-    weight_bytes = 4 * sum(item.count * math.prod(item.shape) for item in workload.items)
-    attached.put_back()
-    step_rms = _step_rms(attached)
-    if attached.eager:
+    weight_bytes = 4 * sum(item.numel for item in workload.items)
+    stepper.put_back()
+    step_rms = _step_rms(stepper)
+    if stepper.eager:
         with OperatorCount() as count:
-            attached.call()
+            stepper.call()
         operators = len(count.names)
         partial = any(name.startswith(_UNCOUNTED) for name in count.names)
         if operators <= MOST_OPERATORS:
             with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
-                attached.call()
+                stepper.call()
             flops = counter.get_total_flops()
     if operators is None or operators <= MOST_OPERATORS:
-        peak = peak_bytes(attached) / workload.group_bytes
-    state = (bytes_of(attached.held()) - weight_bytes) / weight_bytes
+        peak = peak_bytes(stepper) / workload.group_bytes
+    state = (bytes_of(stepper.held()) - weight_bytes) / weight_bytes
     steps = min(max(int(budget / seconds), 1), STEPS)
-    largest = feasibility(attached, steps)
+    largest = feasibility(stepper, steps)
     return Cost(operators, flops, partial, state, peak, step_rms, largest, steps)
 
 
-def _step_rms(attached: Attached) -> float:
-    before = [weight.detach().clone() for _, weight in attached.weights()]
-    attached.call()
-    after = [weight.detach() for _, weight in attached.weights()]
+def _step_rms(stepper: Stepper) -> float:
+    before = [weight.detach().clone() for _, weight in stepper.weights()]
+    stepper.call()
+    after = [weight.detach() for _, weight in stepper.weights()]
     squares = sum(
         (b - a).double().square().sum().item() for a, b in zip(before, after, strict=True)
     )
     return math.sqrt(squares / sum(a.numel() for a in before))
 
 
-def peak_bytes(attached: Attached) -> int:
-    """The most that torch's allocator had handed out during a call, above what it began with.
+def peak_bytes(stepper: Stepper) -> int:
+    """The most memory that torch's allocator hands out during a call, beyond what was there before.
 
-    Of the second call under the profiler, which knows of no memory that is older than itself.
+    The profiler does not see memory allocated before it started, so the second of two calls under
+    it is looked at.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        attached.call()
+        stepper.call()
         with record_function(_SECOND):
-            attached.call()
+            stepper.call()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     begin = next(event.start_ns() for event in events if event.name() == _SECOND)
@@ -136,18 +140,17 @@ def peak_bytes(attached: Attached) -> int:
     return peak
 
 
-def feasibility(attached: Attached, steps: int = STEPS, seed: int = 1) -> float | None:
+def feasibility(stepper: Stepper, steps: int = STEPS, seed: int = 1) -> float | None:
     """Largest violation after steps from the start, each with a new gradient; None without one."""
-    constrained = [kind for kind, _ in attached.weights() if kind != "plain"]
-    if not constrained:
+    if not any(surface for surface, _ in stepper.weights()):
         return None
-    attached.put_back()
+    stepper.put_back()
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        for gradient in attached.gradients:
+        for gradient in stepper.gradients:
             _refill(gradient, generator)
-        attached.call()
-    return max(violation(kind, weight) for kind, weight in attached.weights())
+        stepper.call()
+    return max(surface.violation(weight) for surface, weight in stepper.weights() if surface)
 
 
 @torch.no_grad()

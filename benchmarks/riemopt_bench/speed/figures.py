@@ -5,30 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from riemopt_bench.figures import COLORS, STYLE
-from riemopt_bench.speed.methods import METHODS
-from riemopt_bench.speed.results import Results, Row, WorkloadResult, ratio
+from riemopt_bench.page.drawing import document, save, shades, styled
+from riemopt_bench.page.numbers import significant
+from riemopt_bench.registry import step_methods
+from riemopt_bench.speed.results import Measurement, SpeedResults, WorkloadResult, ratio
 from riemopt_bench.speed.tables import exponent_text
-from riemopt_bench.svg import document, save
-from riemopt_bench.wording import significant
-
-SHADES = {
-    "riemopt": COLORS["riemopt"][0],
-    "floor": "#000000",
-    "torch": COLORS["unconstrained"][0],
-    "geoopt": COLORS["geoopt"][0],
-    "pogo": COLORS["projection"][0],
-    "parametrize": COLORS["parametrize"][0],
-    "geotorch": COLORS["parametrize"][2],
-}
 
 
-def baseline(result: WorkloadResult) -> Row | None:
+def baseline(result: WorkloadResult) -> Measurement | None:
     """The row that times are divided by: the floor, or torch's Adam."""
     for name in ("floor", "torch-adam-foreach", "torch-adam-fused"):
         row = result.row(name)
@@ -37,14 +25,14 @@ def baseline(result: WorkloadResult) -> Row | None:
     return None
 
 
-def relative_times(results: Results) -> Figure | None:
+def relative_times(results: SpeedResults) -> Figure | None:
     """One panel per workload: time of every method as a multiple of the floor or torch's Adam."""
     shown = [result for result in results.workloads if baseline(result) is not None]
     if not shown:
         return None
     pairs = [shown[i : i + 2] for i in range(0, len(shown), 2)]
     heights = [max(len(result.rows) for result in pair) + 3 for pair in pairs]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(11, 0.2 * sum(heights)), layout="constrained")
         axes = figure.subplots(len(pairs), 2, squeeze=False, height_ratios=heights)
         for row, pair in zip(axes, pairs, strict=True):
@@ -60,7 +48,7 @@ def _panel(axis: Axes, result: WorkloadResult) -> None:
     assert reference is not None
     for position, row in enumerate(result.rows):
         value = ratio(row, reference)
-        color = SHADES[METHODS[row.method].family]
+        color = shades(step_methods()[row.method].family)[0]
         if value is None:
             axis.text(1, position, f" {row.status}", va="center", fontsize=7.5, color=color)
             continue
@@ -69,7 +57,9 @@ def _panel(axis: Axes, result: WorkloadResult) -> None:
         else:
             hollow = "white" if row.status == "once" else color
             axis.plot(value.value, position, "o", color=color, markerfacecolor=hollow)
-            axis.plot([value.q1, value.q3], [position, position], color=color, lw=3, alpha=0.4)
+            if value.low is not None and value.high is not None:
+                span = [value.low, value.high]
+                axis.plot(span, [position, position], color=color, lw=3, alpha=0.4)
         axis.annotate(
             ("> " if value.at_least else "") + significant(value.value),
             (value.value, position),
@@ -82,22 +72,22 @@ def _panel(axis: Axes, result: WorkloadResult) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_yticks(range(len(result.rows)), [METHODS[r.method].title for r in result.rows])
+    axis.set_yticks(range(len(result.rows)), [step_methods()[r.method].title for r in result.rows])
     axis.tick_params(axis="y", labelsize=7.5)
     axis.set_ylim(len(result.rows) - 0.5, -0.5)
     axis.margins(x=0.15)
     axis.grid(axis="y", visible=False)
     axis.set_title(result.title)
     axis.set_xlabel(
-        f"multiple of {METHODS[reference.method].title}, "
+        f"multiple of {step_methods()[reference.method].title}, "
         f"{significant(1e3 * reference.quartiles.median)} ms"
     )
 
 
-def growth(results: Results) -> Figure:
+def growth(results: SpeedResults) -> Figure:
     """Time against size on logarithmic axes, one panel per study, with the fitted exponents."""
     studies = results.extra["studies"]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         axes = figure.subplots(1, len(studies), squeeze=False)[0]
         for axis, study in zip(axes, studies, strict=True):
@@ -106,8 +96,8 @@ def growth(results: Results) -> Figure:
                     curve["size"],
                     curve["milliseconds"],
                     "o-",
-                    color=SHADES[METHODS[method].family],
-                    label=f"{METHODS[method].title}: {_exponents(curve)}",
+                    color=shades(step_methods()[method].family)[0],
+                    label=f"{step_methods()[method].title}: {_exponents(curve)}",
                 )
             axis.set_xscale("log")
             axis.set_yscale("log")
@@ -130,6 +120,6 @@ def write(figure: Figure, directory: Path, name: str) -> list[Path]:
     """The figure as SVG and PNG."""
     vector, pixels = directory / f"{name}.svg", directory / f"{name}.png"
     save(document(figure, name), vector)
-    with mpl.rc_context(STYLE):
+    with styled():
         figure.savefig(pixels, dpi=130)
     return [vector, pixels]

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from riemopt_bench.speed.interface import Workload
-from riemopt_bench.speed.results import Results, slope
-from riemopt_bench.speed.workloads import matrix, separate
+from riemopt_bench.speed.results import SpeedResults, slope
+from riemopt_bench.speed.workloads import Workload, matrix, separate
 
 METHODS = ("riemopt-adam", "floor")
 _AT_END = 3  # points of the second exponent
@@ -42,7 +41,7 @@ def studies(quick: bool) -> tuple[Study, ...]:
     )
 
 
-def fit(results: Results, wanted: Iterable[Study]) -> list[dict[str, Any]]:
+def fit(results: SpeedResults, wanted: Iterable[Study]) -> list[dict[str, Any]]:
     """Medians by size, with exponents over all sizes and over the largest three."""
     return [
         {
@@ -54,7 +53,7 @@ def fit(results: Results, wanted: Iterable[Study]) -> list[dict[str, Any]]:
     ]
 
 
-def _curve(results: Results, study: Study, method: str) -> dict[str, Any]:
+def _curve(results: SpeedResults, study: Study, method: str) -> dict[str, Any]:
     sizes, milliseconds = [], []
     for size, workload in study.points:
         result = results.find(workload.name)

@@ -7,17 +7,20 @@ ended at the time limit, and may not take more memory than the machine has free.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from riemopt_bench.speed.interface import Workload
+from riemopt_bench import registry
+from riemopt_bench.processes import Child, describe
+from riemopt_bench.speed.stepper import stepper
+from riemopt_bench.speed.timing import settle_allocator
+from riemopt_bench.speed.workloads import Workload
 
 MEMORY_SHARE = 0.8
 Phase = Literal["build", "call"]
@@ -35,73 +38,42 @@ class Probe:
 
 def probe(workload: Workload, method: str, limit: float, threads: int) -> Probe:
     """Build and call once, with at most `limit` seconds for each of the two."""
-    context = _context()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(  # type: ignore[attr-defined]
-        target=_work, args=(workload, method, threads, sender), daemon=True
-    )
-    process.start()
-    sender.close()
+    child = Child(_work, workload, method, threads)
     try:
-        _receive(receiver, None)  # imports are done
+        child.receive()  # imports are done
         phase: Phase
         for phase in ("build", "call"):
-            answer = _receive(receiver, limit)
+            answer = child.receive(limit)
             if answer is None:
                 return Probe("late", text=f"longer than {limit:g} s", phase=phase)
             if isinstance(answer, str):
                 return Probe("failed", text=answer, phase=phase)
         return Probe("called", float(answer))
     except EOFError:
-        process.join()
-        return Probe("failed", text=f"the process ended with exit code {process.exitcode}")
+        return Probe("failed", text=child.how_it_ended())
     finally:
-        if process.is_alive():
-            process.kill()
-        process.join()
-        receiver.close()
-
-
-def _receive(receiver: Connection, limit: float | None) -> Any:
-    return receiver.recv() if receiver.poll(limit) else None
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["riemopt_bench.preload", "riemopt_bench.speed.methods"])
-    return context
+        child.end()
 
 
 def _work(workload: Workload, method: str, threads: int, sender: Connection) -> None:
-    from riemopt_bench.speed.methods import METHODS
-    from riemopt_bench.speed.timing import settle_allocator
-
     torch.set_num_threads(threads)
-    starts = workload.starts()
+    task = workload.build()
     settle_allocator()
     sender.send("ready")
     with contextlib.suppress(BrokenPipeError), _bounded_memory():
         try:
-            attached = METHODS[method].attach(starts)
+            step = stepper(registry.step_methods()[method], task).call
             sender.send(0.0)
             begin = time.perf_counter()
-            attached.call()
+            step()
             sender.send(time.perf_counter() - begin)
         except Exception as error:
             sender.send(describe(error))
 
 
-def describe(error: BaseException) -> str:
-    """A type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 @contextlib.contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """More than this fails as an error in this process, and not elsewhere on the machine."""
+    """Let an allocation that is too large fail here, before it hurts the rest of the machine."""
     try:
         import resource
 

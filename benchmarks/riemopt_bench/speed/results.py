@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from riemopt_bench.speed.cost import Cost
-from riemopt_bench.stats import Quartiles, quartiles
+from riemopt_bench.stats import Quartiles, Ratio, quartiles
 
 FORMAT = 1
 Status = Literal["timed", "once", "skipped", "failed"]
 
 
 @dataclass
-class Row:
+class Measurement:
     """One method on one workload.
 
     `timed`: `seconds` per call of each block, by round. `once`: a single call, too slow for rounds.
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def quartiles(self) -> Quartiles:
-        """Of the seconds per call; NaN without any."""
+        """Quartiles of the seconds per call; NaN without any."""
         return quartiles(list(self.seconds.values()))
 
 
@@ -50,16 +50,16 @@ class WorkloadResult:
 
     workload: str
     title: str
-    rows: list[Row]
+    rows: list[Measurement]
     load: float | None = None
 
-    def row(self, method: str) -> Row | None:
+    def row(self, method: str) -> Measurement | None:
         """The method's row, if it was run."""
         return next((row for row in self.rows if row.method == method), None)
 
 
 @dataclass
-class Results:
+class SpeedResults:
     """One run; `kind` tells the workloads from a growth study."""
 
     kind: Literal["workloads", "growth", "profile"]
@@ -85,36 +85,26 @@ class Results:
         path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Results:
+    def read(cls, path: Path) -> SpeedResults:
         """What `write` has written."""
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is not of format {FORMAT}")
         workloads = [
-            WorkloadResult(**{**result, "rows": [_row(row) for row in result["rows"]]})
+            WorkloadResult(**{**result, "rows": [_measurement(row) for row in result["rows"]]})
             for result in data.pop("workloads")
         ]
         return cls(**data, workloads=workloads)
 
 
-def _row(data: dict[str, Any]) -> Row:
+def _measurement(data: dict[str, Any]) -> Measurement:
     data = {key: value for key, value in data.items() if key != "milliseconds"}
     seconds = {int(number): value for number, value in data.pop("seconds").items()}
     cost = data.pop("cost")
-    return Row(**data, seconds=seconds, cost=None if cost is None else Cost(**cost))
+    return Measurement(**data, seconds=seconds, cost=None if cost is None else Cost(**cost))
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of times; `at_least` if the dividend was ended before it was done."""
-
-    value: float
-    q1: float
-    q3: float
-    at_least: bool = False
-
-
-def ratio(dividend: Row | None, divisor: Row | None) -> Ratio | None:
+def ratio(dividend: Measurement | None, divisor: Measurement | None) -> Ratio | None:
     """Median and quartiles over the rounds that both took part in; None if one has no time.
 
     A time that is known once, or from below, is divided by the other's median.
@@ -123,18 +113,20 @@ def ratio(dividend: Row | None, divisor: Row | None) -> Ratio | None:
         return None
     if dividend.status == "skipped" and dividend.at_least is not None:
         value = dividend.at_least / divisor.quartiles.median
-        return Ratio(value, value, value, at_least=True)
+        return Ratio(value, None, None, at_least=True)
     if not dividend.measured:
         return None
     if "once" in (dividend.status, divisor.status):
         value = dividend.quartiles.median / divisor.quartiles.median
-        return Ratio(value, value, value)
+        return Ratio(value, None, None)
     shared = sorted(dividend.seconds.keys() & divisor.seconds.keys())
     values = [dividend.seconds[r] / divisor.seconds[r] for r in shared]
     if not values:
         return None
     low, median, high = quartiles(values)
-    return Ratio(median, low, high)
+    if len(values) == 1:
+        return Ratio(median, None, None)
+    return Ratio(median, low, high, pairs=len(values))
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

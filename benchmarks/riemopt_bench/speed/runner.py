@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,15 +14,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from riemopt_bench import environment
-from riemopt_bench.progress import Reporter
+from riemopt_bench.interface import Method
+from riemopt_bench.page.numbers import significant
+from riemopt_bench.processes import describe
+from riemopt_bench.progress import Ticker
+from riemopt_bench.registry import step_methods
 from riemopt_bench.speed import breakdown, cost, figures, growth, tables
-from riemopt_bench.speed.interface import Attached, Method, Workload
-from riemopt_bench.speed.methods import METHODS
-from riemopt_bench.speed.probe import describe, probe
-from riemopt_bench.speed.results import Results, Row, WorkloadResult
-from riemopt_bench.speed.targets import verdicts
+from riemopt_bench.speed.probe import probe
+from riemopt_bench.speed.results import Measurement, SpeedResults, WorkloadResult
+from riemopt_bench.speed.stepper import Stepper, stepper
+from riemopt_bench.speed.targets import Verdict, verdicts
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
-from riemopt_bench.wording import significant
+from riemopt_bench.speed.workloads import Workload
 
 BUSY = 0.5  # one-minute load average
 ONCE_SECONDS = 1.0  # a call that takes longer is not taken into the rounds
@@ -60,20 +64,20 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class Runner:
+class SpeedRunner:
     """Measures, prints a table after each workload, writes JSON and pictures."""
 
     def __init__(self, settings: Settings, directory: Path, console: Console) -> None:
         self.settings, self.directory, self.console = settings, directory, console
 
-    def workloads(self, workloads: Sequence[Workload], methods: Sequence[Method]) -> Results:
+    def workloads(self, workloads: Sequence[Workload], methods: Sequence[Method]) -> SpeedResults:
         """Every method on every workload that it applies to, and the targets."""
         results = self._start("workloads")
-        plan = [(w, [m for m in methods if m.applies(w)]) for w in workloads]
+        plan = [(w, [m for m in methods if m.times(w)]) for w in workloads]
         path = self.directory / "speed.json"
-        with Reporter(self.console, "step time", sum(len(chosen) for _, chosen in plan)) as report:
+        with Ticker(self.console, "step time", sum(len(chosen) for _, chosen in plan)) as ticker:
             for workload, chosen in plan:
-                result = self.measure(workload, chosen, report)
+                result = self.measure(workload, chosen, ticker)
                 results.workloads.append(result)
                 results.write(path)
                 self.console.print(tables.workload_table(workload, result))
@@ -86,16 +90,16 @@ class Runner:
         self._finish(path, figures.relative_times(results), "speed")
         return results
 
-    def growth(self) -> Results:
+    def growth(self) -> SpeedResults:
         """riemopt's Adam and the floor at growing sizes."""
         results = self._start("growth")
         wanted = growth.studies(self.settings.quick)
         points = [workload for study in wanted for _, workload in study.points]
-        chosen = [METHODS[name] for name in growth.METHODS]
+        chosen = [step_methods()[name] for name in growth.METHODS]
         path = self.directory / "growth.json"
-        with Reporter(self.console, "growth", len(points) * len(chosen)) as report:
+        with Ticker(self.console, "growth", len(points) * len(chosen)) as ticker:
             for workload in points:
-                results.workloads.append(self.measure(workload, chosen, report, costs=False))
+                results.workloads.append(self.measure(workload, chosen, ticker, costs=False))
                 results.write(path)
         results.extra["studies"] = growth.fit(results, wanted)
         results.write(path)
@@ -103,27 +107,27 @@ class Runner:
         self._finish(path, figures.growth(results), "growth")
         return results
 
-    def profile(self, workloads: Sequence[Workload], methods: Sequence[Method]) -> Results:
+    def profile(self, workloads: Sequence[Workload], methods: Sequence[Method]) -> SpeedResults:
         """Where the time of a step goes, for every method on every workload it applies to."""
         results = self._start("profile")
         profiles: dict[str, list[dict[str, Any]]] = {}
         results.extra["profiles"] = profiles
         path = self.directory / "profile.json"
-        plan = [(w, [m for m in methods if m.applies(w)]) for w in workloads]
-        with Reporter(self.console, "profile", sum(len(chosen) for _, chosen in plan)) as report:
+        plan = [(w, [m for m in methods if m.times(w)]) for w in workloads]
+        with Ticker(self.console, "profile", sum(len(chosen) for _, chosen in plan)) as ticker:
             for workload, chosen in plan:
-                starts, found = workload.starts(), []
+                task, found = workload.build(), []
                 for method in chosen:
-                    attached = method.attach(starts)
-                    found.append(breakdown.measure(method.name, attached, self.settings.rounds))
-                    report.done(f"{workload.name}  {method.name}", False)
+                    step = stepper(method, copy.deepcopy(task))
+                    found.append(breakdown.measure(method.name, step, self.settings.rounds))
+                    ticker.done(f"{workload.name}  {method.name}", False)
                 profiles[workload.name] = [asdict(one) for one in found]
                 results.write(path)
                 self.console.print(tables.profile_table(workload, found))
         self._finish(path, None, "profile")
         return results
 
-    def _start(self, kind: Literal["workloads", "growth", "profile"]) -> Results:
+    def _start(self, kind: Literal["workloads", "growth", "profile"]) -> SpeedResults:
         load = environment.load()
         if load is not None and load > BUSY:
             self.console.print(
@@ -135,7 +139,7 @@ class Runner:
         settle_allocator()
         versions = {name: environment.version(name) for name in ("pogo-torch", "geotorch")}
         described = {**environment.describe(), **versions}
-        return Results(kind, vars(self.settings).copy(), described)
+        return SpeedResults(kind, vars(self.settings).copy(), described)
 
     def _finish(self, path: Path, figure: Figure | None, name: str) -> None:
         written = [path]
@@ -145,72 +149,72 @@ class Runner:
             self.console.print(str(one), highlight=False, markup=False, soft_wrap=True)
 
     def measure(
-        self, workload: Workload, methods: Sequence[Method], report: Reporter, costs: bool = True
+        self, workload: Workload, methods: Sequence[Method], ticker: Ticker, costs: bool = True
     ) -> WorkloadResult:
         """One row per method, in their order."""
-        rows: dict[str, Row] = {}
-        attached: dict[str, Attached] = {}
-        starts = workload.starts()
+        rows: dict[str, Measurement] = {}
+        steppers: dict[str, Stepper] = {}
+        task = workload.build()
         load = environment.load()
 
-        def add(row: Row) -> None:
+        def add(row: Measurement) -> None:
             rows[row.method] = row
-            report.done(f"{workload.name}  {row.method}  {_said(row)}", row.status == "failed")
+            ticker.done(f"{workload.name}  {row.method}  {_said(row)}", row.status == "failed")
 
         for method in methods:
-            row = self._tried(workload, method) if method.heavy else None
+            row = self._tried(workload, method) if method.timed.heavy else None
             if row is None:
                 try:
-                    attached[method.name] = method.attach(starts)
+                    steppers[method.name] = stepper(method, copy.deepcopy(task))
                 except Exception as error:
-                    row = Row(method.name, "failed", note=describe(error))
+                    row = Measurement(method.name, "failed", note=describe(error))
             if row is not None:
                 add(row)
-        for name, timing in interleave(attached, self.settings.rounds).items():
+        for name, timing in interleave(steppers, self.settings.rounds).items():
             if isinstance(timing, Timing):
-                row = Row(name, "timed", timing.seconds, timing.calls)
+                row = Measurement(name, "timed", timing.seconds, timing.calls)
                 if costs:
-                    self._add_cost(workload, attached[name], row)
+                    self._add_cost(workload, steppers[name], row)
             else:
-                row = Row(name, "failed", note=describe(timing))
+                row = Measurement(name, "failed", note=describe(timing))
             add(row)
         return WorkloadResult(workload.name, workload.title, [rows[m.name] for m in methods], load)
 
-    def _tried(self, workload: Workload, method: Method) -> Row | None:
+    def _tried(self, workload: Workload, method: Method) -> Measurement | None:
         """The row of a heavy method, or None if it is quick enough for the rounds."""
         limit = self.settings.limit
         found = probe(workload, method.name, limit, self.settings.threads)
         if found.status == "failed":
-            return Row(method.name, "failed", note=found.text)
+            return Measurement(method.name, "failed", note=found.text)
         if found.status == "late":
             what = "setting it up takes" if found.phase == "build" else "a call takes"
             at_least = limit if found.phase == "call" else None
             note = f"skipped: {what} {found.text}"
-            return Row(method.name, "skipped", at_least=at_least, note=note)
+            return Measurement(method.name, "skipped", at_least=at_least, note=note)
         if found.seconds > ONCE_SECONDS:
-            return Row(method.name, "once", {0: found.seconds}, note="one call, n = 1")
+            return Measurement(method.name, "once", {0: found.seconds}, note="one call, n = 1")
         return None
 
-    def _add_cost(self, workload: Workload, attached: Attached, row: Row) -> None:
+    def _add_cost(self, workload: Workload, step: Stepper, row: Measurement) -> None:
         try:
             seconds = row.quartiles.median
-            row.cost = cost.measure(workload, attached, seconds, self.settings.cost_seconds)
+            row.cost = cost.measure(workload, step, seconds, self.settings.cost_seconds)
         except Exception as error:
             row.note = f"cost: {describe(error)}"
 
 
-def _said(row: Row) -> str:
+def _said(row: Measurement) -> str:
     if row.measured:
         return f"{significant(1e3 * row.quartiles.median)} ms"
     return row.note
 
 
-def _verdict(verdict: Any) -> dict[str, Any]:
+def _verdict(verdict: Verdict) -> dict[str, Any]:
     reached = verdict.reached
     return {
         "target": verdict.target.title,
         "workload": verdict.workload,
-        "wanted": f"{verdict.target.most_or_least} {verdict.target.bound:g}",
+        "wanted": verdict.target.wanted,
         "reached": None if reached is None else reached.value,
         "lower_bound": reached is not None and reached.at_least,
         "answer": verdict.answer,

@@ -7,25 +7,25 @@ from typing import Any
 
 from rich.table import Table
 
+from riemopt_bench.page.numbers import NOTHING, significant
+from riemopt_bench.registry import step_methods
 from riemopt_bench.speed.breakdown import Breakdown
 from riemopt_bench.speed.cost import STEPS
-from riemopt_bench.speed.interface import Workload
-from riemopt_bench.speed.methods import METHODS
-from riemopt_bench.speed.results import Ratio, Row, WorkloadResult, ratio
+from riemopt_bench.speed.results import Measurement, WorkloadResult, ratio
 from riemopt_bench.speed.targets import Verdict
-from riemopt_bench.wording import significant
-
-NOTHING = "–"
+from riemopt_bench.speed.workloads import Workload
+from riemopt_bench.stats import Ratio
+from riemopt_bench.surfaces import Stiefel
 
 
 def baselines(workload: Workload) -> tuple[str, ...]:
     """What times are divided by: the floor on Stiefel manifolds, else torch's Adam."""
-    return ("floor",) if workload.is_stiefel else ("torch-adam-foreach", "torch-adam-fused")
+    return ("floor",) if workload.is_only(Stiefel) else ("torch-adam-foreach", "torch-adam-fused")
 
 
-def counterpart(result: WorkloadResult, method: str) -> Row | None:
+def counterpart(result: WorkloadResult, method: str) -> Measurement | None:
     """The row of riemopt's method that does the same work."""
-    rows = (result.row(name) for name in METHODS[method].counterparts)
+    rows = (result.row(name) for name in step_methods()[method].timed.counterparts)
     return next((row for row in rows if row is not None), None)
 
 
@@ -33,7 +33,7 @@ def workload_table(workload: Workload, result: WorkloadResult) -> Table:
     """One row per method; the numbers are explained in benchmarks/README.md."""
     table = Table(title=f"{workload.name}: {workload.title}", title_justify="left")
     table.add_column("method", no_wrap=True, style="cyan")
-    divided = [f"÷ {METHODS[name].title}" for name in baselines(workload)]
+    divided = [f"÷ {step_methods()[name].title}" for name in baselines(workload)]
     for column in ("ms", "quartiles", *divided, "÷ riemopt"):
         table.add_column(column, justify="right", no_wrap=column in ("ms", "quartiles"))
     for column in ("violation", "operators", "Mflop", "state", "peak"):
@@ -43,7 +43,7 @@ def workload_table(workload: Workload, result: WorkloadResult) -> Table:
         ratios = [ratio(row, result.row(name)) for name in baselines(workload)]
         ratios.append(ratio(row, counterpart(result, row.method)))
         table.add_row(
-            METHODS[row.method].title,
+            step_methods()[row.method].title,
             *_times(row),
             *(ratio_text(one) for one in ratios),
             *_costs(row),
@@ -52,7 +52,7 @@ def workload_table(workload: Workload, result: WorkloadResult) -> Table:
     return table
 
 
-def _times(row: Row) -> tuple[str, str]:
+def _times(row: Measurement) -> tuple[str, str]:
     if row.status == "skipped" and row.at_least is not None:
         return f"> {significant(1e3 * row.at_least)}", NOTHING
     if not row.measured:
@@ -68,7 +68,7 @@ def ratio_text(value: Ratio | None) -> str:
     return ("> " if value.at_least else "") + significant(value.value)
 
 
-def _costs(row: Row) -> tuple[str, ...]:
+def _costs(row: Measurement) -> tuple[str, ...]:
     cost = row.cost
     if cost is None:
         return (NOTHING,) * 5
@@ -89,17 +89,16 @@ def target_table(verdicts: Sequence[Verdict]) -> Table:
     for column in ("ratio of times", "workload", "wanted", "reached", "quartiles", ""):
         table.add_column(column, no_wrap=column not in ("", "ratio of times"))
     for verdict in verdicts:
-        reached = verdict.reached
-        spread = NOTHING
-        if reached is not None and reached.q1 < reached.q3:
-            spread = f"{significant(reached.q1)} to {significant(reached.q3)}"
+        reached, spread = verdict.reached, NOTHING
+        if reached is not None and reached.low is not None and reached.high is not None:
+            spread = f"{significant(reached.low)} to {significant(reached.high)}"
         target = verdict.target
         colour = {"met": "green", "not met": "red", "not measured": "yellow"}[verdict.answer]
         note = f" ({verdict.note})" if verdict.note else ""
         table.add_row(
             target.title,
             verdict.workload,
-            f"{target.most_or_least} {target.bound:g}",
+            target.wanted,
             ratio_text(reached),
             spread,
             f"[{colour}]{verdict.answer}[/]{note}",
@@ -127,7 +126,7 @@ def profile_table(workload: Workload, profiles: Sequence[Breakdown]) -> Table:
     for one in profiles:
         parts = (one.products, one.others, one.outside)
         table.add_row(
-            METHODS[one.method].title,
+            step_methods()[one.method].title,
             significant(one.microseconds),
             *(f"{significant(part)} ({part / one.microseconds:.0%})" for part in parts),
             ", ".join(
@@ -148,7 +147,7 @@ def growth_table(studies: Sequence[dict[str, Any]]) -> Table:
             points = zip(curve["size"], curve["milliseconds"], strict=True)
             table.add_row(
                 f"{study['variable']}: {study['title']}",
-                METHODS[method].title,
+                step_methods()[method].title,
                 ", ".join(f"{size}: {significant(ms)}" for size, ms in points),
                 *(exponent_text(curve[key]) for key in ("exponent", "exponent_at_end")),
             )

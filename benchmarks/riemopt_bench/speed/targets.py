@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from riemopt_bench.speed.results import Ratio, Results, Row, ratio
+from riemopt_bench.speed.results import Measurement, SpeedResults, ratio
 from riemopt_bench.speed.workloads import SMALL, SQUARE, TALL
+from riemopt_bench.stats import Ratio
 
 Answer = Literal["met", "not met", "not measured"]
+Bound = tuple[float, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Target:
     bound: float
     workloads: tuple[str, ...]
 
+    @property
+    def wanted(self) -> str:
+        """The bound in words."""
+        return f"{self.most_or_least} {self.bound:g}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -35,87 +42,60 @@ class Verdict:
     note: str = ""
 
 
-_FLOOR = "riemopt {} against the floor"
-_PLAIN = "no constraints: riemopt Adam against torch Adam, {}"
+def _targets(
+    title: str, dividend: str, divisor: str, sign: Literal["≤", "≥"], *bounds: Bound
+) -> list[Target]:
+    return [Target(title, dividend, divisor, sign, bound, where) for bound, where in bounds]
+
+
+def _against_adam(title: str, name: str, tall: float, square: float, small: float) -> list[Target]:
+    bounds = (tall, TALL), (square, SQUARE), (small, SMALL)
+    return _targets(f"{title} against riemopt Adam", name, "riemopt-adam", "≥", *bounds)
+
+
+def _share(orthogonal_map: str) -> list[Target]:
+    title = f"training share: parametrize {orthogonal_map} against riemopt Adam"
+    name = f"parametrize-{orthogonal_map.replace('_', '-')}"
+    bounds = (30, ("512x512",)), (3000, ("4096x64",))
+    return _targets(title, name, "riemopt-adam-share", "≥", *bounds)
+
+
+def _plain(kernel: str) -> list[Target]:
+    title = f"no constraints: riemopt Adam against torch Adam, {kernel}"
+    names = f"riemopt-adam-{kernel}", f"torch-adam-{kernel}"
+    return _targets(title, *names, "≤", (1.05, ("plain-model",)))
+
+
+_FLOOR = (1.5, SQUARE[1:]), (1.25, TALL)
+_MANY, _SPHERE = ("1000-of-16x16",), ("sphere-4096x1024",)
+_ADAM, _PAIR = "riemopt-adam", "riemopt Adam against torch Adam, foreach"
 
 TARGETS = (
-    *(
-        Target(_FLOOR.format(title), name, "floor", "≤", bound, workloads)
-        for title, name in (("SGD", "riemopt-sgd"), ("Adam", "riemopt-adam"))
-        for bound, workloads in ((1.5, SQUARE[1:]), (1.25, TALL))
-    ),
-    *(
-        Target(f"{title} against riemopt Adam", name, "riemopt-adam", "≥", bound, workloads)
-        for title, name, tall, square, small in (
-            ("POGO VectorAdam", "pogo-adam", 3, 1.7, 2),
-            ("geoopt Euclidean Adam", "geoopt-euclidean-adam", 5, 1.8, 5),
-            ("geoopt canonical Adam", "geoopt-canonical-adam", 50, 5, 5),
-        )
-        for bound, workloads in ((tall, TALL), (square, SQUARE), (small, SMALL))
-    ),
-    *(
-        Target(
-            f"training share: parametrize {title} against riemopt Adam",
-            name,
-            "riemopt-adam-share",
-            "≥",
-            bound,
-            (workload,),
-        )
-        for title, name in (
-            ("householder", "parametrize-householder"),
-            ("matrix_exp", "parametrize-matrix-exp"),
-        )
-        for bound, workload in ((30, "512x512"), (3000, "4096x64"))
-    ),
-    Target(
-        "a loop over parameters against all at once",
-        "riemopt-adam-loop",
-        "riemopt-adam",
-        "≥",
-        6,
-        ("1000-of-16x16",),
-    ),
-    Target(
-        "many small parameters: riemopt Adam against torch Adam, foreach",
-        "riemopt-adam",
-        "torch-adam-foreach",
-        "≤",
-        1,
-        ("1000-of-16x16",),
-    ),
-    Target(
-        "sphere: riemopt Adam against torch Adam, foreach",
-        "riemopt-adam",
-        "torch-adam-foreach",
-        "≤",
-        1.5,
-        ("sphere-4096x1024",),
-    ),
+    *_targets("riemopt SGD against the floor", "riemopt-sgd", "floor", "≤", *_FLOOR),
+    *_targets("riemopt Adam against the floor", _ADAM, "floor", "≤", *_FLOOR),
+    *_against_adam("POGO VectorAdam", "pogo-adam", 3, 1.7, 2),
+    *_against_adam("geoopt Euclidean Adam", "geoopt-euclidean-adam", 5, 1.8, 5),
+    *_against_adam("geoopt canonical Adam", "geoopt-canonical-adam", 50, 5, 5),
+    *_share("householder"),
+    *_share("matrix_exp"),
+    Target("a loop over parameters against all at once", "riemopt-adam-loop", _ADAM, "≥", 6, _MANY),
+    Target(f"many small parameters: {_PAIR}", _ADAM, "torch-adam-foreach", "≤", 1, _MANY),
+    Target(f"sphere: {_PAIR}", _ADAM, "torch-adam-foreach", "≤", 1.5, _SPHERE),
     Target(
         "sphere: compiled riemopt Adam against torch Adam, fused",
         "riemopt-adam-compiled",
         "torch-adam-fused",
         "≤",
         1.5,
-        ("sphere-4096x1024",),
+        _SPHERE,
     ),
-    *(
-        Target(
-            _PLAIN.format(how),
-            f"riemopt-adam-{how}",
-            f"torch-adam-{how}",
-            "≤",
-            1.05,
-            ("plain-model",),
-        )
-        for how in ("foreach", "fused")
-    ),
+    *_plain("foreach"),
+    *_plain("fused"),
 )
 
 
-def verdicts(results: Results, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
-    """One for each target and workload that was asked for, whether or not it could be timed."""
+def verdicts(results: SpeedResults, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
+    """A verdict for each target on each workload that was run, whether or not it was timed."""
     found = []
     for target in targets:
         for workload in target.workloads:
@@ -127,8 +107,8 @@ def verdicts(results: Results, targets: Iterable[Target] = TARGETS) -> list[Verd
     return found
 
 
-def judge(target: Target, workload: str, dividend: Row, divisor: Row) -> Verdict:
-    """Compare the ratio that was reached with the bound; what is not known is said to be so."""
+def judge(target: Target, workload: str, dividend: Measurement, divisor: Measurement) -> Verdict:
+    """Compare the ratio with the bound; one that is not known well enough is not measured."""
     rows = (dividend, divisor)
     reached = ratio(dividend, divisor)
     if reached is None:

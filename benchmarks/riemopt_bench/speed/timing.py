@@ -1,9 +1,9 @@
-"""The clock: rounds over all methods, so that whatever disturbs the machine disturbs them alike.
+"""The clock: rounds over all methods, so that what disturbs the machine disturbs them alike.
 
-In each round every method has its turn, in a new random order: everything is put back to where the
-steps began and a first call is made, both off the clock, and a block of calls is timed as one. (The
-first call meets the heap and the caches as another method has left them.) A ratio of two methods is
-the median over the rounds that both took part in.
+In each round every method has one turn, in a new random order. In its turn the weights are put back
+to where the steps began, one call is made off the clock (it finds heap and caches as another method
+has left them), and then a block of calls is timed as one. The ratio of two methods is the median of
+their ratios over the rounds that both took part in.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from riemopt_bench.speed.interface import Attached
+from riemopt_bench.speed.stepper import Stepper
 
 BLOCK_SECONDS, MOST_CALLS = 0.02, 20
-LEADING_SECONDS = 0.1  # to slower calls it makes no difference what was there before
+LEADING_SECONDS = 0.1  # slower calls do not notice what was in heap and caches
 WARM_UP_SECONDS, WARM_UP_CALLS = 1.0, (3, 30)
 METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
 
@@ -41,32 +41,32 @@ class Timing:
 def settle_allocator() -> None:
     """Let glibc keep freed memory up to 32 MiB, as it does in any training loop after a while.
 
-    At first malloc asks the kernel for every block over 128 KiB and gives it back when it is
-    freed, so that each temporary of a step costs page faults: about 1 ms per 4 MB, which drowns
-    what is measured here. Freeing a block that came from the kernel raises that threshold to its
-    size, and the threshold for giving memory back to twice that; 32 MiB is the most that glibc
-    allows (`man mallopt`, M_MMAP_THRESHOLD). Other allocators do not mind.
+    At first malloc asks the kernel for every block over 128 KiB and returns it when it is freed.
+    Each temporary of a step then costs page faults, about 1 ms per 4 MB, more than what is
+    measured here. Freeing a block that came from the kernel raises that threshold to its size, and
+    the threshold for returning memory to twice that. The most that glibc allows is 32 MiB
+    (`man mallopt`, M_MMAP_THRESHOLD). Other allocators are not affected.
     """
     block = torch.empty((32 << 20) - 65536, dtype=torch.uint8)
     del block
 
 
-def warm_up(attached: Attached) -> float:
-    """Call until caches, state and momentum are as they stay; seconds of the quickest call."""
+def warm_up(stepper: Stepper) -> float:
+    """Call until caches, state and momentum have settled; return the quickest call's seconds."""
     fewest, most = WARM_UP_CALLS
     begin = time.perf_counter()
     seconds: list[float] = []
     while len(seconds) < fewest or (
         len(seconds) < most and time.perf_counter() - begin < WARM_UP_SECONDS
     ):
-        seconds.append(_block(attached, Timing(calls=1)))
-    attached.settle()
+        seconds.append(_block(stepper, Timing(calls=1)))
+    stepper.settle()
     return min(seconds[fewest - 1 :])
 
 
-def _block(attached: Attached, timing: Timing) -> float:
-    attached.put_back()
-    call = attached.call
+def _block(stepper: Stepper, timing: Timing) -> float:
+    stepper.put_back()
+    call = stepper.call
     for _ in range(timing.leading):
         call()
     begin = time.perf_counter()
@@ -75,15 +75,15 @@ def _block(attached: Attached, timing: Timing) -> float:
     return (time.perf_counter() - begin) / timing.calls
 
 
-def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timing | Exception]:
-    """Warm all up, then time them in turns. What a method raises ends that method alone.
+def interleave(steppers: Mapping[str, Stepper], rounds: int) -> dict[str, Timing | Exception]:
+    """Warm all up, then time them in turns. An exception ends the method that raised it only.
 
-    A slow one takes part in every second, third, … round, so that it spends about
+    A slow method takes part in every second, third, … round, and so spends about
     `METHOD_SECONDS`.
     """
     results: dict[str, Timing | Exception] = {}
     every: dict[str, int] = {}
-    for name, one in attached.items():
+    for name, one in steppers.items():
         try:
             seconds = warm_up(one)
         except Exception as error:
@@ -102,7 +102,7 @@ def interleave(attached: Mapping[str, Attached], rounds: int) -> dict[str, Timin
                 entry = results[name]
                 if isinstance(entry, Timing):
                     try:
-                        entry.seconds[number] = _block(attached[name], entry)
+                        entry.seconds[number] = _block(steppers[name], entry)
                     except Exception as error:
                         results[name] = error
     return results

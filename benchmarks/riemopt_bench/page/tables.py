@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from riemopt_bench.results import Cell, ProblemResults, Results, step_quartiles, time_to
-from riemopt_bench.wording import metric_text, ratio_text, significant, size
+from riemopt_bench.page.numbers import ratio_text, significant, size
+from riemopt_bench.page.wording import metric_text
+from riemopt_bench.train.results import Cell, ProblemResults, Results, step_quartiles, time_to
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One line of a problem's table: the method and its texts, with marks for the best."""
 
     title: str
@@ -25,7 +26,7 @@ class Row:
     best: Sequence[bool]
 
 
-SPLIT = 7  # the first columns make the table of results and times, the others the second one
+FIRST_TABLE = 7  # so many columns make the table of results and times, the others the second
 
 
 def header(p: ProblemResults) -> list[str]:
@@ -47,7 +48,7 @@ def header(p: ProblemResults) -> list[str]:
     ]
 
 
-def table(p: ProblemResults) -> list[Row]:
+def table(p: ProblemResults) -> list[Line]:
     """One row per method; the best value among constrained methods is marked per column."""
     numbers = {name: _numbers(cell) for name, cell in p.cells.items()}
     eligible = [cell.method.name for cell in p.constrained]
@@ -67,7 +68,7 @@ def table(p: ProblemResults) -> list[Row]:
             notes.append("not constrained")
         marked = [metric, total, forward, optimizer, *[False] * 3, held, peak, *[False] * 4]
         rows.append(
-            Row(cell.method.title, cell.method.family, ", ".join(notes), _texts(p, cell), marked)
+            Line(cell.method.title, cell.method.family, ", ".join(notes), _texts(p, cell), marked)
         )
     return rows
 

@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What one run may spend. Part of a run's key: another budget is another measurement.
-
-    `steps` are all taken, whatever the loss does, unless it stops being finite. `warmup` steps are
-    taken on a throw-away copy. `records` is the number of steps at which metric and violations are
-    written down, off the clock. `time_limit` (seconds, whole process) counts as a failure.
-    """
-
-    steps: int
-    warmup: int = 5
-    records: int = 40
-    threads: int = 1
-    time_limit: float = 600.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for the store."""
-        return asdict(self)
+from riemopt_bench.interface import Budget, Problem
 
 
 @dataclass(frozen=True)
@@ -36,6 +17,10 @@ class Suite:
     budgets: Mapping[str, Budget]
     repetitions: int
     tuning_repetitions: int = 1
+
+    def budget(self, problem: Problem) -> Budget | None:
+        """What a run of the problem may spend; None if it is not part of the suite."""
+        return self.budgets.get(problem.name, problem.budget)
 
 
 SUITES = {

@@ -1,7 +1,6 @@
 """What happens inside one process: one run, from its description to its row.
 
-The process is new for every run. It is forked from a server that has imported the packages and
-done nothing else, so that no run pays for imports or inherits another run's state.
+The process is new for every run: see `processes.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from riemopt_bench import environment, measure, registry
-from riemopt_bench.interface import Method, Problem, Task
-from riemopt_bench.store import Row
-from riemopt_bench.suites import Budget
+from riemopt_bench import environment, registry
+from riemopt_bench.interface import Budget, Task
+from riemopt_bench.train import measure
+from riemopt_bench.train.store import Row
 
-FORMAT = 1  # raise it when measure.py changes what a row means: old rows are then measured again
+FORMAT = 2  # raise it when measure.py changes what a row means: old rows are then measured again
 Phase = Literal["tune", "run"]
 
 
@@ -43,7 +42,7 @@ class RunSpec:
 
     @property
     def seed(self) -> int:
-        """From problem and repetition alone: every method sees the same data and start."""
+        """A hash of problem and repetition alone: every method sees the same data and start."""
         text = f"{self.phase}/{self.problem}/{self.repetition}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -58,7 +57,7 @@ class RunSpec:
                 "problem": self.problem,
                 "method": self.method,
                 "hyperparameters": {"lr": self.lr},
-                "budget": self.budget.to_json(),
+                "budget": asdict(self.budget),
                 "source": [
                     registry.source("problem", self.problem),
                     registry.source("method", self.method),
@@ -74,17 +73,7 @@ class RunSpec:
 
     def head(self) -> Row:
         """The part of a row that is known before the run."""
-        return {
-            "key": self.key,
-            "cell": self.cell,
-            "phase": self.phase,
-            "problem": self.problem,
-            "method": self.method,
-            "lr": self.lr,
-            "repetition": self.repetition,
-            "seed": self.seed,
-            "budget": self.budget.to_json(),
-        }
+        return {"key": self.key, "cell": self.cell, "seed": self.seed, **asdict(self)}
 
 
 def _digest(value: Mapping[str, Any]) -> str:
@@ -92,7 +81,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def work(spec: RunSpec, head: Row, connection: Connection) -> None:
-    """Process entry: send one row and end. The parent decides about interrupts."""
+    """What a process does: send one row and end. The parent decides about interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection.send(head | execute(spec))
     connection.close()
@@ -128,7 +117,8 @@ def _measured(spec: RunSpec) -> dict[str, Any]:
         _seed_everything(spec.seed)
         trace = measure.train(*measure.fresh(problem, method, spec.lr, spec.seed), spec.budget)
         return {"selection": trace.selection[-1], "metric": trace.metric[-1]}
-    _warm_up(problem, method, spec)
+    warm_up = Budget(spec.budget.warmup)
+    measure.train(*measure.fresh(problem, method, spec.lr, spec.seed), warm_up, record=False)
     _seed_everything(spec.seed)
     task, attached = measure.fresh(problem, method, spec.lr, spec.seed)
     start = _start_checksum(problem.build(spec.seed))
@@ -138,12 +128,6 @@ def _measured(spec: RunSpec) -> dict[str, Any]:
         "memory": measure.memory(problem, method, spec.lr, spec.seed),
         "start": start,
     }
-
-
-def _warm_up(problem: Problem, method: Method, spec: RunSpec) -> None:
-    task, attached = measure.fresh(problem, method, spec.lr, spec.seed)
-    for step in range(spec.budget.warmup):
-        measure.one_step(task, attached, task.batch(step))
 
 
 def _seed_everything(seed: int) -> None:

@@ -15,11 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from riemopt_bench import figures, registry, svg, tables, wording
+from riemopt_bench import registry
 from riemopt_bench.environment import version
-from riemopt_bench.measure import START_TOLERANCE
-from riemopt_bench.results import ProblemResults, Results, collect
-from riemopt_bench.store import Store, StoreError
+from riemopt_bench.page import drawing, figures, tables, wording
+from riemopt_bench.train.measure import START_TOLERANCE
+from riemopt_bench.train.results import ProblemResults, Results, collect
+from riemopt_bench.train.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
 
 def _render(results: Results, directory: Path) -> str:
     environment = Environment(
-        loader=PackageLoader("riemopt_bench", "."),
+        loader=PackageLoader("riemopt_bench.page", "."),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -96,48 +97,14 @@ def _render(results: Results, directory: Path) -> str:
 
 
 def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
-    name, title = p.problem.name, p.problem.title
+    name = p.problem.name
     pictures = [
-        _picture(
-            figures.time_bars(p),
-            directory,
-            f"{name}-time",
-            "Time per step",
-            "Median over steps, then over repetitions. Light: forward and backward, which is where "
-            "parametrize recomputes its weights. Full colour: the optimizer.",
-        ),
-        _picture(
-            figures.curves(p),
-            directory,
-            f"{name}-curves",
-            "Progress against time and against steps",
-            "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
-            "plain ones and are left out of curves."
-            + (
-                f" Anything below {figures.METRIC_FLOOR:.0e} is drawn there." * p.problem.log_metric
-            ),
-        ),
-        _picture(
-            figures.violations(p),
-            directory,
-            f"{name}-violation",
-            "Distance from the surface",
-            "Largest residual of the constraint, in float64. Upper row: the tensor that the "
-            "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
-            f"Exactly zero is drawn at {figures.FLOOR:.0e}.",
-        ),
-        _picture(
-            figures.originals(p),
-            directory,
-            f"{name}-originals",
-            "The norm of parametrize's original",
-            "The unconstrained tensor behind each constrained weight. Where the weight does not "
-            "depend on its length, a longer one turns by less for the same step.",
-        ),
+        _picture(draw(p), directory, f"{name}-{suffix}", title, caption)
+        for draw, suffix, title, caption in figures.OF_A_PROBLEM
     ]
     return {
         "id": name,
-        "title": title,
+        "title": p.problem.title,
         "description": p.problem.description,
         "target": wording.metric_text(p, p.problem.target),
         "metric": p.problem.metric,
@@ -146,7 +113,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
         "summary": wording.problem_summary(p),
         "header": tables.header(p),
         "table": tables.table(p),
-        "split": tables.SPLIT,
+        "first_table": tables.FIRST_TABLE,
         "left_out": p.left_out,
         "pictures": [picture for picture in pictures if picture is not None],
     }
@@ -157,9 +124,9 @@ def _picture(
 ) -> Picture | None:
     if figure is None:
         return None
-    document = svg.document(figure, name)
-    svg.save(document, directory / "figures" / f"{name}.svg")
-    return Picture(name, title, caption, Markup(svg.inline(document, title)))
+    document = drawing.document(figure, name)
+    drawing.save(document, directory / "figures" / f"{name}.svg")
+    return Picture(name, title, caption, Markup(drawing.inline(document, title)))
 
 
 def _code(text: str) -> Markup:

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from riemopt_bench.interface import Method
-from riemopt_bench.results import Cell, ProblemResults, Results
+from riemopt_bench.page.drawing import shades, styled
 from riemopt_bench.stats import performance_profile, quartiles
+from riemopt_bench.surfaces import Stiefel
+from riemopt_bench.train.results import Cell, ProblemResults, Results
 
-COLORS = {
-    "riemopt": ("#0a4f9e", "#4f9be0", "#7fc4ff"),
-    "parametrize": ("#c1440e", "#e58a1f", "#d9b310"),
-    "geoopt": ("#1f8a5b", "#69bd94"),
-    "projection": ("#7a4fa3", "#b08fd0"),
-    "unconstrained": ("#7d8590", "#a9b0b8"),
-}
-STYLE: Any = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",  # ships with matplotlib
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a93a0",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "grid.color": "#e6e9ee",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "figure.facecolor": "white",
-}
 METRIC_FLOOR = 1e-8
 FLOOR = 1e-9  # a violation of exactly zero has to be somewhere on a logarithmic axis
 
@@ -53,7 +28,7 @@ def color(method: Method, cells: Sequence[Cell]) -> str:
     name = method.tuned_as or method.name
     family = [c.method.name for c in cells if c.method.family == method.family]
     family = [n for n in family if not is_variant(_method(cells, n))]
-    palette = COLORS[method.family]
+    palette = shades(method.family)
     return palette[(family.index(name) if name in family else 0) % len(palette)]
 
 
@@ -65,7 +40,7 @@ def curves(p: ProblemResults) -> Figure | None:
     """Metric and loss against clock time and against steps; median and quartiles."""
     if not any(c.ok for c in p.cells.values()):
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 6.2), layout="constrained")
         axes = figure.subplots(2, 2, sharey="row")
         for row, what in zip(axes, ("metric", "loss"), strict=True):
@@ -73,7 +48,7 @@ def curves(p: ProblemResults) -> Figure | None:
             row[0].set_ylabel(label)
             logarithmic = _logarithmic(p, what)
             for axis, x in zip(row, ("elapsed", "step"), strict=True):
-                _series(axis, p, functools.partial(_of_trace, what), x=x, floor=logarithmic)
+                _series(axis, p, _series_of(what), x=x, floor=logarithmic)
                 axis.set_xlabel(
                     "seconds of training (forward, backward, step)" if x == "elapsed" else "step"
                 )
@@ -95,7 +70,7 @@ def violations(p: ProblemResults) -> Figure | None:
     if cell is None:
         return None
     names = list(cell.ok[0]["trace"]["stored_violation"])
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 5.2), layout="constrained")
         axes = figure.subplots(2, len(names), sharey=True, sharex=True, squeeze=False)
         for row, which in zip(axes, ("stored", "used"), strict=True):
@@ -122,16 +97,16 @@ def violation_panel(axis: Axes, p: ProblemResults, which: str, names: Sequence[s
 
 
 def originals(p: ProblemResults) -> Figure | None:
-    """The norm of every `original` over the steps, as a multiple of its start."""
+    """The norm of every `original` over the steps."""
     cells = [c for c in p.cells.values() if c.original_norms() and not is_variant(c.method)]
     if not cells:
         return None
     names = list(cells[0].original_norms())
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
-            _series(axis, p, functools.partial(_norm_of, name), only=cells)
+            _series(axis, p, _series_of("original_norm", name), only=cells)
             axis.set_title(name)
             axis.set_xlabel("step")
         axes[0].set_ylabel("norm of `original`")
@@ -144,7 +119,7 @@ def time_bars(p: ProblemResults) -> Figure | None:
     cells = [c for c in p.cells.values() if c.ok]
     if not cells:
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 0.9 + 0.3 * len(cells)), layout="constrained")
         bars_panel(figure.subplots(), cells)
     return figure
@@ -168,6 +143,41 @@ def bars_panel(axis: Axes, cells: Sequence[Cell]) -> None:
     axis.set_xlabel("ms per step (light: forward + backward; full colour: optimizer)")
 
 
+# For each problem: the function, the name of its file, title and caption.
+OF_A_PROBLEM = (
+    (
+        time_bars,
+        "time",
+        "Time per step",
+        "Median over steps, then over repetitions. Light: forward and backward, which is where "
+        "parametrize recomputes its weights. Full colour: the optimizer.",
+    ),
+    (
+        curves,
+        "curves",
+        "Progress against time and against steps",
+        "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
+        "plain ones and are left out of curves. On a logarithmic axis, a metric below "
+        f"{METRIC_FLOOR:.0e} is drawn there.",
+    ),
+    (
+        violations,
+        "violation",
+        "Distance from the surface",
+        "Largest residual of the constraint, in float64. Upper row: the tensor that the "
+        "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
+        f"Exactly zero is drawn at {FLOOR:.0e}.",
+    ),
+    (
+        originals,
+        "originals",
+        "The norm of parametrize's original",
+        "The unconstrained tensor behind each constrained weight. Where the weight does not "
+        "depend on its length, a longer one turns by less for the same step.",
+    ),
+)
+
+
 def profile(results: Results) -> Figure | None:
     """Performance profile of the time to target over all problems and repetitions."""
     times: dict[str, dict[str, float]] = {}
@@ -186,14 +196,14 @@ def profile(results: Results) -> Figure | None:
     if not times:
         return None
     taus = [10 ** (i / 50) for i in range(126)]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.2, 3.8), layout="constrained")
         axis = figure.subplots()
         for name, fractions in performance_profile(times, taus).items():
             method = cells[name].method
-            style = "--" if is_variant(method) else "-"
+            dashes = "--" if is_variant(method) else "-"
             shade = color(method, list(cells.values()))
-            axis.step(taus, fractions, style, where="post", color=shade, label=method.title)
+            axis.step(taus, fractions, dashes, where="post", color=shade, label=method.title)
         axis.set_xscale("log")
         axis.set_xlabel("within this factor of the fastest method's time to target")
         axis.set_ylabel("fraction of runs")
@@ -206,34 +216,37 @@ def overview(results: Results) -> Figure | None:
     """The picture for a README: time per step, and the distance of the stored weight."""
     if not results.problems:
         return None
-    p = max(results.problems, key=lambda p: len(p.problem.kinds))
+    p = max(results.problems, key=lambda p: len(p.problem.surfaces))
     cells = [c for c in p.cells.values() if c.ok]
     if not cells:
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(11, 4.4), layout="constrained", dpi=160)
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         bars_panel(left, cells)
         left.set_title(f"{p.problem.title}: time per step")
         task = p.problem.build(0)
-        orthogonal = [n for n, c in task.constraints.items() if c.kind == "stiefel"]
-        violation_panel(right, p, "stored", orthogonal or list(task.constraints))
-        right.set_title("Distance of the stored weights from WᵀW = I")
+        orthogonal = [n for n, surface in task.surfaces.items() if isinstance(surface, Stiefel)]
+        violation_panel(right, p, "stored", orthogonal or list(task.surfaces))
+        surface = "WᵀW = I" if orthogonal else "their surfaces"
+        right.set_title(f"Distance of the stored weights from {surface}")
         right.set_ylim(bottom=1e-8)
         right.set_xlabel("step")
-        right.set_ylabel("largest entry of |WᵀW - I|")
-        handles, labels = right.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        right.set_ylabel("largest residual")
+        _legend(figure, right)
     return figure
 
 
-def _of_trace(what: str, row: dict[str, Any]) -> Sequence[float]:
-    values: Sequence[float] = row["trace"][what]
-    return values
+def _series_of(*keys: str) -> Callable[[dict[str, Any]], Sequence[float]]:
+    """What a row's trace holds under these keys."""
 
+    def values(row: dict[str, Any]) -> Sequence[float]:
+        found = row["trace"]
+        for key in keys:
+            found = found[key]
+        series: Sequence[float] = found
+        return series
 
-def _norm_of(name: str, row: dict[str, Any]) -> Sequence[float]:
-    values: Sequence[float] = row["trace"]["original_norm"][name]
     return values
 
 

@@ -6,25 +6,22 @@ moments know nothing of the constraint.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
-from riemopt_bench.interface import ADAM_GRID, Attached, Method, Task, weights
+from riemopt_bench.interface import ADAM_GRID, Attached, Method, Task
 
 
 def attach(task: Task, lr: float) -> Attached:
     """Torch's Adam; then every constrained weight becomes its nearest point, in place."""
     optimizer = torch.optim.Adam(task.model.parameters(), lr=lr, weight_decay=0)
-    current = functools.partial(weights, task)
 
     @torch.no_grad()
     def step() -> None:
         optimizer.step()
-        for name, weight in current().items():
-            weight.copy_(task.constraints[name].nearest(weight))
+        for name, weight in task.weights().items():
+            weight.copy_(task.surfaces[name].nearest(weight))
 
-    return Attached(optimizer, step, stored=current, used=current)
+    return Attached.to_stored_weights(task, optimizer, step)
 
 
 METHODS = (

@@ -11,7 +11,7 @@ from typing import Any
 from riemopt_bench import registry
 from riemopt_bench.interface import Method, Problem, Skip
 from riemopt_bench.stats import Quartiles, Ratio, paired_ratio, quartiles, time_to_target
-from riemopt_bench.store import Row
+from riemopt_bench.train.store import Row
 
 RIEMOPT, REFERENCE = "riemopt", "parametrize"
 

@@ -6,20 +6,20 @@ import math
 import os
 import random
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from riemopt_bench import registry
-from riemopt_bench.interface import Method, Problem, Skip
-from riemopt_bench.processes import run_each
-from riemopt_bench.progress import Reporter
-from riemopt_bench.store import Row, Store
-from riemopt_bench.suites import Suite
-from riemopt_bench.worker import RunSpec
+from riemopt_bench.interface import Budget, Method, Problem, Skip
+from riemopt_bench.processes import Child
+from riemopt_bench.progress import Ticker
+from riemopt_bench.train.store import Row, Store
+from riemopt_bench.train.suites import Suite
+from riemopt_bench.train.worker import RunSpec, work
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Plan:
         skips = [(p, m, m.skip(p)) for p in self.problems for m in self.methods]
         return [(p, m, skip) for p, m, skip in skips if skip is not None]
 
+    def budget(self, problem: Problem) -> Budget:
+        """What one run of a problem of the plan may spend."""
+        budget = self.suite.budget(problem)
+        assert budget is not None
+        return budget
+
     def tuned(self, method: Method) -> Method:
         """The method whose trials decide the learning rate of `method`."""
         known = registry.methods() | {m.name: m for m in self.methods}
@@ -47,10 +53,10 @@ class Plan:
 
     def tuning_specs(self) -> list[RunSpec]:
         """One trial per learning rate and tuning repetition; shared where the arithmetic is."""
-        wanted = dict.fromkeys((p.name, self.tuned(m)) for p, m in self.pairs())
+        wanted = {(p.name, self.tuned(m).name): (p, self.tuned(m)) for p, m in self.pairs()}
         return [
-            RunSpec("tune", p, m.name, lr, repetition, self.suite.budgets[p])
-            for p, m in wanted
+            RunSpec("tune", p.name, m.name, lr, repetition, self.budget(p))
+            for p, m in wanted.values()
             for lr in m.grid
             for repetition in range(self.suite.tuning_repetitions)
         ]
@@ -58,16 +64,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The learning rate that won, and how sure one may be of it."""
+    """The learning rate that won; whether it is at an edge of the grid; trials, and failed ones."""
 
     lr: float
     edge: bool
     trials: int
     failed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for the store."""
-        return {"edge": self.edge, "trials": self.trials, "failed": self.failed}
 
 
 def choose(method: Method, trials: Sequence[Row]) -> Tuned:
@@ -83,15 +85,59 @@ def choose(method: Method, trials: Sequence[Row]) -> Tuned:
         best = method.grid[len(method.grid) // 2]
     return Tuned(
         lr=best,
-        edge=best in (method.grid[0], method.grid[-1]),
+        edge=len(method.grid) > 1 and best in (method.grid[0], method.grid[-1]),
         trials=len(trials),
         failed=sum(row["status"] != "ok" for row in trials),
     )
 
 
+def run_each(specs: Sequence[tuple[RunSpec, Row]], jobs: int) -> Iterator[Row]:
+    """Run every spec in a process of its own, `jobs` at a time; yield rows as they come.
+
+    A process that dies or passes its time limit yields a failed row. When the caller stops
+    early (an interrupt), the running processes are ended and leave no row.
+    """
+    waiting = list(reversed(specs))
+    running: list[tuple[RunSpec, Row, Child]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                spec, head = waiting.pop()
+                running.append((spec, head, Child(work, spec, head)))
+            ready = set(wait([child.connection for _, _, child in running], timeout=1.0))
+            for job in list(running):
+                spec, head, child = job
+                limit = spec.budget.time_limit
+                if child.connection in ready:
+                    row = _row_of(child, head)
+                elif child.seconds > limit:
+                    child.end()
+                    row = _failed(head, f"time limit of {limit:.0f} s passed")
+                else:
+                    continue
+                running.remove(job)
+                yield row
+    finally:
+        for _, _, child in running:
+            child.end()
+
+
+def _row_of(child: Child, head: Row) -> Row:
+    try:
+        row: Row = child.receive()
+    except EOFError:
+        row = _failed(head, child.how_it_ended())
+    child.end(wait=1.0)
+    return row
+
+
+def _failed(head: Row, error: str) -> Row:
+    return head | {"status": "failed", "error": error}
+
+
 @dataclass
-class Runner:
-    """Runs a plan against a store. `say` prints one line."""
+class SuiteRunner:
+    """Runs a plan and keeps the rows in a store."""
 
     plan: Plan
     directory: Path
@@ -114,10 +160,11 @@ class Runner:
         specs = []
         for problem, method in self.plan.pairs():
             choice = tuned[problem.name, self.plan.tuned(method).name]
-            budget = self.plan.suite.budgets[problem.name]
+            tuning = {name: value for name, value in asdict(choice).items() if name != "lr"}
+            budget = self.plan.budget(problem)
             for repetition in range(self.plan.repetitions):
                 spec = RunSpec("run", problem.name, method.name, choice.lr, repetition, budget)
-                specs.append((spec, spec.head() | {"tuning": choice.to_json()}))
+                specs.append((spec, spec.head() | {"tuning": tuning}))
         random.Random(0).shuffle(specs)
         self._execute("measuring", specs, self.jobs, done, _run_text)
         return [head["key"] for _, head in specs]
@@ -128,7 +175,7 @@ class Runner:
 
     def _tune(self, done: dict[str, Row]) -> dict[tuple[str, str], Tuned]:
         specs = [(spec, spec.head()) for spec in self.plan.tuning_specs()]
-        threads = max(self.plan.suite.budgets[p.name].threads for p in self.plan.problems)
+        threads = max(self.plan.budget(p).threads for p in self.plan.problems)
         jobs = max(self.jobs, (os.cpu_count() or 1) // threads)  # trials are not timed
         self._execute("tuning", specs, jobs, done, _tune_text)
         chosen = {}
@@ -153,13 +200,13 @@ class Runner:
             )
         if not todo:
             return
-        with Reporter(self.console, phase, len(todo)) as reporter:
+        with Ticker(self.console, phase, len(todo)) as ticker:
             for row in run_each(todo, jobs):
                 row["suite"] = self.plan.suite.name
                 row["jobs"] = jobs
                 self.store.append(row)
                 done[row["key"]] = row
-                reporter.done(text(row), failed=phase == "measuring" and row["status"] != "ok")
+                ticker.done(text(row), failed=phase == "measuring" and row["status"] != "ok")
 
 
 def _label(row: Row) -> str:

@@ -1,1 +1,0 @@
-"""One file per family of methods; each defines `METHODS`, a tuple of `Method`."""

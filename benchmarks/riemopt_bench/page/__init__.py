@@ -1,0 +1,1 @@
+"""What people read: the page of the training benchmark, and the styles and words of both."""

@@ -1,0 +1,238 @@
+"""One run: train for a fixed number of steps, with the clock on forward, backward and step only.
+
+Evaluation and violations are taken off the clock, at a few recorded steps. Where the runner owns
+the loop, the learning rate falls linearly to zero over the budget, for every method alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from riemopt_bench.interface import Attached, Budget, Method, Observe, Problem, Task
+from riemopt_bench.memory import LiveBytes, bytes_of
+from riemopt_bench.surfaces import Surface
+
+START_TOLERANCE = 1e-5
+
+
+class NotFiniteError(Exception):
+    """The loss or the metric is not a number any more: the run has failed, and counts as such."""
+
+
+class UnequalStartError(Exception):
+    """A method changed the starting weights, so that its run cannot be compared."""
+
+
+@dataclass
+class Trace:
+    """What is written down at the recorded steps, and the time of every step."""
+
+    step: list[int] = field(default_factory=list)
+    elapsed: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    metric: list[float] = field(default_factory=list)
+    selection: list[float] = field(default_factory=list)
+    stored_violation: dict[str, list[float]] = field(default_factory=dict)
+    used_violation: dict[str, list[float]] = field(default_factory=dict)
+    original_norm: dict[str, list[float]] = field(default_factory=dict)
+    forward_backward: list[float] = field(default_factory=list)
+    optimizer: list[float] = field(default_factory=list)
+
+
+def record_steps(steps: int, records: int) -> list[int]:
+    """Steps to record: 0, then denser at the start (where violations appear), the last included."""
+    if steps <= records:
+        return list(range(steps + 1))
+    ratio = [i / records for i in range(records + 1)]
+    return sorted({round(steps * r**1.5) for r in ratio} | {1, steps})
+
+
+def fresh(problem: Problem, method: Method, lr: float, seed: int) -> tuple[Task, Attached]:
+    """Build the task from its seed, attach the method, and check that the start is unchanged."""
+    task = problem.build(seed)
+    different = set(task.surfaces.values()) ^ problem.surfaces
+    if different:
+        raise ValueError(f"problem {problem.name!r} declares surfaces that differ in {different}")
+    start = {name: task.model.get_parameter(name).detach().clone() for name in task.surfaces}
+    attached = method.attach(task, lr)
+    assert_same_start(start, attached.used(), task.surfaces)
+    return task, attached
+
+
+def assert_same_start(
+    start: Mapping[str, Tensor], used: Mapping[str, Tensor], surfaces: Mapping[str, Surface]
+) -> None:
+    """Every method must begin from the task's own weights, which lie on their surfaces."""
+    for name, expected in start.items():
+        moved = (used[name].detach() - expected).abs().max().item()
+        off = surfaces[name].violation(expected)
+        if not max(moved, off) <= START_TOLERANCE:
+            raise UnequalStartError(
+                f"{name}: the method starts {moved:.1e} away from the task's weight, which is "
+                f"{off:.1e} from its surface; both must be at most {START_TOLERANCE:.0e}"
+            )
+
+
+class Watch:
+    """Clock, data, budget and records of one training loop: see `interface.Observe`.
+
+    An iteration begins where `watch()` returns and ends where it is called again. What passes
+    outside `evaluate` is the optimizer's time, clearing the gradients included, for every method
+    (and all of the time of a method that computes the loss itself).
+    If one iteration spends several steps, they share its time, and what is due at any of them is
+    recorded at its end.
+    """
+
+    def __init__(self, task: Task, attached: Attached, budget: Budget, record: bool = True) -> None:
+        self.task, self.attached, self.budget = task, attached, budget
+        self.trace = Trace()
+        self._due = record_steps(budget.steps, budget.records) if record else []
+        self._spent = self._iteration = 0
+        self._elapsed = self._begin = self._off_clock = 0.0
+        self._evaluations: list[float] = []
+        self._loss: Tensor | None = None
+        self._batch: Any = None
+
+    @property
+    def left(self) -> float:
+        """The part of the budget that is left."""
+        return max(1 - self._spent / self.budget.steps, 0.0)
+
+    @property
+    def batch(self) -> Any:
+        """This iteration's data."""
+        if self._batch is None:
+            begin = time.perf_counter()
+            self._batch = self.task.batch(self._iteration)
+            self._off_clock += time.perf_counter() - begin
+        return self._batch
+
+    def evaluate(self) -> Tensor:
+        """Loss and gradients on this iteration's data."""
+        batch = self.batch
+        begin = time.perf_counter()
+        with self.attached.forward_context():
+            loss = self.task.loss(self.task.model, batch)
+            loss.backward()
+        self.tell(loss, time.perf_counter() - begin)
+        return loss.detach()
+
+    def tell(self, loss: Tensor, seconds: float = 0.0) -> None:
+        """An evaluation was made, and took `seconds` of forward and backward."""
+        self._evaluations.append(seconds)
+        self._loss = loss.detach()
+
+    def __call__(self) -> bool:
+        """Stop the clock and record what is due; return whether the budget allows more."""
+        if self._iteration > 0:
+            self._end_iteration(time.perf_counter())
+        elif self._due:
+            self._record_start()
+        self._iteration += 1
+        self._batch, self._loss, self._evaluations, self._off_clock = None, None, [], 0.0
+        self._begin = time.perf_counter()
+        return self._spent < self.budget.steps
+
+    def finish(self) -> Trace:
+        """After the loop: a method that stopped early stays where it is for the rest."""
+        if self._due:
+            self._record(self.trace.loss[-1], through=self.budget.steps)
+        return self.trace
+
+    def _end_iteration(self, now: float) -> None:
+        count = len(self._evaluations)
+        if self._loss is None:
+            raise RuntimeError("an iteration ended without a call of `evaluate` or `tell`")
+        seconds = now - self._begin - self._off_clock
+        self._elapsed += seconds
+        self.trace.forward_backward += self._evaluations
+        self.trace.optimizer += [(seconds - sum(self._evaluations)) / count] * count
+        self._spent += count
+        value = self._loss.item()
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"the loss became {value} at step {self._spent} of {self.budget.steps}"
+            )
+        if self._due and self._due[0] <= self._spent:
+            self._record(value, through=self._spent)
+
+    @torch.no_grad()
+    def _record_start(self) -> None:
+        loss = self.task.loss(self.task.model, self.task.batch(0)).item()
+        self._record(loss, through=0)
+
+    def _record(self, loss: float, through: int) -> None:
+        now = Trace()
+        _look(now, self.task, self.attached, self._spent)
+        trace = self.trace
+        while self._due and self._due[0] <= through:
+            trace.step.append(self._due.pop(0))
+            trace.elapsed.append(self._elapsed)
+            trace.loss.append(loss)
+            trace.metric += now.metric
+            trace.selection += now.selection
+            for name in ("stored_violation", "used_violation", "original_norm"):
+                series = getattr(trace, name)
+                for weight, values in getattr(now, name).items():
+                    series.setdefault(weight, []).extend(values)
+
+
+@torch.no_grad()
+def _look(trace: Trace, task: Task, attached: Attached, step: int) -> None:
+    """Evaluate the task and see how far off its weights are."""
+    task.model.eval()
+    evaluation = task.evaluate(task.model)
+    task.model.train()
+    if not math.isfinite(evaluation.metric):
+        raise NotFiniteError(f"the metric became {evaluation.metric} at step {step}")
+    trace.metric.append(evaluation.metric)
+    trace.selection.append(evaluation.selection)
+    stored, used = attached.stored(), attached.used()
+    for name, surface in task.surfaces.items():
+        violation = surface.violation(used[name])
+        trace.used_violation[name] = [violation]
+        if stored[name] is not used[name]:
+            violation = surface.violation(stored[name])
+        trace.stored_violation[name] = [violation]
+    for name, original in attached.originals().items():
+        trace.original_norm[name] = [original.norm().item()]
+
+
+def _step_by_step(attached: Attached, observe: Observe) -> None:
+    """The loop of methods that do not own theirs."""
+    optimizer = attached.optimizer
+    assert optimizer is not None
+    initial = [float(group["lr"]) for group in optimizer.param_groups]
+    while observe():
+        for group, lr in zip(optimizer.param_groups, initial, strict=True):
+            group["lr"] = lr * observe.left
+        observe.evaluate()
+        attached.step()
+        optimizer.zero_grad()
+
+
+def train(task: Task, attached: Attached, budget: Budget, record: bool = True) -> Trace:
+    """Spend the budget; raise `NotFiniteError` if the loss stops being finite."""
+    watch = Watch(task, attached, budget, record)
+    solve = attached.solve or functools.partial(_step_by_step, attached)
+    solve(watch)
+    return watch.finish()
+
+
+def memory(problem: Problem, method: Method, lr: float, seed: int) -> dict[str, int]:
+    """Bytes held between steps and the peak within a step, in a pass of its own."""
+    task, attached = fresh(problem, method, lr, seed)
+    one_step = Budget(1)
+    train(task, attached, one_step, record=False)  # creates the optimizer's state
+    held = attached.held(task)
+    with LiveBytes(held) as live:
+        train(task, attached, one_step, record=False)
+    return {"held": bytes_of(held), "peak": live.peak}
