@@ -178,7 +178,7 @@ def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     u = cap_norm(t * u, step_cap(u.dtype))
     S = gram(u, u)
     scale = cubic_cut(S)
-    if S.requires_grad or x.requires_grad or u.shape != x.shape:
+    if S.requires_grad or u.shape != x.shape:
         return polar_fixed.cubic_of(x, scale * u, scale.square() * S)
     u, S = u.mul_(scale), S.mul_(scale.square())
     y = x + u

@@ -48,14 +48,17 @@ class Retraction:
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """The point reached from X along t·U, in the layout of `x`."""
         u = linalg.cap_norm(t * u, linalg.step_cap(u.dtype))
-        A, B = self.coefficients(linalg.gram(x, x), linalg.gram(x, u), linalg.gram(u, u))
+        XU = linalg.gram(x, u)
+        XU = XU if self.needs_whole_products else sym(XU)
+        A, B = self.coefficients(linalg.gram(x, x), XU, linalg.gram(u, u))
         y = linalg.right_multiply(x, A) + linalg.right_multiply(u, B)
         return linalg.right_multiply(y, self.finish(linalg.gram_defect(y)))
 
     def coefficients(self, XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
         """`(A, B)`, `(*, p, p)`, with X·A + U·B orthonormal up to what `finish` takes away.
 
-        The arguments are XᴴX, XᴴU and UᴴU, where U is the whole step and no longer than `step_cap`.
+        The arguments are XᴴX, XᴴU (or its Hermitian part, see `needs_whole_products`) and UᴴU,
+        where U is the whole step and no longer than `step_cap`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no coefficients.")
 
