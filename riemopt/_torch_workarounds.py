@@ -9,8 +9,8 @@ inductor_copy_keyerror
     arguments of the graph (pytorch #196570). `copy_into` copies by the foreach operation in a
     graph; a projection on the tangent space of a sphere reads its result once more.
 inductor_stale_alpha
-    Inductor of torch 2.13 keeps an old `alpha` of `torch.add` where the number changes between
-    calls of a graph. `add_scaled` multiplies and adds.
+    Inductor of torch 2.13 keeps an old `alpha` of `add` where the number changes between calls of a
+    graph and has another use there. `add_scaled` multiplies and adds.
 matrix_exp_of_one_matrix
     `torch.linalg.matrix_exp` of one matrix, of a norm at which it takes the polynomial of degree 8,
     has a wrong coefficient: an error of 1e-10 in float64 and 1e-5 in float32 (pytorch #196592).

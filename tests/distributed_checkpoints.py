@@ -22,7 +22,6 @@ from riemopt.manifolds import (
 from tests.distributed_models import Net, share, train
 from tests.distributed_run import assert_identical, line, randn
 
-
 SECOND_MOMENTS = ("tangent", "point")
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import riemopt
-from riemopt import linalg
+from riemopt.linalg import backends
 from riemopt.manifolds import Stiefel
 from tests.test_no_host_sync import MANIFOLDS, OPTIMIZERS, SYNCHRONISING, NoHostSync
 
@@ -187,7 +187,7 @@ def plants() -> dict[str, str]:
 def mistakes():
     return {
         "treats the device as the host": mock.patch.object(
-            linalg, "host_readable", return_value=True
+            backends, "reads_are_free", return_value=True
         ),
         "polar factor by an SVD": mock.patch.object(
             Stiefel, "curve", lambda self, x, u, t: self.project(x + t * u)

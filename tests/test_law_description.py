@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+import riemopt.manifolds
 from riemopt.manifolds import (
     Circulant,
     Euclidean,
@@ -25,7 +26,7 @@ from tests.manifold_cases import CASES, over_cases
 
 def written(manifold):
     """What the repr says, as Python reads it."""
-    return eval(repr(manifold), dict(vars(manifold_cases)))
+    return eval(repr(manifold), {**vars(riemopt.manifolds), **vars(manifold_cases)})
 
 
 @over_cases(lambda case: case.again is None)

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt import linalg
+from riemopt.linalg import backends, polar_adaptive, polynomials
 from riemopt.manifolds import Stiefel
 from tests.bounds import eps, wide
 from tests.manifold_cases import EXACT, FULL, HALF, generator, name
@@ -36,7 +37,7 @@ def svd_polar(y):
 def path(request, monkeypatch):
     """Both ways to choose the number of products: by the data, and fixed."""
     if request.param == "blind":
-        monkeypatch.setattr(linalg, "host_readable", lambda a: False)
+        monkeypatch.setattr(backends, "reads_are_free", lambda *tensors: False)
 
 
 # --- symmetric parts, Gram matrices ---
@@ -78,7 +79,7 @@ def test_polar_is_the_svds(path, shape, dtype, size):
 @pytest.mark.parametrize("blind", [False, True])
 def test_polar_is_as_accurate_for_steps_of_medium_length(length, blind, monkeypatch):
     if blind:
-        monkeypatch.setattr(linalg, "host_readable", lambda a: False)
+        monkeypatch.setattr(backends, "reads_are_free", lambda *tensors: False)
     x = Stiefel().random_point(128, 128, generator=generator(0))
     u = Stiefel().random_tangent(x, generator=generator(1))
     y = linalg.polar(x + u * (length / torch.linalg.matrix_norm(u, 2)))
@@ -113,7 +114,7 @@ def test_polar_of_a_batch_does_not_suffer_from_one_bad_matrix(path):
 def test_the_cubic_is_the_best_one(a):
     """It equioscillates: the error at both ends and at the interior maximum is ±ε."""
     b = 2 - a
-    c1, c3, error = linalg._flattest_cubic(a, b)
+    c1, c3, error = polynomials.flattest_cubic(a, b)
     top = (c1 / (3 * c3)) ** 0.5
     values = torch.tensor([c1 * t - c3 * t**3 for t in (a, top, b)], dtype=torch.float64)
     torch.testing.assert_close(values, torch.tensor([1 - error, 1 + error, 1 - error]).double())
@@ -218,11 +219,11 @@ def test_upcast_computes_in_float32_and_rounds_once(dtype):
 
 def test_what_can_be_read_for_free():
     a = torch.zeros(3)
-    assert linalg.host_readable(a)
-    assert not linalg.host_readable(a.to("meta"))
-    assert not linalg.host_readable(torch.nn.Parameter(a))
+    assert linalg.reads_are_free(a)
+    assert not linalg.reads_are_free(a.to("meta"))
+    assert not linalg.reads_are_free(torch.nn.Parameter(a))
     seen = []
-    torch.func.vmap(lambda row: seen.append(linalg.host_readable(row)) or row)(a)
+    torch.func.vmap(lambda row: seen.append(linalg.reads_are_free(row)) or row)(a)
     assert seen == [False]
 
 
@@ -233,17 +234,17 @@ def test_vmap_equals_the_batch():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
 def test_the_polynomials_are_the_inverse_root(dtype):
-    polynomials = linalg._polynomials(dtype)
-    assert [len(c) for _, c in polynomials] == [1, *range(2, len(polynomials[-1][1]) + 1, 2)]
-    for reach, coefficients in polynomials:
+    found = polynomials.polynomials(dtype)
+    assert [len(c) for _, c in found] == [1, *range(2, len(found[-1][1]) + 1, 2)]
+    for reach, coefficients in found:
         s = reach * torch.linspace(-1, 1, 101, dtype=torch.float64)
         value = s * sum(c * s**k for k, c in enumerate(coefficients))
         assert (value - torch.expm1(-torch.log1p(s) / 2)).abs().max() <= eps(dtype)
         if len(coefficients) > 1:
             S = torch.diag(s)
-            P, scale = linalg._evaluate(coefficients, S, S @ S)
+            P, scale = polynomials.evaluate(coefficients, S, S @ S)
             torch.testing.assert_close(scale * P.diagonal(), value, rtol=0, atol=1e-16)
-    assert polynomials[-1][0] == linalg._POLYNOMIAL_REACH
+    assert found[-1][0] == polynomials.REACH
 
 
 @pytest.mark.parametrize("rho", [0.01, 0.1, 0.3, 1.0, 1e3])
@@ -347,7 +348,7 @@ def test_the_bound_of_the_spectral_norm_is_one(kind):
         S = S + size * torch.outer(v, v)
     rows = torch.linalg.vector_norm(S, dim=-1)
     norm = torch.linalg.matrix_norm(S, 2).item()
-    assert norm <= linalg._spectral_bound(S[None], rows[None]) <= 4.01 * norm
+    assert norm <= polar_adaptive.spectral_bound(S[None], rows[None]) <= 4.01 * norm
 
 
 @pytest.mark.parametrize("scale", [1.05, 2.0, 0.5])
@@ -391,13 +392,3 @@ def test_cubic_steps_broadcast_and_vmap(t):
     torch.testing.assert_close(linalg.cubic_step(x, u, t), expected)
     mapped = torch.func.vmap(linalg.cubic_step, in_dims=(0, None, None))(x, u, t)
     torch.testing.assert_close(mapped, expected)
-
-
-@over_exact
-@pytest.mark.parametrize("shape", [(40, 9), (9, 40), (1, 30, 8), (2, 30, 8)])
-def test_three_blocks_of_a_gram_matrix_give_the_fourth(dtype, shape, monkeypatch):
-    x = randn(shape, dtype)
-    whole = linalg.gram(x, x)
-    monkeypatch.setattr(linalg, "_MIRRORED_WORK", 1)
-    monkeypatch.setattr(linalg, "_MIRRORED_SIZE", 1)
-    torch.testing.assert_close(linalg.gram_defect(x), whole - torch.eye(whole.shape[-1]))

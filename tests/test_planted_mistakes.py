@@ -227,7 +227,8 @@ class DividesByZero(Sphere):
     """a/‖a‖."""
 
     def project(self, a: Tensor) -> Tensor:
-        return self.radius * a / self._norm(a)
+        dims = self.event_dims(a.ndim)
+        return self.radius * a / torch.linalg.vector_norm(a, dim=dims, keepdim=True)
 
 
 class FallsShort(Sphere):

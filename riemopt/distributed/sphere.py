@@ -24,8 +24,7 @@ class ShardedSphere(ShardedGeometry):
         self.dims = manifold.event_dims(len(shape))
 
     def _inner(self, a: Tensor, b: Tensor) -> Tensor:
-        product = (a.conj() * b).real if a.is_complex() else a * b
-        return product.sum(self.dims, keepdim=True)
+        return linalg.inner(a, b, self.dims)
 
     def gradient_summand(self, x: Tensor, g: Tensor) -> Tensor:
         """⟨x, g⟩."""

@@ -1,9 +1,9 @@
 """Stiefel matrices whose long side is cut: sums of p×p matrices, and never an n×n one.
 
-A step of any retraction has the form X⁺ = X·A + U·B with p×p matrices A and B that
-follow from XᴴX, XᴴU and UᴴU. Each process finds the same A and B and moves its own rows. Rounding
-errors of those Gram matrices, and a defect that X has, are then taken away in a second pass, from
-the Gram matrix of the rows that were found.
+A step of a retraction has the form X⁺ = X·A + U·B with p×p matrices A and B that follow from XᴴX,
+XᴴU and UᴴU (`Retraction.coefficients`). Each process finds the same A and B and moves its own rows.
+Rounding errors of those Gram matrices, and a defect that X has, are then taken away in a second
+pass, from the Gram matrix of the rows that were found.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from riemopt import linalg
 from riemopt.distributed.geometry import ShardedGeometry, refuse, sharded_geometry
-from riemopt.distributed.roots import inverse_cholesky, inverse_root, small_correction
 from riemopt.distributed.summands import Hermitian, Summand
 from riemopt.linalg import exact_products, product
 from riemopt.manifolds import Stiefel
@@ -65,13 +64,10 @@ class ShardedStiefel(ShardedGeometry):
         return v - self._times(x, XV)
 
     def curve_summands(self, x: Tensor, u: Tensor) -> tuple[Summand, Summand, Summand]:
-        """XᴴX; sym(XᴴU), or XᴴU for "cayley" and "cubic"; UᴴU."""
+        """XᴴX; sym(XᴴU), or XᴴU if the retraction needs all of it; UᴴU."""
         XU = self._gram(x, u)
-        return (
-            Hermitian(self._gram(x, x)),
-            XU if self.retraction in ("cayley", "cubic") else Hermitian(linalg.sym(XU)),
-            Hermitian(self._gram(u, u)),
-        )
+        share = XU if self.retraction.needs_whole_products else Hermitian(linalg.sym(XU))
+        return Hermitian(self._gram(x, x)), share, Hermitian(self._gram(u, u))
 
     @exact_products
     def curve(
@@ -82,14 +78,10 @@ class ShardedStiefel(ShardedGeometry):
         length = (length * t).abs()
         limit = linalg.step_cap(u.dtype)
         t = t * torch.where(length > limit, limit / length, 1.0)
-        XU, UU = t * XU, t**2 * UU
-        if self.retraction in ("cayley", "cubic"):
-            coefficients = cubic_coefficients if self.retraction == "cubic" else cayley_coefficients
-            A, B = coefficients(XX, XU, UU)
-            return self._times(x, A) + self._times(t * u, B)
-        root = inverse_root if self.retraction == "polar" else inverse_cholesky
-        R = root(linalg._add_identity(XX + 2 * XU + UU, -1))
-        return self._times(linalg.add_scaled(x, u, t), R)
+        A, B = self.retraction.coefficients(XX, t * XU, t**2 * UU)
+        if A is B:
+            return self._times(linalg.add_scaled(x, u, t), A)
+        return self._times(x, A) + self._times(t * u, B)
 
     def finish_summand(self, y: Tensor) -> Summand:
         """YᴴY."""
@@ -97,51 +89,8 @@ class ShardedStiefel(ShardedGeometry):
 
     @exact_products
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:
-        """Y(YᴴY)^(-1/2), or the Q of Y."""
-        S = linalg._add_identity(YY.clone(), -1)
-        if self.retraction == "qr":
-            return self._times(y, inverse_cholesky(S))
-        if self.retraction == "cayley":  # which keeps the defect that X has, of any size
-            return self._times(y, inverse_root(S))
-        return y + self._times(y, small_correction(S))
-
-
-def cubic_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
-    """`(A, B)` with X·A + U·B the polar factor of Z = X + U - ½(X + ¼U)S.
-
-    S = UᴴU; `linalg.cubic_step` says why, and where a step is cut.
-    """
-
-    def defect(A: Tensor, B: Tensor) -> Tensor:
-        """(XA + UB)ᴴ(XA + UB) - I."""
-        half = product(A.mH, product(XU, B)) + product(A.mH, product(XX, A)) / 2
-        return linalg._add_identity(2 * linalg.sym(half) + product(B.mH, product(UU, B)), -1)
-
-    eye = torch.eye(XX.shape[-1], dtype=XX.dtype, device=XX.device).expand_as(XX)
-    scale = linalg.cubic_cut(UU)
-    S = scale.square() * UU
-    A, B = eye - S / 2, scale * (eye - S / 8)
-    root = inverse_root(defect(A, B))
-    return product(A, root), product(B, root)
-
-
-def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
-    """`(A, B)` with X·A + U·B = (I - W/2)⁻¹(I + W/2)X, the Cayley transform of X along U.
-
-    W = V Xᴴ - X Vᴴ with V = U - X(XᴴU)/2 (Wen & Yin 2013, lemma 4): with C = [V, X] and
-    D = [X, -V], X⁺ = X + C(I - DᴴC/2)⁻¹DᴴX, where DᴴC and DᴴX are made of the Gram matrices.
-    """
-    p = XX.shape[-1]
-    half = XU / 2
-    XV = XU - product(XX, half)
-    UV = UU - product(XU.mH, half)
-    VV = UV - product(half.mH, XV)
-    DC = torch.cat([torch.cat([XV, XX], -1), torch.cat([-VV, -XV.mH], -1)], -2)
-    DX = torch.cat([XX, -XV.mH], -2)
-    eye = torch.eye(2 * p, dtype=XX.dtype, device=XX.device)
-    K = torch.linalg.solve_ex(eye - DC / 2, DX)[0]
-    B, K2 = K[..., :p, :], K[..., p:, :]
-    return eye[:p, :p] + K2 - product(half, B), B
+        """Y·R, with the R that the retraction finds."""
+        return self._times(y, self.retraction.finish(linalg.add_identity(YY.clone(), -1)))
 
 
 @sharded_geometry.register
@@ -149,8 +98,12 @@ def _(manifold: Stiefel, cut: frozenset[int], shape: Sequence[int]) -> ShardedGe
     n, p = shape[-2:]
     if len(cut) == 2:
         refuse(manifold, cut, shape, "only one side of a matrix may be cut", "shard one dimension")
-    if n == p and cut == {-1} and manifold.retraction == "qr":
-        refuse(manifold, cut, shape, "the QR factor needs whole rows", "use Shard(0)")
+    retraction = manifold.retraction_of(shape)
+    name = type(retraction).__name__
+    if not retraction.is_shardable:
+        refuse(manifold, cut, shape, f"{name} has no `coefficients`", "give it that method")
+    if n == p and cut == {-1} and not retraction.commutes_with_adjoint:
+        refuse(manifold, cut, shape, f"{name} needs whole rows", "use Shard(0)")
     if n != p and cut != {-2 if n > p else -1}:
         kind, side = ("tall", "rows") if n > p else ("wide", "columns")
         refuse(

@@ -12,6 +12,7 @@ from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
 from riemopt.manifolds.product import Product
+from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.sphere import Sphere
@@ -20,9 +21,12 @@ from riemopt.manifolds.symmetric import Symmetric
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
+    "QR",
     "AffineSubspace",
+    "Cayley",
     "Circulant",
     "Constant",
+    "Cubic",
     "Euclidean",
     "FixedSum",
     "FlatSubspace",
@@ -30,7 +34,9 @@ __all__ = [
     "LevelSet",
     "LinearSubspace",
     "Manifold",
+    "Polar",
     "Product",
+    "Retraction",
     "SkewSymmetric",
     "Sparsity",
     "Sphere",
@@ -39,22 +45,6 @@ __all__ = [
     "Toeplitz",
 ]
 
-# `torch.load(weights_only=True)` may rebuild these: descriptions made of numbers and arrays.
-torch.serialization.add_safe_globals(
-    [
-        AffineSubspace,
-        Circulant,
-        Constant,
-        Cut,
-        Euclidean,
-        FixedSum,
-        Flattened,
-        Product,
-        SkewSymmetric,
-        Sparsity,
-        Sphere,
-        Stiefel,
-        Symmetric,
-        Toeplitz,
-    ]
-)
+# `torch.load(weights_only=True)` may rebuild what is made of numbers and arrays, not of functions.
+_DESCRIPTIONS = [globals()[name] for name in __all__ if name != "LevelSet"]
+torch.serialization.add_safe_globals([Cut, *_DESCRIPTIONS])

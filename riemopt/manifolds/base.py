@@ -140,11 +140,7 @@ class Manifold(ABC):
 
         With `keepdim` the event dimensions stay, with size 1, so that it broadcasts to `x`.
         """
-        dims = self.event_dims(x.ndim)
-        if u is v:  # half the memory traffic
-            return torch.linalg.vector_norm(u, dim=dims, keepdim=keepdim).square()
-        product = (u.conj() * v).real if u.is_complex() else u * v
-        return product.sum(dims, keepdim=keepdim)
+        return linalg.inner(u, v, self.event_dims(x.ndim), keepdim=keepdim)
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """Riemannian norm √⟨u, u⟩ at each point; its autograd gradient at u = 0 is 0, not NaN."""

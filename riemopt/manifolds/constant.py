@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riemopt.linalg import HALF
+from riemopt.linalg import HALF, Copies
 
 
 class Constant:
@@ -42,7 +42,7 @@ class Constant:
         self.kind = str(self.array.dtype.kind)  # torch.compile looks at no dtype of numpy
         described = f"{self.array.shape} {self.array.dtype} ".encode()
         self.digest = hashlib.sha256(described + self.array.tobytes()).hexdigest()
-        self._copies: dict[Any, Tensor] = {}
+        self._copies = Copies(self.array)
 
     def on(self, x: Tensor) -> Tensor:
         """The array on the device of `x` and, unless boolean, in its dtype: float32 for half.
@@ -58,19 +58,7 @@ class Constant:
                 f"This manifold is described by complex numbers: points must be complex; got "
                 f"{x.dtype}."
             )
-        if torch.compiler.is_compiling():
-            found = self._copies.get((x.device, dtype, None))
-            return torch.as_tensor(self.array).to(x.device, dtype) if found is None else found
-        # Fake tensors stand for data that is nowhere, and do not mix with real ones.
-        key = (x.device, dtype, getattr(x, "fake_mode", None))
-        found = self._copies.get(key)
-        if found is None:
-            with torch.inference_mode(False):
-                found = torch.tensor(self.array, device=x.device, dtype=dtype)
-            # Inside `torch.func.grad` what is made belongs to that call.
-            if not torch._C._functorch.is_functorch_wrapped_tensor(found):
-                self._copies[key] = found
-        return found
+        return self._copies.on(x, dtype)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self.digest == other.digest

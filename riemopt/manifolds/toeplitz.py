@@ -42,7 +42,7 @@ class Toeplitz(LinearSubspace):
             self._reject(shape, "matrices (*batch, n, p) with n ≥ 1 and p ≥ 1")
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N + p - 1, or twice that if complex."""
+        """Dimension n + p - 1, or twice that if complex."""
         return (shape[-2] + shape[-1] - 1) * (2 if is_complex else 1)
 
 
@@ -70,7 +70,7 @@ class Circulant(LinearSubspace):
         self._check_square(shape)
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N, or 2n if complex."""
+        """Dimension n, or 2n if complex."""
         return shape[-1] * (2 if is_complex else 1)
 
 

@@ -1,0 +1,51 @@
+"""Maps from skew matrices to rotations: the exponential and the Cayley transform."""
+
+import torch
+from torch import Tensor
+
+from riemopt import _torch_workarounds
+from riemopt.linalg.products import is_square, is_wide, product, skew
+
+
+def matrix_exp(a: Tensor) -> Tensor:
+    """Exponential of `(*, n, n)` matrices. Synchronises on an accelerator."""
+    return _torch_workarounds.matrix_exp(a)  # workaround: matrix_exp_of_one_matrix
+
+
+def cayley(x: Tensor, u: Tensor) -> Tensor:
+    """Cayley transform of X along the tangent U: (I - W/2)⁻¹(I + W/2)X; X is tall, or `x` its Xᴴ.
+
+    W = P U Xᴴ - X Uᴴ P with P = I - XXᴴ/2 is skew-Hermitian with WX = U. It has rank 2p, so the
+    solve is 2p×2p by the Sherman-Morrison-Woodbury formula (Wen & Yin 2013, lemma 4), and p×p for
+    square X, where W = U Xᴴ.
+    """
+    if is_wide(x):
+        return cayley(x.mH, u.mH).mH
+    p = x.shape[-1]
+    XhU = x.mH @ u
+    if is_square(x):
+        half, eye = skew(XhU) / 2, torch.eye(p, dtype=x.dtype, device=x.device)
+        return x @ torch.linalg.solve_ex(eye - half, eye + half)[0]
+    PU = u - x @ (XhU / 2)
+    A, B = torch.cat([PU, x], -1), torch.cat([x, -PU], -1)  # W = A Bᴴ, both n×2p
+    eye = torch.eye(2 * p, dtype=x.dtype, device=x.device)
+    return x + A @ torch.linalg.solve_ex(eye - B.mH @ A / 2, B.mH @ x)[0]
+
+
+def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
+    """`(A, B)` with X·A + U·B = `cayley(X, U)`, of the p×p matrices XᴴX, XᴴU and UᴴU.
+
+    W = V Xᴴ - X Vᴴ with V = U - X(XᴴU)/2: with C = [V, X] and D = [X, -V],
+    X⁺ = X + C(I - DᴴC/2)⁻¹DᴴX, where DᴴC and DᴴX are made of the arguments.
+    """
+    p = XX.shape[-1]
+    half = XU / 2
+    XV = XU - product(XX, half)
+    UV = UU - product(XU.mH, half)
+    VV = UV - product(half.mH, XV)
+    DC = torch.cat([torch.cat([XV, XX], -1), torch.cat([-VV, -XV.mH], -1)], -2)
+    DX = torch.cat([XX, -XV.mH], -2)
+    eye = torch.eye(2 * p, dtype=XX.dtype, device=XX.device)
+    K = torch.linalg.solve_ex(eye - DC / 2, DX)[0]
+    B, K2 = K[..., :p, :], K[..., p:, :]
+    return eye[:p, :p] + K2 - product(half, B), B

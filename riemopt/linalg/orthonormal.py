@@ -1,0 +1,47 @@
+"""Tangent vectors of matrices with orthonormal columns (rows, if wide), in the Euclidean metric."""
+
+from torch import Tensor
+
+from riemopt.linalg.backends import reads_are_free
+from riemopt.linalg.products import (
+    add_product,
+    average,
+    gram,
+    is_square,
+    plus_adjoint,
+    squared_norm,
+)
+
+
+def tangent_to_columns(x: Tensor, u: Tensor) -> Tensor:
+    """U - X sym(XᴴU): the part of U that is tangent at X."""
+    return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)
+
+
+def mean_along_columns(
+    x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The tangent part of decay·M + (1 - decay)·G, and ‖the tangent part of G‖², `(*, 1, 1)`.
+
+    A square X has XᴴG = X⁻¹G, and all is p×p. Of a tall one the length would take a product more,
+    if it did not follow from other lengths, where reading a value is free and rounding allows it.
+    """
+    if is_square(x):
+        new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
+        mean = average(new, plus_adjoint(gram(x, m), -1), decay)
+        return add_product(m, x, mean, 0.5, weight=0), squared_norm(new, (-2, -1)) * 0.25
+    S, T = plus_adjoint(gram(x, g)), plus_adjoint(gram(x, m))
+    squared = _length_by_others(g, S) if reads_are_free(x, m, g) else None
+    if squared is not None:
+        mean = average(g, m, decay)
+        return add_product(mean, x, average(S, T, decay), -0.5, overwrite=True), squared
+    tangent = add_product(g, x, S, -0.5)
+    mean = average(tangent, add_product(m, x, T, -0.5), decay)
+    return mean, squared_norm(tangent, (-2, -1))
+
+
+def _length_by_others(g: Tensor, S: Tensor) -> Tensor | None:
+    """‖G‖² - ‖S/2‖² with S/2 = sym XᴴG; None where that cancels, since G is nearly normal."""
+    whole = squared_norm(g, (-2, -1))
+    squared = whole - squared_norm(S, (-2, -1)) * 0.25
+    return squared if bool((squared > 1e-3 * whole).all()) else None

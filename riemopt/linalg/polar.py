@@ -1,0 +1,94 @@
+"""Polar factors by matrix products: the nearest matrix with orthonormal columns.
+
+    >>> Y = X + xi                      # X has orthonormal columns, xi is tangent at X
+    >>> polar(Y)                        # Y(YᴴY)^(-1/2)
+    >>> polar_step(X, U, t)             # of X + t·U, any length of it
+    >>> cubic_step(X, U, t)             # nearer to the geodesic, of square X
+
+This file says what each computes. Which algorithm does it is decided here by a question to
+`backends`: on an eager CPU tensor `polar_adaptive`, whose number of products follows the data;
+elsewhere `polar_fixed`, which reads nothing. Both give the same to rounding.
+"""
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg import backends, polar_adaptive, polar_fixed
+from riemopt.linalg.polynomials import WIDEST, evaluate
+from riemopt.linalg.products import gram_defect, product, right_multiply
+
+
+def polar(y: Tensor) -> Tensor:
+    """Unitary polar factor Y(YᴴY)^(-1/2), by matrix products only.
+
+    `(*, n, p)`, singular values at least about 0.7 (X + ξ with ξ tangent at X has σ ≥ 1) and at
+    most `step_cap`. S = YᴴY - I is formed, and Y + Y·q(S) is orthonormal to rounding where ‖S‖ is
+    below 1/8: two products with the n×p matrix and a few p×p ones. A larger S is brought there
+    first by a cubic iteration, which in a Gram matrix of condition ‖S‖ loses that many digits.
+    """
+    if y.numel() == 0:
+        return y.clone()
+    if backends.reads_are_free(y):
+        factor, _ = polar_adaptive.polar(y)
+        return factor
+    return polar_fixed.polar(y)
+
+
+def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
+    """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
+    if u.numel() == 0:
+        return x + t * u
+    if _reads_are_free(x, u, t):
+        return polar_adaptive.polar_step(x, u, t)
+    return polar_fixed.polar_step(x, u, t)
+
+
+def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
+    """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
+
+    With t·U = XΩ, Ω skew-Hermitian, that is X(I + Ω + Ω²/2 + Ω³/8), which agrees with X·exp(Ω) to
+    second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
+    products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). Steps with ‖S‖ above 64 are
+    cut to that length.
+    """
+    if u.numel() == 0:
+        return x + t * u
+    if _reads_are_free(x, u, t):
+        return polar_adaptive.cubic_step(x, u, t)
+    return polar_fixed.cubic_step(x, u, t)
+
+
+def _reads_are_free(x: Tensor, u: Tensor, t: float | Tensor) -> bool:
+    """Of X + t·U; X may be a parameter."""
+    tensors = (u, t) if isinstance(t, Tensor) else (u,)
+    return backends.reads_are_free(*tensors) and not backends.is_wrapped(x)
+
+
+def inverse_root(S: Tensor) -> Tensor:
+    """(I + S)^(-1/2), `(*, p, p)`, for Hermitian S ≥ -1/2 of norm up to `step_cap` squared.
+
+    It is known to about eps·‖S‖.
+    """
+    if S.numel() == 0:
+        return S.clone()
+    if backends.reads_are_free(S):
+        return polar_adaptive.inverse_root(S)
+    return polar_fixed.inverse_root(S)
+
+
+def small_correction(S: Tensor) -> Tensor:
+    """(I + S)^(-1/2) - I for ‖S‖ ≤ 1/8, to rounding and zero where S is."""
+    P, scale = evaluate(WIDEST[S.real.dtype], S.clone(), product(S, S))
+    return scale * P
+
+
+def project_polar(a: Tensor) -> Tensor:
+    """Nearest matrix with orthonormal columns (rows, if wide) to any `(*, n, p)` matrix: UVᴴ.
+
+    By an SVD, so of any rank (not unique where rank-deficient), followed by one Newton-Schulz
+    pass, since an SVD in float32 is orthonormal to 5e-6 only. For starting points, never for a
+    step: it synchronises on an accelerator.
+    """
+    U, _, Vh = torch.linalg.svd(a, full_matrices=False)
+    Q = U @ Vh
+    return (Q - right_multiply(Q, gram_defect(Q)) / 2).contiguous()

@@ -1,0 +1,217 @@
+"""Products of batches of matrices, and the precision they are computed in.
+
+    >>> gram(X, G)                      # XᴴG, or XGᴴ of wide matrices: never n×n for an n×p point
+    >>> add_product(G, X, S, -0.5)      # G - X·S/2 in one pass
+
+Nothing here reads a value, so all of it serves every back end.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast, overload
+
+import torch
+from torch import Tensor
+
+from riemopt import _torch_workarounds
+from riemopt.linalg.backends import is_traced
+
+HALF = (torch.bfloat16, torch.float16)
+"""Dtypes that no factorisation takes, and that are computed with in float32."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+_AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])
+
+
+# --- precision ---------------------------------------------------------------------------------
+
+
+def upcast(function: _Function) -> _Function:
+    """Decorator: compute in float32 what is given in half precision, and round the result."""
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+        halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
+        if not halves:
+            return function(*args, **kwargs)
+        full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
+        return function(*full, **kwargs).to(halves[0])
+
+    return cast(_Function, wrapper)
+
+
+def exact_products(function: _AnyFunction) -> _AnyFunction:
+    """Decorator: float32 products in float32, whatever speed the user prefers elsewhere.
+
+    From TF32 inputs a Gram matrix is known to 3e-4 only, and the surface with it; from bfloat16, to
+    2e-3. The setting belongs to the process: while the function runs, other threads see it changed.
+    In a graph of torch.compile the user's setting holds.
+    """
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            return function(*args, **kwargs)
+        onednn: Any = torch.backends.mkldnn
+        backends = (torch.backends.cuda.matmul, onednn.matmul)
+        lowered = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
+        for backend, _ in lowered:
+            backend.fp32_precision = "ieee"
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for backend, precision in lowered:
+                backend.fp32_precision = precision
+
+    return cast(_AnyFunction, wrapper)
+
+
+# --- parts and products of matrices ------------------------------------------------------------
+
+
+def sym(a: Tensor) -> Tensor:
+    """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices."""
+    return plus_adjoint(a).mul_(0.5)
+
+
+def skew(a: Tensor) -> Tensor:
+    """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices."""
+    return plus_adjoint(a, -1).mul_(0.5)
+
+
+def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
+    """A + Aᴴ of `(*, n, n)` matrices, or A - Aᴴ with `sign` -1: twice a part of A.
+
+    Where it is multiplied next, the product takes that number along as a coefficient.
+    """
+    return a + a.mH if sign == 1 else a - a.mH
+
+
+def is_wide(x: Tensor) -> bool:
+    """Whether `(*, n, p)` matrices have fewer rows than columns."""
+    return x.shape[-2] < x.shape[-1]
+
+
+def is_square(x: Tensor) -> bool:
+    """Whether `(*, n, p)` matrices have n = p."""
+    return x.shape[-2] == x.shape[-1]
+
+
+def identity_like(s: Tensor) -> Tensor:
+    """The identity, in the shape of `(*, n, n)` matrices."""
+    return torch.eye(s.shape[-1], dtype=s.dtype, device=s.device).expand_as(s)
+
+
+def add_identity(a: Tensor, c: float | Tensor) -> Tensor:
+    """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix."""
+    a.diagonal(dim1=-2, dim2=-1).add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
+    return a
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """A·B of batches of equal shape, without the overhead of broadcasting."""
+    if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
+        return torch.bmm(a, b)
+    return a @ b
+
+
+def gram(x: Tensor, y: Tensor) -> Tensor:
+    """XᴴY, where X is `x` if tall and `xᴴ` if wide: `(*, k, k)` with k = min(n, p)."""
+    return product(x, y.mH) if is_wide(x) else product(x.mH, y)
+
+
+def gram_defect(x: Tensor) -> Tensor:
+    """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
+    return add_identity(gram(x, x), -1)
+
+
+def right_multiply(x: Tensor, s: Tensor) -> Tensor:
+    """X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide; S is `(*, k, k)`."""
+    return product(s.mH, x) if is_wide(x) else product(x, s)
+
+
+def add_product(
+    c: Tensor,
+    x: Tensor,
+    s: Tensor,
+    scale: float = 1,
+    *,
+    weight: float = 1,
+    overwrite: bool = False,
+) -> Tensor:
+    """weight·C + scale·X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide.
+
+    One pass over C for a batch, for which torch has a fused kernel. `overwrite` allows the result
+    to take the place of C.
+    """
+    if c.ndim > 3 and c.shape[:-2] == x.shape[:-2] == s.shape[:-2]:
+        C, X, S = (m.flatten(0, -3) for m in (c, x, s))
+        return add_product(C, X, S, scale, weight=weight, overwrite=overwrite).view(c.shape)
+    a, b = (s.mH, x) if is_wide(x) else (x, s)
+    if c.ndim == a.ndim == b.ndim == 3 and c.shape[0] == a.shape[0] == b.shape[0]:
+        add = c.baddbmm_ if overwrite else c.baddbmm
+        return add(a, b, beta=weight, alpha=scale)
+    return torch.add(c if weight == 1 else weight * c, a @ b, alpha=scale)
+
+
+# --- sums of tensors ---------------------------------------------------------------------------
+
+
+def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+    """X + t·U in one pass; `t` is a number, or a tensor that broadcasts."""
+    if isinstance(t, Tensor):
+        return torch.addcmul(x, u, t) if t.ndim == x.ndim else x + t * u
+    return _torch_workarounds.add_scaled(x, u, t)  # workaround: inductor_stale_alpha
+
+
+@overload
+def average(
+    new: Tensor, old: Tensor, decay: float | Tensor, *, overwrite: bool = False
+) -> Tensor: ...
+@overload
+def average(new: float, old: float, decay: float, *, overwrite: bool = False) -> float: ...
+def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = False) -> Any:
+    """decay·old + (1 - decay)·new of tensors, in one pass, or of numbers.
+
+    `overwrite` allows the result to take the place of `new`, where autograd does not look on.
+    """
+    if not isinstance(new, Tensor):
+        return decay * old + (1 - decay) * new
+    if isinstance(decay, Tensor):
+        decay = decay.to(new.dtype)
+    in_place = overwrite and not torch.is_grad_enabled()
+    return new.lerp_(old, decay) if in_place else torch.lerp(new, old, decay)
+
+
+def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor) -> Tensor:
+    """decay·M + weight·G, in one pass if `weight` is 1."""
+    unweighted = not isinstance(weight, Tensor) and weight == 1
+    return add_scaled(g if unweighted else weight * g, m, decay)
+
+
+# --- numbers of each point ---------------------------------------------------------------------
+
+
+def inner(u: Tensor, v: Tensor, dims: int | tuple[int, ...], *, keepdim: bool = True) -> Tensor:
+    """Re Σ conj(u)·v over `dims`, kept with size 1 unless `keepdim` is False."""
+    if u is v:  # half the memory traffic
+        return torch.linalg.vector_norm(u, dim=dims, keepdim=keepdim).square()
+    product = (u.conj() * v).real if u.is_complex() else u * v
+    return product.sum(dims, keepdim=keepdim)
+
+
+def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Σ|u|² over `dims`, kept with size 1; real."""
+    return inner(u, u, dims)
+
+
+def largest_entries(u: Tensor) -> Tensor:
+    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
+    parts = torch.view_as_real(u) if u.is_complex() else u
+    if parts.numel() == 0:
+        return parts.new_zeros(len(u))
+    if is_traced() and parts.ndim > 2:
+        # Rows first: so torch.compile finds the largest of each in the loop that makes `u`.
+        return parts.abs().amax(-1).flatten(1).amax(1)
+    flat = parts.reshape(len(u), -1)
+    return torch.maximum(flat.amax(1), -flat.amin(1))

@@ -1,0 +1,27 @@
+"""The QR decomposition whose R has a positive diagonal, which makes it unique."""
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg.products import add_identity, identity_like, is_wide
+
+
+def qr_positive(y: Tensor) -> Tensor:
+    """The Q of Y = QR with a positive diagonal of R; Y is tall, or `y` its Yᴴ."""
+    if is_wide(y):
+        return qr_positive(y.mH).mH
+    Q, R = torch.linalg.qr(y)
+    d = R.diagonal(dim1=-2, dim2=-1)
+    return Q * torch.where(d == 0, torch.ones_like(d), torch.sgn(d)).unsqueeze(-2)
+
+
+def inverse_cholesky(S: Tensor) -> Tensor:
+    """R⁻¹ of the Cholesky factor RᴴR = I + S, with a positive diagonal: `(*, p, p)`.
+
+    The identity where I + S is singular, as of a weight that is zero: the step after the next ends
+    on the surface then, where a NaN would stay.
+    """
+    L, info = torch.linalg.cholesky_ex(add_identity(S.clone(), 1))
+    eye = identity_like(S)
+    inverse = torch.linalg.solve_triangular(L.mH, eye, upper=True)
+    return torch.where((info == 0)[..., None, None], inverse, eye)
