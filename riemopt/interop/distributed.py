@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import Shard
 
 from riemopt.distributed.placement import dimension_to_cut
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 
 def shard_placement(param: Tensor) -> Shard | None:
@@ -31,7 +31,7 @@ def shard_placement(param: Tensor) -> Shard | None:
     Raises:
         NotImplementedError: the weight must not be cut along any dimension; says what to do.
     """
-    manifold = registry.resolve([param])[0]
+    manifold = table.resolve([param])[0]
     if manifold is None or not manifold.is_constraint:
         return None
     return Shard(dimension_to_cut(manifold, param.shape))

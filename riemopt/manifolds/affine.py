@@ -46,6 +46,8 @@ class AffineSubspace(FlatSubspace):
             that contradict each other.
     """
 
+    dims_are_explicit = True
+
     event_shape: tuple[int, ...]
     rank: int
     given: str

@@ -26,6 +26,8 @@ class Flattened(Manifold):
     not told apart. Orthonormality of the matrix is not orthogonality of the convolution as a map.
     """
 
+    dims_are_explicit = True
+
     base: Manifold
     event_ndim: int = 4
 

@@ -44,6 +44,8 @@ class Product(Manifold):
         TypeError: a factor is not a manifold and a shape.
     """
 
+    dims_are_explicit = True
+
     names: tuple[str, ...] | None
     manifolds: tuple[Manifold, ...]
     cut: Cut

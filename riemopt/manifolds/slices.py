@@ -12,6 +12,8 @@ class Slices(Manifold):
     `dim` is also the name of a method of the contract, so the option is kept as `slice_dims`.
     """
 
+    dims_are_explicit = True
+
     slice_dims: tuple[int, ...] | None
 
     def _set_dims(self, dim: int | Sequence[int] | None) -> None:

@@ -31,6 +31,8 @@ class Sparsity(LinearSubspace):
         ValueError: the mask frees no entry, or has no dimension.
     """
 
+    dims_are_explicit = True
+
     mask: Constant
 
     def __init__(self, mask: Tensor) -> None:
