@@ -4,8 +4,8 @@
     >>> XG = total(parts.gradient_summand(x, g))                    # sym(XᴴG): all parts', p×p
     >>> grad = parts.gradient(x, g, XG)                           # the own rows of grad
 
-The geometry is in `base` (the contract), `stiefel`, `sphere` and `flattened`, and knows nothing of
-processes. `riemopt.optim.rounds` writes the optimizers with it and says when something is summed.
+The geometry is in `geometry` (the contract), `stiefel`, `sphere` and `flattened`, and knows nothing
+of processes. The optimizers say when something is summed.
 """
 
 from riemopt.distributed.flattened import ShardedFlattened

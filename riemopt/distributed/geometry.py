@@ -1,10 +1,10 @@
 """The contract of a geometry of parts.
 
 A weight whose rows lie on several processes is one point, of which each process holds a part. What
-it must know of the other parts is small: sums such as the Gram matrix XᴴV, to which each process
-adds that of its own rows. So what a manifold does in one method is done in two here, `…_share` and,
-once the shares of all parts have been added, the rest. All are pure functions of the own part, and
-none of them communicates.
+a process must know of the other parts is small: sums such as the Gram matrix XᴴV, to which each
+adds that of its own rows. So what a manifold does in one method is done in two here: `…_summand`
+gives what this process adds, and the other one takes the sum. All are pure functions of the own
+part, and none of them communicates.
 """
 
 import math
@@ -28,8 +28,8 @@ class ShardedGeometry(ABC):
     """What a step needs of a manifold whose points are cut into parts.
 
     Letters as in `Manifold`; `x, u, v, g` are the own parts of a stack of points and have the shape
-    `(K, *local)`. A part may be empty. Shares are sums over entries, so that those of all parts add
-    up to what the whole point would give.
+    `(K, *local)`. A part may be empty. Summands are sums over entries, so that those of all parts
+    add up to what the whole point would give.
 
     Raises:
         TypeError: weight decay would have an effect on the manifold; a step here has none.
@@ -57,7 +57,7 @@ class ShardedGeometry(ABC):
 
     @abstractmethod
     def squared_summand(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
-        """The own share of ‖grad‖² in the metric, with event dimensions of size 1.
+        """The own summand of ‖grad‖² in the metric, with event dimensions of size 1.
 
         `grad` is the Riemannian gradient that was found with the sum `XG`.
         """

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import exact_products, upcast
 from riemopt.manifolds.constant import Constant
@@ -111,23 +112,23 @@ class AffineSubspace(FlatSubspace):
         return f"AffineSubspace(<rank {self.rank} on {event} #{self.given[:6]}>)"
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """As many dimensions as `event_shape` has."""
         return len(self.event_shape)
 
+    @override
     def prepare(self, x: Tensor) -> None:
-        """Copy Q and c to the device of `x`."""
         self._rows.on(x)
         self._levels.on(x)
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """U - QᴴQu."""
+        """The projection u - QᴴQu."""
         return self._subtract(u, None)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """A - Qᴴ(Qa - c); twice, as rounding a large Qa leaves an error of its size."""
+        """The nearest point a - Qᴴ(Qa - c); twice, for the rounding error of a large Qa."""
         return self._land(self._land(a))
 
     @exact_products
@@ -145,13 +146,13 @@ class AffineSubspace(FlatSubspace):
         residual = vectors @ Q.mT if levels is None else vectors @ Q.mT - levels
         return (vectors - residual @ Q.conj()).reshape(a.shape)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """The last dimensions are those of a point."""
         if tuple(shape[max(len(shape) - self.event_ndim, 0) :]) != self.event_shape:
             self._reject(shape, f"tensors (*batch, {', '.join(map(str, self.event_shape))})")
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N - r for n entries and r independent equations (twice that if complex)."""
+        """Dimension n - r, of n entries and r independent equations (twice that if complex)."""
         return (math.prod(self.event_shape) - self.rank) * (2 if is_complex else 1)
 
 

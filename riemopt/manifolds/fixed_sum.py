@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import upcast
 from riemopt.manifolds.base import Manifold
@@ -44,18 +45,18 @@ class FixedSum(Slices, FlatSubspace):
     def __repr__(self) -> str:
         return self._describe(*[f"total={self.total}"] * (self.total != 0))
 
+    @override
     def with_dims_from_end(self, ndim: int) -> Manifold:
-        """With `dim` counted from the end."""
         return FixedSum(self.event_dims(ndim), self.total)
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """U - mean(u)."""
+        """The projection u - mean(u)."""
         return u - u.mean(self.event_dims(u.ndim), keepdim=True)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """A - mean(a) + total/n; twice, as rounding a large mean leaves an error of its size."""
+        """The nearest point a - mean(a) + total/n, twice: a large mean leaves a rounding error."""
         return self._land(self._land(a))
 
     def _land(self, a: Tensor) -> Tensor:
@@ -71,6 +72,6 @@ class FixedSum(Slices, FlatSubspace):
         return a.mean(dims, keepdim=keepdim) - self.total / math.prod([a.shape[d] for d in dims])
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N - 1 for n entries a point (2n - 2 if complex)."""
+        """Dimension n - 1 for n entries a point (2n - 2 if complex)."""
         n = math.prod(shape[d] for d in self.event_dims(len(shape)))
         return (n - 1) * (2 if is_complex else 1)

@@ -151,5 +151,5 @@ class Flattened(Manifold):
         return self.base.dim(self.flat_shape(shape), is_complex=is_complex)
 
     def flat_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """Of the matrices of a tensor of `shape`."""
+        """The shape of a tensor of `shape`, with its points as matrices."""
         return flatten(torch.empty(tuple(shape), device="meta"), self.event_ndim).shape

@@ -14,12 +14,12 @@ class FlatSubspace(Manifold):
     """
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """X + U, projected so that a rounding error of X does not stay for good: the geodesic."""
+        """The geodesic x + u, projected so that a rounding error of x does not stay for good."""
         return self.curve(x, u, 1.0)
 
     @upcast
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """X + t·U, projected likewise."""
+        """The geodesic x + t·u, projected likewise."""
         return self._land(add_scaled(x, u, t))
 
     def _land(self, a: Tensor) -> Tensor:
@@ -27,23 +27,23 @@ class FlatSubspace(Manifold):
         return self.project(a)
 
     def violation(self, x: Tensor) -> Tensor:
-        """max |X - project(X)| of each point."""
+        """max |x - project(x)| of each point."""
         return (x - self.project(x)).abs().amax(self.event_dims(x.ndim))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """V itself: the tangent space is the same everywhere."""
+        """The vector v itself: the tangent space is the same everywhere."""
         return v
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """X + U."""
+        """The sum x + u."""
         return x + u
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """Y - X."""
+        """The difference y - x."""
         return y - x
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """‖X - Y‖ in the ambient norm."""
+        """‖x - y‖ in the ambient norm."""
         return torch.linalg.vector_norm(x - y, dim=self.event_dims(x.ndim))
 
 
@@ -57,5 +57,5 @@ class LinearSubspace(FlatSubspace):
     allows_elementwise_scaling = True
 
     def project(self, a: Tensor) -> Tensor:
-        """The orthogonal projection of A."""
+        """The orthogonal projection of a."""
         return self.proj_tangent(a, a).contiguous()

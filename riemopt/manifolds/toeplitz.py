@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import upcast
 from riemopt.manifolds.linear import LinearSubspace
@@ -36,13 +37,13 @@ class Toeplitz(LinearSubspace):
         d = _first_entries(u)
         return _matrix(d + _sums(u - _matrix(d, n, p)) / _lengths(n, p, u), n, p)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Two or more dimensions; the last two not empty."""
         if len(shape) < 2 or 0 in shape[-2:]:
             self._reject(shape, "matrices (*batch, n, p) with n ≥ 1 and p ≥ 1")
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N + p - 1, or twice that if complex."""
+        """Dimension n + p - 1, or twice that if complex."""
         return (shape[-2] + shape[-1] - 1) * (2 if is_complex else 1)
 
 
@@ -65,12 +66,12 @@ class Circulant(LinearSubspace):
         halves = torch.cat([u.new_zeros(1).expand(*u.shape[:-2], 1), sums], -1)
         return _circulant(c + halves.unflatten(-1, (2, n)).sum(-2) / n)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Square matrices."""
         self._check_square(shape)
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """N, or 2n if complex."""
+        """Dimension n, or 2n if complex."""
         return shape[-1] * (2 if is_complex else 1)
 
 

@@ -1,7 +1,7 @@
 """Gradients that are made tangent as soon as backward has accumulated them: `tangent_grad=True`.
 
-A hook on the parameter projects its gradient. A hook is lost whenever torch makes a new object for
-the same weight, so the module looks before each forward pass whether its parameters still have one.
+A hook on the parameter projects its gradient. It is lost whenever torch makes a new object for the
+same weight, so the module restores it before each forward pass.
 """
 
 from typing import Any

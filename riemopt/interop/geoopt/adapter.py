@@ -9,6 +9,7 @@ from typing import Any, final
 import geoopt
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.interop.geoopt.constants import same_geometry
 from riemopt.interop.geoopt.flaws import (
@@ -80,8 +81,8 @@ class GeooptManifold(Manifold):
         return f"from_geoopt({self.theirs!r})"
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """geoopt's `ndim`."""
         return int(self._core.ndim)
 
     def _squared_scale(self) -> Any:
@@ -218,22 +219,22 @@ class GeooptManifold(Manifold):
 
     # --- closed forms ---
 
+    @override
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """geoopt's `expmap`."""
         try:
             return self._core.expmap(x, u)
         except NotImplementedError:
             return super().exp(x, u)
 
+    @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """geoopt's `logmap`."""
         try:
             return self._core.logmap(x, y)
         except NotImplementedError:
             return super().log(x, y)
 
+    @override
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """geoopt's `dist`."""
         try:
             return self.theirs.dist(x, y)
         except NotImplementedError:

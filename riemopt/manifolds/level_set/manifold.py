@@ -126,7 +126,7 @@ class LevelSet(Manifold):
         return partial(LevelSet, **options), self.constraints
 
     def _with(self, **changes: Any) -> "LevelSet":
-        """The same, but for some attributes; what has been moved to a device is shared."""
+        """The same, but for some attributes; it shares what has been copied to devices."""
         other = object.__new__(LevelSet)
         for name, value in {**vars(self), **changes}.items():
             object.__setattr__(other, name, value)
@@ -141,8 +141,8 @@ class LevelSet(Manifold):
             raise AttributeError("This LevelSet takes all dimensions of the tensor it is given.")
         return self.points_ndim
 
+    @override
     def event_dims(self, ndim: int) -> tuple[int, ...]:
-        """The last `event_ndim` dimensions, or all."""
         return tuple(range(-(ndim if self.points_ndim is None else self.points_ndim), 0))
 
     @override
@@ -157,15 +157,15 @@ class LevelSet(Manifold):
         return self._with(_here=_Linearised(x, self._linearise(c, c.flatten(x))))
 
     def prepare(self, x: Tensor) -> None:
-        """Move what the functions hold to where `x` is."""
+        """Copy what the functions hold to the device of `x`, and call them once."""
         x = x.detach().float() if x.dtype in HALF else x.detach()
         c = self._equations(x)
         if x.numel() and not hasattr(x, "placements"):  # a wrong function fails here, not in a step
             with torch.no_grad():
                 c(c.flatten(x)[:1])
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """At least `event_ndim` dimensions, none of a point's empty."""
         if len(shape) < (self.points_ndim or 0):
             self._reject(shape, f"at least event_ndim={self.points_ndim} dimensions")
         if 0 in self._event(shape):
@@ -194,7 +194,7 @@ class LevelSet(Manifold):
         return normal_space(c, vectors, few=few, iterations=self.cg_iterations)
 
     def _space(self, x: Tensor, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
-        """The normal space at x; `others` are what results are made of besides x."""
+        """The normal space at x; `others` are the arguments besides x."""
         here = self._here
         if here is not None and here.point is x and not _recorded(*others):
             return here.space
@@ -205,7 +205,7 @@ class LevelSet(Manifold):
     @exact_products
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """u - J⁺Ju."""
+        """The projection u - J⁺Ju."""
         if x.numel() == 0:
             return u
         c = self._equations(x)
@@ -213,11 +213,11 @@ class LevelSet(Manifold):
         return c.unflatten(space.tangent(c.flatten(u)), x)
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """x + u, brought back by Newton's iteration; less of u where that fails."""
+        """The point x + u, brought back by Newton's iteration; less of u where that fails."""
         return self.curve_with_fraction(x, u, 1.0)[0]
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """x + t·u, brought back."""
+        """The point x + t·u, brought back."""
         return self.curve_with_fraction(x, u, t)[0]
 
     @exact_products

@@ -113,9 +113,9 @@ def _land_fixed(
 
 
 def _quick(c: Residual, y: Tensor, length: Tensor, linearise: Linearise) -> Tensor | None:
-    """The way of nearly all steps: few corrections, all points looked at as one.
+    """A few corrections, judged by the slowest point alone: enough for nearly all steps.
 
-    Returns None where it leads nowhere, for a closer look.
+    Returns None where they are not, for a closer look.
     """
     tolerance, shortest = _tolerance(y).amin().item(), length.amin().item()
     last, way = length.amax().item(), 0.0
@@ -160,7 +160,7 @@ def _attempt(
     allowed = _UNDONE * length + _tolerance(x)
     undone = way > allowed
     if not known_all(~undone):
-        # What is off the surface at x already has to go, too.
+        # The defect that x itself had is corrected, too.
         found = found & (way <= allowed + 2 * space.distance(space.value))
     return y, found
 
@@ -207,7 +207,7 @@ def _until_arrived(
 def _so_many_times(
     c: Residual, space: NormalSpace, y: Tensor, length: Tensor, linearise: Linearise
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`_until_arrived` without a look: steps of Gauss-Newton, and a chord that tells."""
+    """`_until_arrived` with a fixed number of corrections: Gauss-Newton, then one chord."""
     at = _start(y, length)
     tolerance = _tolerance(y)
     steps = _FIXED.get(y.dtype, 5)
@@ -254,7 +254,7 @@ def _advance(
 
 
 def _has_arrived(at: _State, tolerance: Tensor) -> Tensor:
-    """Rounding in c itself can keep Newton from gaining any more before it comes so far."""
+    """Whether y has arrived, or as nearly as rounding errors of c let Newton come."""
     stagnant = torch.finfo(at.y.dtype).eps ** (-1 / 4) * tolerance
     return at.arrived | ((at.length <= stagnant) & (at.length < torch.inf))
 

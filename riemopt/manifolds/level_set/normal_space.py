@@ -42,7 +42,7 @@ class NormalSpace(ABC):
         """y - J⁺r, `(B, n)`, and the distance of {c = 0} as it is seen from here, `(B, 1)`.
 
         That is ‖J⁺r‖, and more where r is not in the range of J: no step along the normal space
-        does away with what is left of it. Infinite where J, or nearly all of r, is of no use.
+        removes the rest of r. Infinite where J is zero, or where nearly all of r is outside.
         """
 
     @abstractmethod
@@ -54,7 +54,7 @@ class NormalSpace(ABC):
         return self.correct(y, r)
 
     def guess(self, r: Tensor) -> Tensor:
-        """`distance`, after a `nudge` from what that has seen of J."""
+        """`distance`, by what the last `nudge` has seen of J."""
         return self.distance(r)
 
     @abstractmethod
@@ -68,7 +68,7 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
     Args:
         c: `(B, n)` → `(B, m)`, each row by itself.
         x: the points.
-        few: from one equation more on, J is not formed.
+        few: with more equations than that, J is not formed.
         iterations: of conjugate gradients where it is not; None leaves it to the residual, or
             takes a fixed number where that cannot be read.
     """
@@ -85,9 +85,9 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
 def _is_noise(c: Residual, x: Tensor, rows: Tensor) -> Tensor:
     """Which rows of J are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
 
-    They are as small as eps times the largest row, which a row of an equation of another scale can
-    be, too; but that hardly turns where x is moved a little. Where this cannot be seen, as nothing
-    is read on the host, all rows so small are taken for noise.
+    Such a row is as small as eps times the largest one. So can be the row of an equation of another
+    scale, but its direction hardly changes where x is moved a little. Where no value can be read,
+    all rows so small are taken for noise.
     """
     norms = lengths(rows).squeeze(-1)
     eps = torch.finfo(x.dtype).eps
@@ -112,7 +112,7 @@ def lengths(a: Tensor) -> Tensor:
 
 
 def _noise_like(a: Tensor) -> Tensor:
-    """Numbers of mean 0 and variance 1, the same in each row: no generator is moved, no copy made.
+    """Numbers of mean 0 and variance 1, the same in each row, without a random generator.
 
     Their quadratic phases are those of a Weyl sequence.
     """
@@ -203,7 +203,7 @@ class FewEquations(NormalSpace):
         return x, b - self._gram @ x
 
     def tangent(self, u: Tensor) -> Tensor:
-        """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves what the condition of JJᵀ makes of eps."""
+        """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves eps times the condition number of JJᵀ."""
         for _ in range(2):
             multipliers, _ = self._solve(self._rows @ u.unsqueeze(-1))
             u = u - (multipliers.mT @ self._rows).squeeze(-2)
@@ -229,7 +229,7 @@ class FewEquations(NormalSpace):
         return (self._solve(b)[0].mT @ b).squeeze(-1).clamp(min=0).sqrt()
 
     def sizes(self) -> Tensor:
-        """As they are; of a row that is noise, that of the largest, whose noise it is."""
+        """The norms of the rows; for a row that is noise, the largest norm, whose noise it is."""
         return torch.where(self._flat, self._norms.amax(1, keepdim=True), self._norms)
 
 
