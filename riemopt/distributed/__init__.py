@@ -2,7 +2,7 @@
 
     >>> parts = sharded_geometry(Stiefel(), frozenset({-2}), (4096, 64))  # cut by rows
     >>> XG = total(parts.gradient_summand(x, g))                    # sym(XᴴG): all parts', p×p
-    >>> grad = parts.gradient(x, g, XG)                           # the own rows of grad
+    >>> grad = parts.gradient(x, g, XG)                           # the local rows of grad
 
 The geometry is in `geometry` (the contract), `stiefel`, `sphere` and `flattened`, and knows nothing
 of processes. The optimizers say when something is summed.

@@ -8,9 +8,9 @@ from riemopt.manifolds.flattened import lifted
 
 
 class ShardedFlattened(ShardedGeometry):
-    """`Flattened`: the own part is flattened, and the geometry of the base takes it from there.
+    """`Flattened`: the local part is flattened, and the geometry of the base takes it from there.
 
-    Sums are those of the base, so they are handed on as they are.
+    Sums are those of the base and are handed on as they are.
     """
 
     def __init__(self, manifold: Flattened, base: ShardedGeometry, shape: Sequence[int]) -> None:

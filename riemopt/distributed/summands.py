@@ -23,7 +23,7 @@ def numbers(summand: Summand) -> Tensor:
 
 
 def restored(sums: Tensor, summand: Summand) -> Tensor:
-    """The tensor for which sums of such numbers stand; like the own summand."""
+    """The tensor for which sums of such numbers stand; like the local summand."""
     like = summand.matrix if isinstance(summand, Hermitian) else summand
     if like.is_complex():
         sums = torch.complex(*sums.unbind(-1))

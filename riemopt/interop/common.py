@@ -1,4 +1,4 @@
-"""What the bridges share: their report, how kernels are read elsewhere, and entering a weight."""
+"""What the bridges have in common: their report, kernels as slices, entering a weight."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ def satisfies(manifold: Manifold, x: Tensor) -> bool:
 def enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> None:
     """As `riemopt.constrain`, but a value that satisfies the constraint keeps every bit.
 
-    And a manifold that `param` carries itself, as geoopt's do, is not taken for a second one.
+    A manifold that `param` carries itself, as geoopt's parameters do, does not contradict.
     """
     x = param.detach()
     if not x.is_meta and not satisfies(manifold, x):

@@ -5,7 +5,7 @@ fully_shard(model, shard_placement_fn=shard_placement)
 A weight that `fully_shard` spreads over processes is stepped by the parts, without gathering it,
 if its points can be put together from sums of small matrices. That is so of tall Stiefel matrices
 cut by rows (torch's default), of wide ones cut by columns, of spheres however they are cut, and of
-any manifold if each process holds whole points, as of `Sphere()` rows cut by rows.
+any manifold if each process holds whole points, such as the rows of `Sphere()` cut by rows.
 """
 
 from torch import Tensor

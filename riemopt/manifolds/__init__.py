@@ -39,22 +39,8 @@ __all__ = [
     "Toeplitz",
 ]
 
-# `torch.load(weights_only=True)` may rebuild these: descriptions made of numbers and arrays.
+# `torch.load(weights_only=True)` may rebuild descriptions that are made of numbers and arrays.
+_HOLDS_FUNCTIONS = {"LevelSet"}
 torch.serialization.add_safe_globals(
-    [
-        AffineSubspace,
-        Circulant,
-        Constant,
-        Cut,
-        Euclidean,
-        FixedSum,
-        Flattened,
-        Product,
-        SkewSymmetric,
-        Sparsity,
-        Sphere,
-        Stiefel,
-        Symmetric,
-        Toeplitz,
-    ]
+    [Cut, *(globals()[n] for n in __all__ if n not in _HOLDS_FUNCTIONS)]
 )

@@ -102,7 +102,7 @@ class AffineSubspace(FlatSubspace):
             dtype: that `function` computes in.
 
         Raises:
-            ValueError: the function is not affine, or as of the class.
+            ValueError: the function is not affine, or as in the class.
         """
         A, b = _read_off(function, tuple(shape), dtype)
         return cls(A, b, event_ndim=len(shape))

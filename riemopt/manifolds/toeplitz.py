@@ -59,7 +59,7 @@ class Circulant(LinearSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The mean over each diagonal and the one that continues it, exact as of `Toeplitz`."""
+        """The mean over each diagonal and the one that continues it, exact as in `Toeplitz`."""
         n, c = u.shape[-1], u[..., 0, :]
         sums = _sums(u - _circulant(c))
         # With a zero in front the order is j - i = -n, …, n-1: both halves by (j - i) mod n.

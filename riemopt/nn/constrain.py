@@ -67,7 +67,7 @@ def constrain(
         module: the module that owns the parameter.
         name: its name there, without dots; or names and their manifolds.
         manifold: an instance, such as `Stiefel()`.
-        tangent_grad: as of `ManifoldParameter`.
+        tangent_grad: as in `ManifoldParameter`.
 
     Returns:
         `module`.
@@ -82,7 +82,7 @@ def constrain(
     elif manifold is None:
         chosen = dict(name)
     else:
-        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} besides.")
+        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} as well.")
     params = {key: _admit(module, key, m) for key, m in chosen.items()}
     _refuse_contradiction(module, chosen, params)
     points = {key: _point(param, chosen[key]) for key, param in params.items()}

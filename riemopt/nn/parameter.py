@@ -24,7 +24,7 @@ class ManifoldParameter(nn.Parameter):
     Args:
         data: floating-point or complex tensor of a shape that `manifold` accepts.
         manifold: an instance, such as `Stiefel()`.
-        requires_grad: as of `torch.nn.Parameter`.
+        requires_grad: as in `torch.nn.Parameter`.
         tangent_grad: make `.grad` tangent as soon as backward has accumulated it, so that clipping,
             logging and torch's own optimizers see the Riemannian gradient (of the ambient metric).
 

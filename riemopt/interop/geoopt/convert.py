@@ -73,7 +73,7 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
 
     Args:
         model: searched with its submodules.
-        native: as of `from_geoopt`.
+        native: as in `from_geoopt`.
 
     Returns:
         The manifold of each parameter that was adopted; those that were constrained before, or

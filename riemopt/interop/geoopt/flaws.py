@@ -1,4 +1,4 @@
-"""Manifolds of geoopt whose methods are not what their names say, and what stands in for them.
+"""Manifolds of geoopt whose methods are not what their names say, and what replaces them.
 
 The optimizers here rely on `proju` being a projection, on a transport that does nothing over a step
 of length 0, on a retraction that moves along its argument, and on `egrad2rgrad` being the gradient

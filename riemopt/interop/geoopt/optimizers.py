@@ -31,7 +31,7 @@ class _LikeGeoopt(RiemannianOptimizer):
     _stabilize: int | None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As of `RiemannianOptimizer`; a group may hold its own `"stabilize"`."""
+        """As in `RiemannianOptimizer`; a group may hold its own `"stabilize"`."""
         super().add_param_group({"stabilize": self._stabilize, **param_group})
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad: as there.
-        stabilize: as of `RiemannianSGD`.
+        stabilize: as in `RiemannianSGD`.
         options: other keywords of `riemopt.RiemannianAdam`. With `second_moment="elementwise"` the
             unit of `lr` is torch's.
 

@@ -73,7 +73,7 @@ class ScaledDirection(nn.Module):
     Riemannian optimizer keeps at ‖D‖ = 1. W itself is on no manifold.
 
     Args:
-        dim: as of `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
+        dim: as in `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
             -1 or None for one length of the whole tensor.
     """
 

@@ -43,7 +43,7 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
 
     Args:
         model: searched with its submodules.
-        orthogonal_map: as of `torch.nn.utils.parametrizations.orthogonal`. Its default,
+        orthogonal_map: as in `torch.nn.utils.parametrizations.orthogonal`. Its default,
             "householder" for matrices that are not square, keeps signs in the original that weight
             decay, AdamW's default too, turns to 0: then use "matrix_exp" or "cayley".
 

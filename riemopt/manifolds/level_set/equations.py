@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-Constraint = Callable[[Tensor], Tensor]
+PointFunction = Callable[[Tensor], Tensor]
 
 
 class Equations:
@@ -32,7 +32,11 @@ class Equations:
     """
 
     def __init__(
-        self, constraints: Sequence[Constraint], event: Sequence[int], *, is_complex: bool = False
+        self,
+        constraints: Sequence[PointFunction],
+        event: Sequence[int],
+        *,
+        is_complex: bool = False,
     ) -> None:
         self._constraints = constraints
         self._event = tuple(event)
@@ -67,7 +71,7 @@ class Equations:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
-    def _real_vector(value: Any, constraint: Constraint, like: Tensor) -> Tensor:
+    def _real_vector(value: Any, constraint: PointFunction, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(type(value))
             raise TypeError(
@@ -83,7 +87,7 @@ class Equations:
         return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1).to(like)
 
 
-def name_of(constraint: Constraint) -> str:
+def name_of(constraint: PointFunction) -> str:
     """How a message calls the function."""
     if isinstance(constraint, functools.partial):
         return name_of(constraint.func)
@@ -95,7 +99,7 @@ def name_of(constraint: Constraint) -> str:
 # --- tensors that a function holds ---
 
 
-def follow(constraint: Constraint, device: torch.device, dtype: torch.dtype) -> Constraint:
+def follow(constraint: PointFunction, device: torch.device, dtype: torch.dtype) -> PointFunction:
     """The function with the tensors that it holds on `device`, floating ones in `dtype`.
 
     Looked for in closures, defaults, `functools.partial` arguments and modules; not in attributes

@@ -14,7 +14,7 @@ from typing_extensions import override
 from riemopt.linalg import HALF, exact_products, upcast
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.level_set import nearest, newton
-from riemopt.manifolds.level_set.equations import Constraint, Equations, follow, name_of
+from riemopt.manifolds.level_set.equations import Equations, PointFunction, follow, name_of
 from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space
 
 # How many random tensors are tried as the start of a random point.
@@ -65,18 +65,18 @@ class LevelSet(Manifold):
     Two level sets are equal if they hold the same function objects, with equal options.
     """
 
-    constraints: tuple[Constraint, ...]
+    constraints: tuple[PointFunction, ...]
     points_ndim: int | None
     dense_up_to: int
     cg_iterations: int | None
 
     if TYPE_CHECKING:  # no fields, as they are no part of the description
-        _followed: dict[Any, list[Constraint]]
+        _followed: dict[Any, list[PointFunction]]
         _here: _Linearised | None
 
     def __init__(
         self,
-        *constraints: Constraint,
+        *constraints: PointFunction,
         event_ndim: int | None = None,
         dense_up_to: int = 32,
         cg_iterations: int | None = None,

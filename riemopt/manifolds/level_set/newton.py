@@ -11,7 +11,7 @@ to its polar factor on a Stiefel manifold. How far the iteration is from its end
 lengths of its steps, as in Deuflhard (2011), §2.1: they are distances in x, so that neither the
 scale of c nor its redundancy matters.
 
-There are two algorithms, and `land` chooses one. Where values are read for free, as of eager CPU
+There are two algorithms, and `land` chooses one. Where values are read for free, as on eager CPU
 tensors, a step is tried whole, the iteration ends when all points have arrived, and what fails is
 tried again with less of the step. Elsewhere a step is cut to one radius of curvature first, the
 length of the iteration is fixed, and a point that has not arrived then stays where it was.
