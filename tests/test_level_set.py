@@ -612,7 +612,7 @@ def test_c_may_take_a_derivative_itself():
 
 def test_the_number_of_corrections_where_nothing_is_read_is_enough(monkeypatch):
     """With the host blind, a step up to one radius is taken whole, a longer one to one radius."""
-    monkeypatch.setattr(newton, "reads_are_free", lambda a: False)
+    monkeypatch.setattr(newton, "adaptive", lambda a: False)
     for dtype in (torch.float32, torch.float64):
         x = Sphere().random_point(100, 8, generator=generator(0), dtype=dtype)
         manifold = LevelSet(unit_norm, event_ndim=1)

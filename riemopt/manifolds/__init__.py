@@ -39,8 +39,6 @@ __all__ = [
     "Toeplitz",
 ]
 
-# `torch.load(weights_only=True)` may rebuild descriptions that are made of numbers and arrays.
-_HOLDS_FUNCTIONS = {"LevelSet"}
-torch.serialization.add_safe_globals(
-    [Cut, *(globals()[n] for n in __all__ if n not in _HOLDS_FUNCTIONS)]
-)
+# `torch.load(weights_only=True)` may rebuild what is made of numbers and arrays, not of functions.
+_DESCRIPTIONS = [globals()[name] for name in __all__ if name != "LevelSet"]
+torch.serialization.add_safe_globals([Cut, *_DESCRIPTIONS])

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from riemopt.manifolds.level_set._host import is_recorded_outside
+
 
 class Derivative(ABC):
     """J = Dc(x) at `(B, n)` points, as an operator."""
@@ -47,9 +49,8 @@ class Derivative(ABC):
 
 def derivative(c: Callable[[Tensor], Tensor], x: Tensor) -> Derivative:
     """The derivative of c at x, by autograd."""
-    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-    # What autograd records from outside has to see through the backward passes here.
-    return Recorded(c, x) if traced or torch.is_grad_enabled() else Direct(c, x)
+    # What is recorded from outside has to see through the backward passes here.
+    return Recorded(c, x) if is_recorded_outside(x) else Direct(c, x)
 
 
 @final

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import add_scaled
-from riemopt.manifolds.level_set._host import known_all, reads_are_free
+from riemopt.manifolds.level_set._host import adaptive, known_all
 from riemopt.manifolds.level_set.normal_space import NormalSpace, Residual, lengths
 
 Linearise = Callable[[Tensor], NormalSpace]
@@ -69,7 +69,7 @@ def land(
         much for it, 0 where no part of it came back; such a point stays at x.
     """
     length = lengths(u) * (t.abs() if isinstance(t, Tensor) else abs(t))
-    algorithm = _land_adaptive if reads_are_free(length) else _land_fixed
+    algorithm = _land_adaptive if adaptive(length) else _land_fixed
     return algorithm(c, here, x, u, t, length, linearise)
 
 

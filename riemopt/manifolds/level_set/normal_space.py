@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riemopt.manifolds.level_set._host import known_all, known_any, reads_are_free, rounds
+from riemopt.manifolds.level_set._host import adaptive, known_all, known_any, rounds
 from riemopt.manifolds.level_set.derivative import Derivative, derivative
 
 Residual = Callable[[Tensor], Tensor]
@@ -285,7 +285,7 @@ class ManyEquations(NormalSpace):
 
         All iterations where what the first one leaves cannot be seen, unless one is enough.
         """
-        if self._iterations != 1 and not reads_are_free(y):
+        if self._iterations != 1 and not adaptive(y):
             tolerance = torch.full_like(r[:, :1], self.accuracy)
             solution, _ = self._craig(r, tolerance, relative=True)
             return y - solution, lengths(solution)
