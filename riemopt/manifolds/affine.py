@@ -123,12 +123,12 @@ class AffineSubspace(FlatSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The projection u - QᴴQu."""
+        """The vector u - QᴴQu."""
         return self._subtract(u, None)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """The nearest point a - Qᴴ(Qa - c); twice, for the rounding error of a large Qa."""
+        """The point a - Qᴴ(Qa - c); twice, as rounding a large Qa leaves an error of its size."""
         return self._land(self._land(a))
 
     @exact_products
@@ -152,7 +152,7 @@ class AffineSubspace(FlatSubspace):
             self._reject(shape, f"tensors (*batch, {', '.join(map(str, self.event_shape))})")
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """Dimension n - r, of n entries and r independent equations (twice that if complex)."""
+        """Dimension n - r for n entries and r independent equations; twice that if complex."""
         return (math.prod(self.event_shape) - self.rank) * (2 if is_complex else 1)
 
 

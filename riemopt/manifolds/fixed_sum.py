@@ -51,12 +51,12 @@ class FixedSum(Slices, FlatSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The projection u - mean(u)."""
+        """The entries u - mean(u)."""
         return u - u.mean(self.event_dims(u.ndim), keepdim=True)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
-        """The nearest point a - mean(a) + total/n, twice: a large mean leaves a rounding error."""
+        """The entries a - mean(a) + total/n; twice, as rounding a large mean leaves an error."""
         return self._land(self._land(a))
 
     def _land(self, a: Tensor) -> Tensor:
@@ -72,6 +72,6 @@ class FixedSum(Slices, FlatSubspace):
         return a.mean(dims, keepdim=keepdim) - self.total / math.prod([a.shape[d] for d in dims])
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """Dimension n - 1 for n entries a point (2n - 2 if complex)."""
+        """Dimension n - 1 for n entries a point, 2n - 2 if complex."""
         n = math.prod(shape[d] for d in self.event_dims(len(shape)))
         return (n - 1) * (2 if is_complex else 1)

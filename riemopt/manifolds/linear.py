@@ -14,12 +14,12 @@ class FlatSubspace(Manifold):
     """
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The geodesic x + u, projected so that a rounding error of x does not stay for good."""
+        """The sum x + u, projected, so that rounding errors of x do not stay: the geodesic."""
         return self.curve(x, u, 1.0)
 
     @upcast
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """The geodesic x + t·u, projected likewise."""
+        """The sum x + t·u, projected likewise."""
         return self._land(add_scaled(x, u, t))
 
     def _land(self, a: Tensor) -> Tensor:
@@ -57,5 +57,5 @@ class LinearSubspace(FlatSubspace):
     allows_elementwise_scaling = True
 
     def project(self, a: Tensor) -> Tensor:
-        """The orthogonal projection of a."""
+        """The orthogonal projection."""
         return self.proj_tangent(a, a).contiguous()

@@ -62,7 +62,7 @@ class Sparsity(LinearSubspace):
         self.mask.on(x)
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The entries of u where the mask is True, else 0."""
+        """Entries of u where the mask is True, else 0."""
         return torch.where(self.mask.on(u), u, 0)
 
     @override

@@ -31,7 +31,7 @@ class _LikeGeoopt(RiemannianOptimizer):
     _stabilize: int | None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in `RiemannianOptimizer`; a group may hold its own `"stabilize"`."""
+        """As of `RiemannianOptimizer`; a group may hold its own `"stabilize"`."""
         super().add_param_group({"stabilize": self._stabilize, **param_group})
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad: as there.
-        stabilize: as in `RiemannianSGD`.
+        stabilize: as of `RiemannianSGD`.
         options: other keywords of `riemopt.RiemannianAdam`. With `second_moment="elementwise"` the
             unit of `lr` is torch's.
 
