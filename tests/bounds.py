@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from riemopt.manifolds import FlatSubspace, Manifold
+from riemopt.testing.sampling import length, wide
 from tests.manifold_cases import CASES
+
+__all__ = ["length", "wide"]
 
 # Manifolds given by equations, and the same sets in the catalogue.
 TWINS = {case.manifold: case.twin for case in CASES if case.twin is not None}
@@ -20,11 +23,6 @@ OPERATIONS = 8
 
 def eps(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps
-
-
-def wide(a: Tensor) -> Tensor:
-    """`a` in double precision."""
-    return a.to(torch.complex128 if a.is_complex() else torch.float64)
 
 
 def entries(manifold: Manifold, x: Tensor) -> int:
@@ -70,12 +68,6 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
     else:
         radius = getattr(manifold, "radius", 1.0)
     return 10 * eps(x.dtype) * math.sqrt(smaller_side(manifold, x)) * radius
-
-
-def length(manifold: Manifold, a: Tensor, *, keepdim: bool = False) -> Tensor:
-    """Ambient norm of each point, in float64; without overflow."""
-    dims, a = manifold.event_dims(a.ndim), wide(a)
-    return torch.linalg.vector_norm(a, dim=dims, keepdim=keepdim) if dims else a.abs()
 
 
 def assert_close(

@@ -1,20 +1,21 @@
 """What the laws of the contract are made of. The laws are in `test_law_*.py`.
 
-Where `riemopt.testing` has the law for users, it is that one, with the bounds of this suite.
-
-A law is a function that raises `AssertionError` where it is broken. It takes the manifold, a point
-(or batch) and a generator for the vectors it needs, and works for any manifold and dtype unless it
-says otherwise. Each file states its laws and runs them over every case of `manifold_cases.py`;
-`test_planted_mistakes.py` shows that each of them can fail.
+Where `riemopt.testing` has the law for users, it is that one, with the bounds of this suite:
+`assert_law`. A law is a function that raises `AssertionError` where it is broken. It takes the
+manifold, a point (or batch) and a generator for the vectors it needs, and works for any manifold
+and dtype unless it says otherwise. Each file states its laws and runs them over every case of
+`manifold_cases.py`; `test_planted_mistakes.py` shows that each of them can fail.
 """
 
 import torch
 from torch import Tensor
 
 from riemopt.manifolds import FlatSubspace, Manifold, Product
-from riemopt.testing.law import Residual
+from riemopt.testing.law import Law, Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
+from riemopt.testing.slopes import Curve
 from tests.bounds import TWINS, assert_close, length, on_surface, rounding, wide
+from tests.slopes import assert_slope
 
 __all__ = ["ambient", "batch_shape", "event_dims_kept", "tangent"]
 
@@ -26,6 +27,17 @@ def assert_holds(manifold: Manifold, x: Tensor, residual: Residual, factor: floa
     """The residual is rounding: `factor` times the bound of `tests.bounds`."""
     error, allowed = residual.worst(factor * rounding(manifold, x))
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_law(
+    law: Law, manifold: Manifold, x: Tensor, gen: torch.Generator, *, factor: float = 1.0
+) -> None:
+    """A law of `riemopt.testing` holds at `x`, with the bounds of this suite."""
+    evidence = law(manifold, x, gen)
+    if isinstance(evidence, Residual):
+        assert_holds(manifold, x, evidence, factor)
+    elif isinstance(evidence, Curve):
+        assert_slope(evidence)
 
 
 def assert_on_surface(manifold: Manifold, x: Tensor) -> None:

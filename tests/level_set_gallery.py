@@ -82,17 +82,21 @@ def torus(x: Tensor) -> Tensor:
     return (torch.hypot(x[0], x[1]) - 2).square() + x[2].square() - 0.25
 
 
-def linkage(angles: Tensor) -> Tensor:
+BARS = tensor(1, 0.8, 1.2, 0.9)
+SUM = tensor(2, 0.5, 0, 0)
+
+
+def linkage(angles: Tensor, bars: Tensor = BARS) -> Tensor:
     """Four bars in a closed loop: where the arm of angles θ ends, it began."""
-    return torch.stack([(BARS * angles.cos()).sum(), (BARS * angles.sin()).sum()])
+    return torch.stack([(bars * angles.cos()).sum(), (bars * angles.sin()).sum()])
 
 
 def unit_quaternions(Q: Tensor) -> Tensor:
     return Q.square().sum(-1) - 1
 
 
-def fixed_sum(Q: Tensor) -> Tensor:
-    return Q.sum(0) - SUM
+def fixed_sum(Q: Tensor, total: Tensor = SUM) -> Tensor:
+    return Q.sum(0) - total
 
 
 def zero_mean(x: Tensor) -> Tensor:
@@ -104,8 +108,6 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)).requires_grad_(False)
 
 
-BARS = tensor(1, 0.8, 1.2, 0.9)
-SUM = tensor(2, 0.5, 0, 0)
 B = torch.diag(tensor(1, 2, 3, 4, 5)) + 0.1 * torch.ones(5, 5, dtype=torch.float64)
 
 # fmt: off

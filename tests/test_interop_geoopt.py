@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import riemopt
 from riemopt import constraints, manifold_of, project_
 from riemopt.interop import geoopt as bridge
-from riemopt.interop.geoopt import GeooptManifold, examine, from_geoopt
+from riemopt.interop.geoopt import GeooptManifold, flaws, from_geoopt
 from riemopt.manifolds import Euclidean, Flattened, Product, Sphere, Stiefel
 from riemopt.testing import check_manifold
 from tests.manifold_cases import generator
@@ -195,7 +195,7 @@ def test_projection_that_fails_says_so():
 
 
 def complaints_of(theirs, **options):
-    examine._FOUND.pop(type(theirs), None)
+    flaws._FOUND.pop(type(theirs), None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         from_geoopt(theirs, **options)
@@ -223,6 +223,60 @@ def test_a_proju_that_is_no_projection_is_reported_once_and_replaced():
     assert complaints_of(geoopt.PoincareBall()) == complaints_of(geoopt.Lorentz()) == ""
 
 
+def subclasses(cls):
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+# Wrappers, a base that cannot be made, and the one that makes an instance of its subclasses.
+NOT_AUDITED = {
+    "Manifold",
+    "ProductManifold",
+    "StereographicProductManifold",
+    "Scaled",
+    "SiegelManifold",
+    "Stiefel",
+}
+OPTIONS = {
+    "Euclidean": {"ndim": 1},
+    "Sphere": {"intersection": torch.eye(4)[:, :3]},
+}
+CLASSES = sorted(
+    (
+        cls
+        for cls in set(subclasses(geoopt.manifolds.base.Manifold))
+        if cls.__module__.startswith("geoopt.") and cls.__name__ not in NOT_AUDITED
+    ),
+    key=lambda cls: cls.__name__,
+)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_table_of_flaws_is_what_an_audit_finds(cls):
+    assert set(flaws.KNOWN) <= set(CLASSES)
+    theirs = cls(**OPTIONS.get(cls.__name__, {}))
+    found = flaws.audit(theirs)
+    assert found == flaws.KNOWN.get(cls, frozenset())
+    assert (flaws.projection_of(theirs, found) == theirs.proju) is (
+        flaws.Flaw.PROJECTION not in found
+    )
+
+
+def test_a_projection_in_place_of_proju_is_one():
+    for theirs, shape in [
+        (geoopt.CanonicalStiefel(), (5, 2)),
+        (geoopt.BirkhoffPolytope(), (4, 4)),
+        (geoopt.UpperHalf(), (3, 3)),
+    ]:
+        x = point(theirs, *shape)
+        project = flaws.projection_of(theirs, flaws.KNOWN[type(theirs)])
+        u, v = (torch.randn(x.shape, generator=generator(s), dtype=x.dtype) for s in (1, 2))
+        once = project(x, u)
+        close(project(x, once), once)
+        close((project(x, v).conj() * u).real.sum(), (v.conj() * once).real.sum())
+
+
 class TwiceTheProjection(geoopt.SphereExact):
     """A user's manifold with a mistake, and with a gradient that does not fit its metric."""
 
@@ -237,6 +291,7 @@ def test_a_users_mistake_is_reported():
     told = complaints_of(TwiceTheProjection())
     assert "proju is not a projection (twice is not once): momentum will not stay tangent" in told
     assert "egrad2rgrad is not the gradient in the metric of inner" in told
+    assert complaints_of(type("Mine", (geoopt.EuclideanStiefel,), {})()) == ""
 
 
 def test_the_gradient_handed_in_is_not_written_to():

@@ -6,9 +6,9 @@ from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing.retractions import first_order, second_order
+from riemopt.testing.geodesics import exp_has_normal_acceleration, exp_is_first_order
 from tests.bounds import assert_close, eps, length, rounding, wide
-from tests.laws import batch_shape, tangent
+from tests.laws import assert_law, batch_shape, tangent
 from tests.manifold_cases import (
     ALL_FORMS,
     EXACT,
@@ -20,7 +20,6 @@ from tests.manifold_cases import (
     point,
     seeds,
 )
-from tests.slopes import assert_slope
 
 
 def law_exp_stays_on_surface(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -33,11 +32,6 @@ def law_exp_stays_on_surface(manifold: Manifold, x: Tensor, gen: Generator) -> N
         if manifold.allows_elementwise_scaling:
             bound = eps(x.dtype) * float(wide(y).abs().max()) if y.numel() else 0.0
         assert bool((violation <= bound).all())
-
-
-def law_exp_is_first_order(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """exp(x, tu) = x + tu + O(t²). Double."""
-    assert_slope(first_order(manifold.exp, manifold, x, gen))
 
 
 def law_exp_is_a_flow(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -54,11 +48,6 @@ def law_exp_is_a_flow(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     further = manifold.exp(y, t * velocity)
     scale = 4 * (1 + length(manifold, x))
     assert_close(manifold, further, manifold.exp(x, (s + t) * u), scale)
-
-
-def law_exp_has_normal_acceleration(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """P(exp(x, tu) - x) = tu + O(t³): a geodesic of the ambient metric. Double."""
-    assert_slope(second_order(manifold.exp, manifold, x, gen))
 
 
 def law_log_inverts_exp(manifold: Manifold, x: Tensor, gen: Generator, size: float) -> None:
@@ -136,7 +125,7 @@ def test_exp_stays_on_surface(case, shape, dtype, seed):
 @given(seed=seeds)
 def test_exp_is_a_geodesic(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    law_exp_is_first_order(case.manifold, x, generator(seed + 1))
+    assert_law(exp_is_first_order, case.manifold, x, generator(seed + 1))
     law_exp_is_a_flow(case.manifold, x, generator(seed + 1))
 
 
@@ -148,7 +137,7 @@ def test_exp_is_a_geodesic(case, shape, dtype, seed):
 @given(seed=seeds)
 def test_exp_has_normal_acceleration(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    law_exp_has_normal_acceleration(case.manifold, x, generator(seed + 1))
+    assert_law(exp_has_normal_acceleration, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=FULL, where=has("log"))

@@ -5,46 +5,26 @@ from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.testing import metrics as laws
+from riemopt.testing.metrics import (
+    carried_momentum_is_its_definition,
+    gradient_represents_the_differential,
+    inner_is_an_inner_product,
+    norm_agrees_with_inner,
+    transport_is_continuous,
+    transport_is_tangent,
+)
 from tests.bounds import assert_close, length, rounding, wide
-from tests.laws import ambient, assert_holds, event_dims_kept, tangent
+from tests.laws import ambient, assert_law, event_dims_kept, tangent
 from tests.manifold_cases import FULL, first_of_its_metric, generator, over, point, seeds
-from tests.slopes import assert_slope
 
 
 def law_inner_is_an_inner_product(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """Real, of the batch's shape, symmetric, bilinear, positive."""
-    assert_holds(manifold, x, laws.inner_is_an_inner_product(manifold, x, gen))
+    assert_law(inner_is_an_inner_product, manifold, x, gen)
     # Both metrics of the package lie between half the ambient one and the ambient one.
     u = tangent(manifold, x, gen)
     least = length(manifold, u) ** 2 * (0.5 - rounding(manifold, x))
     assert bool((manifold.inner(x, u, u) >= least).all())
-
-
-def law_norm_agrees_with_inner(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """norm² = ⟨u, u⟩, and `keepdim` only reshapes, so that both broadcast to `x`."""
-    assert_holds(manifold, x, laws.norm_agrees_with_inner(manifold, x, gen))
-
-
-def law_gradient_represents_the_differential(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """⟨egrad2rgrad(g), u⟩ = Re⟨g, u⟩ for tangent u, and the gradient is tangent."""
-    residual = laws.gradient_represents_the_differential(manifold, x, gen)
-    assert_holds(manifold, x, residual, factor=0.5)  # its scale has two terms
-
-
-def law_transport_is_tangent(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """transport(x, y, v) is tangent at y, linear in v, and the identity for y = x."""
-    assert_holds(manifold, x, laws.transport_is_tangent(manifold, x, gen))
-
-
-def law_transport_is_continuous(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """transport(x, retract(x, tu), v) = v + O(t). Double."""
-    assert_slope(laws.transport_is_continuous(manifold, x, gen))
-
-
-def law_carried_momentum_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """carry(x, m, g, μ, w) = μ·proj(m) + w·grad."""
-    assert_holds(manifold, x, laws.carried_momentum_is_its_definition(manifold, x, gen))
 
 
 def law_carried_mean_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -84,32 +64,32 @@ def test_inner_is_an_inner_product(case, shape, dtype, seed):
 @over(where=first_of_its_metric)
 @given(seed=seeds)
 def test_norm_agrees_with_inner(case, shape, dtype, seed):
-    law_norm_agrees_with_inner(case.manifold, point(case, shape, dtype), generator(seed))
+    assert_law(norm_agrees_with_inner, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)
 @given(seed=seeds)
 def test_gradient_represents_the_differential(case, shape, dtype, seed):
-    law_gradient_represents_the_differential(
-        case.manifold, point(case, shape, dtype), generator(seed)
-    )
+    x = point(case, shape, dtype)
+    law = gradient_represents_the_differential
+    assert_law(law, case.manifold, x, generator(seed), factor=0.5)  # its scale has two terms
 
 
 @over(dtypes=FULL, where=first_of_its_metric)
 @given(seed=seeds)
 def test_what_is_carried_is_its_definition(case, shape, dtype, seed):
     x = point(case, shape, dtype)
-    law_carried_momentum_is_its_definition(case.manifold, x, generator(seed))
+    assert_law(carried_momentum_is_its_definition, case.manifold, x, generator(seed))
     law_carried_mean_is_its_definition(case.manifold, x, generator(seed))
 
 
 @over(where=first_of_its_metric)
 @given(seed=seeds)
 def test_transport_is_tangent(case, shape, dtype, seed):
-    law_transport_is_tangent(case.manifold, point(case, shape, dtype), generator(seed))
+    assert_law(transport_is_tangent, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(dtypes=[torch.float64], kinds="small")
 @given(seed=seeds)
 def test_transport_is_continuous(case, shape, dtype, seed):
-    law_transport_is_continuous(case.manifold, point(case, shape, dtype), generator(seed))
+    assert_law(transport_is_continuous, case.manifold, point(case, shape, dtype), generator(seed))

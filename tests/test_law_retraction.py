@@ -1,4 +1,4 @@
-"""`retract` and `step`: on the surface from any step, and right to first or second order."""
+"""`retract`: on the surface from any step, and right to first or second order."""
 
 import pytest
 import torch
@@ -7,67 +7,47 @@ from torch import Generator, Tensor
 
 from riemopt.linalg import backends
 from riemopt.manifolds import Manifold, Stiefel
-from riemopt.testing import behaviour
-from riemopt.testing import retractions as laws
+from riemopt.testing.behaviour import arguments_are_left_alone, results_keep_the_layout
+from riemopt.testing.retractions import (
+    curve_is_its_definition,
+    ends_of_steps,
+    retraction_agrees_with_exp,
+    retraction_fixes_zero,
+    retraction_is_first_order,
+    retraction_is_second_order,
+)
 from tests.bounds import assert_close, length, wide
 from tests.laws import (
     SIZES,
     ambient,
-    assert_holds,
+    assert_law,
     assert_on_surface,
     project_scale,
     tangent,
 )
 from tests.manifold_cases import CASES, EXACT, FULL, generator, over, point, seeds
-from tests.slopes import assert_slope
 
 
 def law_retract_stays_on_surface(
     manifold: Manifold, x: Tensor, gen: Generator, size: float
 ) -> None:
-    """A tangent step of any size ends on the surface."""
-    y = manifold.retract(x, tangent(manifold, x, gen, size))
-    assert bool(y.isfinite().all())
+    """A tangent step of any size ends on the surface, to the bound promised for stored points."""
+    (y,) = ends_of_steps(manifold, x, gen, (size,))
     if not manifold.allows_elementwise_scaling:
         assert_on_surface(manifold, y)
     else:  # entries of any size: the error is relative to them
         assert_close(manifold, y, manifold.project(wide(y)), length(manifold, y))
 
 
-def law_retract_keeps_layout(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """Shape, dtype, contiguous; whatever the strides of the arguments."""
-    assert_holds(manifold, x, behaviour.results_keep_the_layout(manifold, x, gen))
-
-
-def law_retract_fixes_zero(manifold: Manifold, x: Tensor) -> None:
-    """retract(x, 0) = x to rounding."""
-    assert_holds(manifold, x, laws.retraction_fixes_zero(manifold, x, generator(0)))
-
-
-def law_retract_is_first_order(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """retract(x, tu) = x + tu + O(t²). Double."""
-    assert_slope(laws.retraction_is_first_order(manifold, x, gen))
-
-
-def law_retract_is_second_order(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """P(retract(x, tu) - x) = tu + O(t³): no tangential acceleration. Ambient metric, double."""
-    assert_slope(laws.second_order(manifold.retract, manifold, x, gen))
-
-
-def law_retract_agrees_with_exp(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """retract(x, tu) = exp(x, tu) + O(t³): second order in the manifold's own metric. Double."""
-    assert_slope(laws.retraction_agrees_with_exp(manifold, x, gen))
-
-
 def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """A batch of steps of mixed sizes gives what each gives by itself."""
-    anchored = manifold.with_dims_from_end(x.ndim)
+    from_end = manifold.with_dims_from_end(x.ndim)
     points = [manifold.random_point(*x.shape, generator=gen, dtype=x.dtype) for _ in SIZES]
     steps = [tangent(manifold, y, gen, size) for y, size in zip(points, SIZES, strict=True)]
     vectors = [ambient(x, gen) for _ in SIZES]
-    batch = anchored.retract(torch.stack(points), torch.stack(steps))
-    projected = anchored.proj_tangent(torch.stack(points), torch.stack(vectors))
-    nearest = anchored.project(torch.stack(vectors))
+    batch = from_end.retract(torch.stack(points), torch.stack(steps))
+    projected = from_end.proj_tangent(torch.stack(points), torch.stack(vectors))
+    nearest = from_end.project(torch.stack(vectors))
     for i, (y, u, v) in enumerate(zip(points, steps, vectors, strict=True)):
         long = length(manifold, y)
         # A step beyond 1 magnifies the rounding errors of Y = X + U by its condition number.
@@ -76,16 +56,6 @@ def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None
         assert_close(manifold, batch[i], alone, (long + length(manifold, alone)) * condition)
         assert_close(manifold, projected[i], manifold.proj_tangent(y, v), length(manifold, v))
         assert_close(manifold, nearest[i], manifold.project(v), project_scale(manifold, v))
-
-
-def law_curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """curve(x, u, t) = retract(x, t·u), with a number or one number for each point."""
-    assert_holds(manifold, x, laws.curve_is_its_definition(manifold, x, gen))
-
-
-def law_arguments_are_unchanged(manifold: Manifold, x: Tensor, gen: Generator) -> None:
-    """No method of a step writes to its arguments or returns memory that it shares with them."""
-    behaviour.arguments_are_left_alone(manifold, x, gen)
 
 
 # --- over the cases ---
@@ -103,21 +73,22 @@ def test_stays_on_surface(case, shape, dtype, seed):
 
 @pytest.mark.parametrize(
     "law",
-    [law_retract_keeps_layout, law_curve_is_its_definition],
+    [results_keep_the_layout, curve_is_its_definition],
+    ids=lambda law: law.name,
 )
 @over()
 def test_layout_and_step(law, case, shape, dtype):
-    law(case.manifold, point(case, shape, dtype), generator(1))
+    assert_law(law, case.manifold, point(case, shape, dtype), generator(1))
 
 
 @over()
 def test_zero_step(case, shape, dtype):
-    law_retract_fixes_zero(case.manifold, point(case, shape, dtype))
+    assert_law(retraction_fixes_zero, case.manifold, point(case, shape, dtype), generator(0))
 
 
 @over(dtypes=[torch.float32, torch.complex64])
 def test_arguments_are_unchanged(case, shape, dtype):
-    law_arguments_are_unchanged(case.manifold, point(case, shape, dtype), generator(1))
+    assert_law(arguments_are_left_alone, case.manifold, point(case, shape, dtype), generator(1))
 
 
 @over()
@@ -129,21 +100,21 @@ def test_batch_equals_loop(case, shape, dtype):
 @given(seed=seeds)
 def test_first_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    law_retract_is_first_order(case.manifold, x, generator(seed + 1))
+    assert_law(retraction_is_first_order, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: case.second_order == "ambient")
 @given(seed=seeds)
 def test_second_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    law_retract_is_second_order(case.manifold, x, generator(seed + 1))
+    assert_law(retraction_is_second_order, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: case.second_order and case.closed_forms)
 @given(seed=seeds)
 def test_second_order_in_own_metric(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    law_retract_agrees_with_exp(case.manifold, x, generator(seed + 1))
+    assert_law(retraction_agrees_with_exp, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=[torch.float64], kinds=["square", "tall", "wide", "vector", "deep"])
@@ -166,7 +137,7 @@ def test_blind_retraction_stays_on_surface(monkeypatch, case, shape, dtype):
 @over(dtypes=EXACT, kinds="small", cases=STIEFEL)
 def test_blind_retraction_is_first_order(monkeypatch, case, shape, dtype):
     monkeypatch.setattr(backends, "reads_are_free", lambda *tensors: False)
-    law_retract_is_first_order(case.manifold, point(case, shape, dtype), generator(1))
+    assert_law(retraction_is_first_order, case.manifold, point(case, shape, dtype), generator(1))
 
 
 @over(dtypes=FULL, cases=STIEFEL)

@@ -235,14 +235,6 @@ def test_shortened_steps_survive_copies():
 GLOBAL = torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64))
 
 
-def with_a_global(x):
-    return x @ GLOBAL @ x - 1
-
-
-def calls_another(x):
-    return with_a_global(x) * 2
-
-
 def with_an_argument(x, matrix):
     return x @ matrix @ x - 1
 
@@ -257,8 +249,6 @@ def with_a_default(x, matrix=GLOBAL):
 
 FOLLOWED = {
     "closure": closed_over(GLOBAL),
-    "global": with_a_global,
-    "global of a function that it calls": calls_another,
     "partial": functools.partial(with_an_argument, matrix=GLOBAL),
     "default": with_a_default,
     "function in a closure": (lambda f: lambda x: f(x))(closed_over(GLOBAL)),
@@ -288,23 +278,36 @@ def test_a_function_that_fits_is_used_as_it_is():
     assert follow(frozen, torch.device("cpu"), torch.float32) is frozen
 
 
-def recursive(x, n=3):
-    return x * GLOBAL.diagonal().sum() if n == 0 else recursive(x, n - 1)
+def recursive(matrix):
+    def c(x, n=3):
+        return x * matrix.diagonal().sum() if n == 0 else c(x, n - 1)
+
+    return c
 
 
-def shared(x):
-    return with_a_global(x) + calls_another(x)
+def used_twice(matrix):
+    inner = closed_over(matrix)
+    return lambda x: inner(x) + closed_over(matrix)(x) * matrix.sum()
 
 
-NETWORK = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.Tanh())
+def through_parts(network):
+    return lambda x: network[1](network[0](x)) * network[0].weight.sum()
 
 
-def through_parts(x):
-    return NETWORK[1](NETWORK[0](x)) * NETWORK[0].weight.sum()
+def network():
+    return nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.Tanh())
 
 
-@pytest.mark.parametrize("constraint", [recursive, shared, through_parts], ids=lambda f: f.__name__)
-def test_what_is_held_twice_is_moved_once_and_everywhere(constraint):
+HELD_TWICE = {
+    "recursive": recursive(GLOBAL),
+    "used twice": used_twice(GLOBAL),
+    "module and its parts": through_parts(network()),
+}
+
+
+@pytest.mark.parametrize("held", HELD_TWICE)
+def test_what_is_held_twice_is_moved_once_and_everywhere(held):
+    constraint = HELD_TWICE[held]
     followed = follow(constraint, torch.device("cpu"), torch.float32)
     value = followed(torch.ones(3))
     assert value.dtype == torch.float32
@@ -314,16 +317,99 @@ def test_what_is_held_twice_is_moved_once_and_everywhere(constraint):
     assert constraint(torch.ones(3).double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("constraint", [with_a_global, through_parts], ids=lambda f: f.__name__)
-def test_a_step_with_moved_globals_is_compiled(constraint):
+COMPILED = {**FOLLOWED, "module and its parts": through_parts(network())}
+
+
+@pytest.mark.parametrize("held", COMPILED)
+def test_a_step_with_moved_tensors_is_compiled(held):
     p = nn.Parameter(torch.ones(3))
-    optimizer = RiemannianSGD([{"params": [p], "manifold": LevelSet(constraint)}], lr=0.1)
+    optimizer = RiemannianSGD([{"params": [p], "manifold": LevelSet(COMPILED[held])}], lr=0.1)
     p.grad = torch.ones(3)
     torch._dynamo.reset()
     step = torch.compile(lambda: RiemannianSGD.step(optimizer), backend="eager", fullgraph=True)
     step()
     assert bool(p.isfinite().all())
     torch._dynamo.reset()
+
+
+def with_a_global(x):
+    return x @ GLOBAL @ x - 1
+
+
+def calls_another(x):
+    return with_a_global(x) * 2
+
+
+def in_a_comprehension(x):
+    return sum((row @ x).square() for row in (GLOBAL for _ in range(1)))
+
+
+def calls_itself(x, n=2):
+    return calls_itself(x, n - 1) if n else x @ GLOBAL @ x
+
+
+NETWORK = network()
+
+
+def with_a_global_module(x):
+    return NETWORK(x)
+
+
+def calls_a_default(x):
+    return with_a_default(x)
+
+
+def names_an_attribute(x):
+    return Points(x).GLOBAL.square().sum() - 1
+
+
+class Points:
+    def __init__(self, x):
+        self.GLOBAL = x
+
+
+GLOBALS = {
+    with_a_global: "GLOBAL",
+    calls_another: "GLOBAL",
+    in_a_comprehension: "GLOBAL",
+    calls_itself: "GLOBAL",
+    with_a_global_module: "NETWORK",
+    calls_a_default: "with_a_default",
+    functools.partial(with_a_global): "GLOBAL",
+    (lambda f: lambda x: f(x))(with_a_global): "GLOBAL",
+}
+
+
+@pytest.mark.parametrize("constraint", GLOBALS, ids=lambda f: getattr(f, "__name__", "partial"))
+def test_tensors_in_global_variables_do_not_follow_and_that_is_said(constraint):
+    layer = nn.Linear(3, 1)
+    with pytest.raises(ValueError, match=f"global variable '{GLOBALS[constraint]}'.*default arg"):
+        constrain(layer, "weight", LevelSet(constraint, event_ndim=1))
+    with pytest.raises(ValueError, match="cannot follow the points"):
+        follow(constraint, torch.device("meta"), torch.float64)
+
+
+def test_global_variables_that_fit_are_used():
+    for constraint in (with_a_global, calls_another, calls_itself, calls_a_default):
+        assert follow(constraint, torch.device("cpu"), torch.float64) is constraint
+    x = LevelSet(calls_another).random_point(3, generator=generator(0), dtype=torch.float64)
+    torch.testing.assert_close(x @ GLOBAL @ x, tensor(1)[0])
+    # An attribute of the same name is no global variable.
+    assert follow(names_an_attribute, torch.device("cpu"), torch.float32) is names_an_attribute
+
+
+def test_what_is_kept_of_one_point_is_used_there_alone():
+    manifold = LevelSet(circle, torch.sum)
+    x, z = (manifold.random_point(4, generator=generator(s), dtype=torch.float64) for s in (0, 1))
+    u = torch.randn(4, generator=generator(2), dtype=torch.float64)
+    there = manifold.linearised_at(x)
+    assert there == manifold
+    assert manifold._here is None
+    for y in (x, z, x.clone()):
+        assert torch.equal(there.proj_tangent(y, u), manifold.proj_tangent(y, u))
+    moved = u.clone().requires_grad_()
+    there.proj_tangent(x, moved).sum().backward()
+    torch.testing.assert_close(moved.grad, manifold.proj_tangent(x, torch.ones_like(x)))
 
 
 def test_weights_of_a_network_in_c_get_no_gradient():
@@ -528,7 +614,7 @@ def test_c_may_take_a_derivative_itself():
 
 def test_the_number_of_corrections_where_nothing_is_read_is_enough(monkeypatch):
     """With the host blind, a step up to one radius is taken whole, a longer one to one radius."""
-    monkeypatch.setattr(newton, "host_readable", lambda a: False)
+    monkeypatch.setattr(newton, "adaptive", lambda a: False)
     for dtype in (torch.float32, torch.float64):
         x = Sphere().random_point(100, 8, generator=generator(0), dtype=dtype)
         manifold = LevelSet(unit_norm, event_ndim=1)

@@ -82,7 +82,7 @@ def test_the_manifold_is_not_lost_without_a_word():
     optimizer = RiemannianAdam(layer.parameters(), lr=0.1)
     _random_steps(optimizer, layer.weight, 5)
     assert riemopt.constraints(layer)[0].satisfied
-    # The other ways of losing it: tests/test_registry.py.
+    # The other ways of losing it: tests/test_table.py.
 
 
 def test_no_option_is_accepted_and_ignored():

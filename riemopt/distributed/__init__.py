@@ -2,10 +2,10 @@
 
     >>> parts = sharded_geometry(Stiefel(), frozenset({-2}), (4096, 64))  # cut by rows
     >>> XG = total(parts.gradient_summand(x, g))                    # sym(XᴴG): all parts', p×p
-    >>> grad = parts.gradient(x, g, XG)                           # the own rows of grad
+    >>> grad = parts.gradient(x, g, XG)                           # the local rows of grad
 
-The geometry is in `base` (the contract), `stiefel`, `sphere` and `flattened`, and knows nothing of
-processes. `riemopt.optim.rounds` writes the optimizers with it and says when something is summed.
+The geometry is in `geometry` (the contract), `stiefel`, `sphere` and `flattened`, and knows nothing
+of processes. The optimizers say when something is summed.
 """
 
 from riemopt.distributed.flattened import ShardedFlattened

@@ -1,4 +1,4 @@
-"""Weights that torch.distributed spreads over processes: the own part, and sums over the parts.
+"""Weights that torch.distributed spreads over processes: the local part, and sums over the parts.
 
 A DTensor lies on a mesh of processes with one *placement* for each dimension of the mesh: the
 tensor is cut there along one of its dimensions (`Shard`), or is the same on all (`Replicate`).
@@ -39,13 +39,13 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """`tensor` itself, or all of a DTensor: the own memory if it is whole there, or gathered."""
+    """`tensor` itself, or all of a DTensor: the local memory if it is whole there, or gathered."""
     sharded: Any = tensor
     return sharded.full_tensor() if _cuts(tensor) and not tensor.is_meta else local_part(tensor)
 
 
 def assign_whole_(tensor: Tensor, value: Tensor) -> None:
-    """Write `value`, the same on all processes, of which each keeps its own part."""
+    """Write `value`, the same on all processes, of which each keeps its local part."""
     if _cuts(tensor):
         from torch.distributed.tensor import distribute_tensor
 
@@ -56,7 +56,7 @@ def assign_whole_(tensor: Tensor, value: Tensor) -> None:
 
 
 def local_gradient(grad: Tensor, param: Tensor) -> Tensor:
-    """The part of `grad` that belongs to the own part of `param`.
+    """The part of `grad` that belongs to the local part of `param`.
 
     Communicates if the two lie differently on the mesh.
 

@@ -1,10 +1,10 @@
 """The contract of a geometry of parts.
 
 A weight whose rows lie on several processes is one point, of which each process holds a part. What
-it must know of the other parts is small: sums such as the Gram matrix XᴴV, to which each process
-adds that of its own rows. So what a manifold does in one method is done in two here, `…_share` and,
-once the shares of all parts have been added, the rest. All are pure functions of the own part, and
-none of them communicates.
+a process must know of the other parts is small: sums such as the Gram matrix XᴴV, to which each
+adds that of its own rows. So what a manifold does in one method is done in two here: `…_summand`
+gives what this process adds, and the other one takes the sum. All are pure functions of the own
+part, and none of them communicates.
 """
 
 import math
@@ -28,9 +28,9 @@ _KEEP_WHOLE = (
 class ShardedGeometry(ABC):
     """What a step needs of a manifold whose points are cut into parts.
 
-    Letters as in `Manifold`; `x, u, v, g` are the own parts of a stack of points and have the shape
-    `(K, *local)`. A part may be empty. Shares are sums over entries, so that those of all parts add
-    up to what the whole point would give.
+    Letters as in `Manifold`; `x, u, v, g` are the local parts of a stack of points, of shape
+    `(K, *local)`. A part may be empty. Summands are sums over entries, so that those of all parts
+    add up to what the whole point would give.
 
     Raises:
         TypeError: weight decay would have an effect on the manifold; a step here has none.
@@ -54,11 +54,11 @@ class ShardedGeometry(ABC):
 
     @abstractmethod
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
-        """The own part of `egrad2rgrad(x, g)`; `XG` is the sum."""
+        """The local part of `egrad2rgrad(x, g)`; `XG` is the sum."""
 
     @abstractmethod
     def squared_summand(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
-        """The own share of ‖grad‖² in the metric, with event dimensions of size 1.
+        """The local summand of ‖grad‖² in the metric, with event dimensions of size 1.
 
         `grad` is the Riemannian gradient that was found with the sum `XG`.
         """
@@ -69,7 +69,7 @@ class ShardedGeometry(ABC):
 
     @abstractmethod
     def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
-        """The own part of `proj_tangent(x, v)`; `XV` is the sum."""
+        """The local part of `proj_tangent(x, v)`; `XV` is the sum."""
 
     @abstractmethod
     def curve_summands(self, x: Tensor, u: Tensor) -> tuple[Summand, Summand, Summand]:
@@ -79,14 +79,14 @@ class ShardedGeometry(ABC):
     def curve(
         self, x: Tensor, u: Tensor, t: float | Tensor, XX: Tensor, XU: Tensor, UU: Tensor
     ) -> Tensor:
-        """The own part of `curve(x, u, t)`, up to what `finish` does; of the sums XX, XU, UU."""
+        """The local part of `curve(x, u, t)`, up to what `finish` does; of the sums XX, XU, UU."""
 
     def finish_summand(self, y: Tensor) -> Summand:
         """What is summed for `finish`."""
         raise NotImplementedError(f"{type(self).__name__} needs no finish.")
 
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:
-        """The own part of the point for which `y` nearly is one; `YY` is the sum."""
+        """The local part of the point for which `y` nearly is one; `YY` is the sum."""
         raise NotImplementedError(f"{type(self).__name__} needs no finish.")
 
 

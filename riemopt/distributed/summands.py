@@ -15,19 +15,19 @@ class Hermitian(NamedTuple):
 Summand = Tensor | Hermitian
 
 
-def numbers(share: Summand) -> Tensor:
-    """The real numbers that stand for a share."""
-    if isinstance(share, Hermitian):
-        share = share.matrix[..., *_upper_triangle(share.matrix)]
-    return torch.view_as_real(share.resolve_conj()) if share.is_complex() else share
+def numbers(summand: Summand) -> Tensor:
+    """The real numbers that stand for a summand."""
+    if isinstance(summand, Hermitian):
+        summand = summand.matrix[..., *_upper_triangle(summand.matrix)]
+    return torch.view_as_real(summand.resolve_conj()) if summand.is_complex() else summand
 
 
-def restored(sums: Tensor, share: Summand) -> Tensor:
-    """The tensor for which sums of such numbers stand, from the own share."""
-    like = share.matrix if isinstance(share, Hermitian) else share
+def restored(sums: Tensor, summand: Summand) -> Tensor:
+    """The tensor for which sums of such numbers stand; like the local summand."""
+    like = summand.matrix if isinstance(summand, Hermitian) else summand
     if like.is_complex():
         sums = torch.complex(*sums.unbind(-1))
-    if not isinstance(share, Hermitian):
+    if not isinstance(summand, Hermitian):
         return sums
     rows, columns = _upper_triangle(like)
     whole = torch.empty_like(like, memory_format=torch.contiguous_format)

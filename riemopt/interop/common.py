@@ -1,4 +1,4 @@
-"""What the bridges share: their report, how kernels are read elsewhere, and entering a weight."""
+"""What the bridges have in common: their report, kernels as slices, entering a weight."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from riemopt.manifolds import Flattened, Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
+from riemopt.nn.parameter import adopt
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Report:
 
 
 def by_slices(module: nn.Module, manifold: Manifold, ndim: int) -> Manifold:
-    """`manifold`, said so that a convolution kernel is a batch of kh×kw matrices on it.
+    """`manifold`, applied to each kh×kw slice of a convolution kernel.
 
-    Which is how torch's parametrizations, geotorch and geoopt read one, and what
-    `riemopt.constrain` refuses unless it is said explicitly.
+    That is how torch's parametrizations, geotorch and geoopt read a kernel. `riemopt.constrain`
+    refuses it unless `Flattened(…, event_ndim=2)` says so.
     """
     kernel = isinstance(module, nn.modules.conv._ConvNd) and ndim > 2
     matrices = manifold.is_constraint and manifold.event_dims(ndim) == (-2, -1)
@@ -48,10 +49,10 @@ def satisfies(manifold: Manifold, x: Tensor) -> bool:
 def enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> None:
     """As `riemopt.constrain`, but a value that satisfies the constraint keeps every bit.
 
-    And a manifold that `param` carries itself, as geoopt's do, is not taken for a second one.
+    A manifold that `param` carries itself, as geoopt's parameters do, does not contradict.
     """
     x = param.detach()
     if not x.is_meta and not satisfies(manifold, x):
         param.copy_(manifold.project(x))
-    registry.adopt(module, name, registry.Entry(manifold), param)
-    registry.announce(param)
+    adopt(module, name, table.Entry(manifold), param)
+    table.announce(param)

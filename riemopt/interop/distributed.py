@@ -5,14 +5,14 @@ fully_shard(model, shard_placement_fn=shard_placement)
 A weight that `fully_shard` spreads over processes is stepped by the parts, without gathering it,
 if its points can be put together from sums of small matrices. That is so of tall Stiefel matrices
 cut by rows (torch's default), of wide ones cut by columns, of spheres however they are cut, and of
-any manifold if each process holds whole points, as of `Sphere()` rows cut by rows.
+any manifold if each process holds whole points, such as the rows of `Sphere()` cut by rows.
 """
 
 from torch import Tensor
 from torch.distributed.tensor import Shard
 
 from riemopt.distributed.placement import dimension_to_cut
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 
 def shard_placement(param: Tensor) -> Shard | None:
@@ -31,7 +31,7 @@ def shard_placement(param: Tensor) -> Shard | None:
     Raises:
         NotImplementedError: the weight must not be cut along any dimension; says what to do.
     """
-    manifold = registry.resolve([param])[0]
+    manifold = table.resolve([param])[0]
     if manifold is None or not manifold.is_constraint:
         return None
     return Shard(dimension_to_cut(manifold, param.shape))

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import exact_products, upcast
 from riemopt.manifolds.constant import Constant
@@ -45,6 +46,8 @@ class AffineSubspace(FlatSubspace):
         ValueError: shapes that do not fit, values that are not finite, no equation, or equations
             that contradict each other.
     """
+
+    dims_are_explicit = True
 
     event_shape: tuple[int, ...]
     rank: int
@@ -99,7 +102,7 @@ class AffineSubspace(FlatSubspace):
             dtype: that `function` computes in.
 
         Raises:
-            ValueError: the function is not affine, or as of the class.
+            ValueError: the function is not affine, or as in the class.
         """
         A, b = _read_off(function, tuple(shape), dtype)
         return cls(A, b, event_ndim=len(shape))
@@ -109,12 +112,12 @@ class AffineSubspace(FlatSubspace):
         return f"AffineSubspace(<rank {self.rank} on {event} #{self.given[:6]}>)"
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """As many dimensions as `event_shape` has."""
         return len(self.event_shape)
 
+    @override
     def prepare(self, x: Tensor) -> None:
-        """Copy Q and c to the device of `x`."""
         self._rows.on(x)
         self._levels.on(x)
 
@@ -143,8 +146,8 @@ class AffineSubspace(FlatSubspace):
         residual = vectors @ Q.mT if levels is None else vectors @ Q.mT - levels
         return (vectors - residual @ Q.conj()).reshape(a.shape)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """The last dimensions are those of a point."""
         if tuple(shape[max(len(shape) - self.event_ndim, 0) :]) != self.event_shape:
             self._reject(shape, f"tensors (*batch, {', '.join(map(str, self.event_shape))})")
 

@@ -15,7 +15,7 @@ value are what lets an optimizer step equal manifolds together.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,6 +32,13 @@ class Manifold(ABC):
 
     No method used in an optimizer's step (all but `project`, `random_point`, `exp`, `log`, `dist`)
     may synchronise with the host on an accelerator.
+    """
+
+    dims_are_explicit: ClassVar[bool] = False
+    """True for a class whose options say which dimensions make a point, or of what shape it is.
+
+    `constrain` asks it when a convolution kernel is put on a manifold of matrices: it refuses to
+    take each kh×kw slice for a point unless the user has said so.
     """
 
     @property

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.manifolds.linear import LinearSubspace
 
@@ -21,25 +22,26 @@ class Euclidean(LinearSubspace):
     event_ndim = 0
     is_constraint = False
 
+    @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """`u` itself."""
         return u
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """Re(conj(u)·v) of each entry. (To torch, a sum over no dimensions is one over all.)"""
         return (u.conj() * v).real if u.is_complex() else u * v
 
+    @override
     def violation(self, x: Tensor) -> Tensor:
-        """Zero."""
         return torch.zeros_like(x.real)
 
+    @override
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """|x - y| of each entry."""
         return (x - y).abs()
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Every shape is accepted."""
+        pass
 
+    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """1, or 2 for complex tensors."""
         return 2 if is_complex else 1

@@ -17,7 +17,7 @@ from riemopt.manifolds.slices import Slices
 @final
 @dataclass(frozen=True, init=False, repr=False)
 class FixedSum(Slices, FlatSubspace):
-    """{x : Σ xᵢ = total}. Each slice along `dim` is one point, as of `Sphere`.
+    """{x : Σ xᵢ = total}. Each slice along `dim` is one point, as in `Sphere`.
 
         FixedSum()                    each row of a (k, n) tensor has sum 0
         FixedSum(dim=(-3, -2, -1))    each filter of a convolution kernel: no response to a constant

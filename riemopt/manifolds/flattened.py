@@ -1,13 +1,72 @@
 """A tensor with more than two dimensions seen as a matrix: convolution kernels."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+# What a method returns: a tensor of the shape of a point, one number for each point, or neither.
+Kind = Literal["point", "number", "other"]
+
+
+def lifted(method: _Method, *results: Kind, tensors: float = math.inf) -> _Method:
+    """`method` of a contract, for a class whose `base` has it for the flattened points.
+
+    The arguments are flattened, `base` is called, and its results take the shape of the points.
+
+    Args:
+        method: of the contract; its name, signature and docstring are kept.
+        results: of what kind the result is; if that is a tuple, each of its elements.
+        tensors: only so many arguments, the first ones, are flattened.
+    """
+
+    @wraps(method, updated=())  # `__dict__` says that the method is abstract
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        given = [*args, *options.values()]
+        flat = [
+            flatten(a, self.event_ndim) if isinstance(a, Tensor) and i < tensors else a
+            for i, a in enumerate(given)
+        ]
+        named = dict(zip(options, flat[len(args) :], strict=True))
+        found = getattr(self.base, method.__name__)(*flat[: len(args)], **named)
+        if len(results) == 1:
+            return _unflatten(found, results[0], self.event_ndim, given, flat)
+        pairs = zip(found, results, strict=True)
+        return tuple(_unflatten(r, kind, self.event_ndim, given, flat) for r, kind in pairs)
+
+    return cast(_Method, call)
+
+
+def flatten(a: Tensor, event_ndim: int) -> Tensor:
+    """Points as matrices; or numbers that broadcast to points, to broadcast to matrices."""
+    if event_ndim == 2:
+        return a
+    return a.flatten(1 - event_ndim) if a.ndim >= event_ndim else a.reshape(())
+
+
+def _unflatten(
+    result: Any, kind: Kind, event_ndim: int, given: Sequence[Any], flat: Sequence[Any]
+) -> Any:
+    """The result for `given` of a call for `flat`."""
+    if not isinstance(result, Tensor) or kind == "other":
+        return result
+    for a, b in zip(given, flat, strict=True):
+        if result is b:  # so that who gave it sees that nothing has changed
+            return a
+    shape = next(a.shape for a in given if isinstance(a, Tensor))
+    if kind == "point":
+        return result.reshape(shape)
+    points = shape[: len(shape) - event_ndim]
+    keepdim = result.ndim > len(points)
+    return result.reshape(*points, *[1] * event_ndim) if keepdim else result
 
 
 @final
@@ -26,6 +85,8 @@ class Flattened(Manifold):
     not told apart. Orthonormality of the matrix is not orthogonality of the convolution as a map.
     """
 
+    dims_are_explicit = True
+
     base: Manifold
     event_ndim: int = 4
 
@@ -37,122 +98,58 @@ class Flattened(Manifold):
             raise ValueError(f"Flattened needs event_ndim ≥ 2; got {self.event_ndim!r}.")
 
     @property
+    @override
     def is_constraint(self) -> bool:
-        """As the base."""
         return self.base.is_constraint
 
     @property
+    @override
     def allows_elementwise_scaling(self) -> bool:
-        """As the base."""
         return self.base.allows_elementwise_scaling
 
     @property
+    @override
     def has_constant_norm(self) -> bool:
-        """As the base."""
         return self.base.has_constant_norm
 
-    def _flat(self, x: Tensor) -> Tensor:
-        return x.flatten(1 - self.event_ndim) if self.event_ndim > 2 else x
+    proj_tangent = lifted(Manifold.proj_tangent, "point")
+    egrad2rgrad = lifted(Manifold.egrad2rgrad, "point")
+    inner = lifted(Manifold.inner, "number")
+    transport = lifted(Manifold.transport, "point")
+    retract = lifted(Manifold.retract, "point")
+    curve = lifted(Manifold.curve, "point")
+    curve_with_fraction = lifted(Manifold.curve_with_fraction, "point", "number")
+    carry = lifted(Manifold.carry, "point")
+    carry_mean = lifted(Manifold.carry_mean, "point", "number")
+    after_move = lifted(Manifold.after_move, "point")
+    project = lifted(Manifold.project, "point")
+    violation = lifted(Manifold.violation, "number")
+    tolerance = lifted(Manifold.tolerance, "number")
+    exp = lifted(Manifold.exp, "point")
+    log = lifted(Manifold.log, "point")
+    dist = lifted(Manifold.dist, "number")
 
-    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The base's projection."""
-        return self.base.proj_tangent(self._flat(x), self._flat(u)).view_as(x)
-
-    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
-        """The base's conversion."""
-        return self.base.egrad2rgrad(self._flat(x), self._flat(g)).view_as(x)
-
-    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
-        """The base's inner product."""
-        product = self.base.inner(self._flat(x), self._flat(u), self._flat(v))
-        return product.reshape(*product.shape, *[1] * self.event_ndim) if keepdim else product
-
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """The base's transport."""
-        return self.base.transport(self._flat(x), self._flat(y), self._flat(v)).view_as(v)
-
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The base's retraction."""
-        return self.base.retract(self._flat(x), self._flat(u)).view_as(x)
-
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """The base's curve."""
-        return self.curve_with_fraction(x, u, t)[0]
-
-    def curve_with_fraction(
-        self, x: Tensor, u: Tensor, t: float | Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """The base's."""
-        if isinstance(t, Tensor) and t.ndim == x.ndim:
-            t = self._flat(t)
-        y, taken = self.base.curve_with_fraction(self._flat(x), self._flat(u), t)
-        return y.view_as(x), taken
-
-    def carry(
-        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
-    ) -> Tensor:
-        """The base's momentum."""
-        flat = self.base.carry(self._flat(x), self._flat(m), self._flat(g), decay, weight)
-        return flat.view_as(x)
-
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        """What the base keeps of it."""
-        flat = self._flat(m)
-        kept = self.base.after_move(self._flat(x), self._flat(y), flat)
-        return m if kept is flat else kept.view_as(m)
-
-    def carry_mean(
-        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The base's running mean."""
-        flat = self._flat(x)
-        mean, squared = self.base.carry_mean(flat, self._flat(m), self._flat(g), decay)
-        points = x.shape[: x.ndim - self.event_ndim]
-        return mean.view_as(x), squared.reshape(*points, *[1] * self.event_ndim)
-
-    def project(self, a: Tensor) -> Tensor:
-        """The base's nearest point."""
-        return self.base.project(self._flat(a)).view(a.shape)
-
-    def violation(self, x: Tensor) -> Tensor:
-        """The base's violation."""
-        return self.base.violation(self._flat(x))
-
+    @override
     def prepare(self, x: Tensor) -> None:
-        """What the base needs."""
-        self.base.prepare(x)
+        # A DTensor cannot be flattened along a dimension that is cut; its device is enough.
+        self.base.prepare(x if hasattr(x, "placements") else flatten(x, self.event_ndim))
 
-    def tolerance(self, x: Tensor) -> Tensor:
-        """The base's."""
-        return self.base.tolerance(self._flat(x))
-
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """`event_ndim` dimensions or more, and what the base needs of the matrix."""
         if len(shape) < self.event_ndim:
             self._reject(
                 shape, f"at least event_ndim={self.event_ndim} dimensions (3 for a 1-d convolution)"
             )
         try:
-            self.base.check_shape(self._flat_shape(shape))
+            self.base.check_shape(self.flat_shape(shape))
         except ValueError as error:
             seen = f"{self!r} flattens a tensor of shape {tuple(shape)}"
             raise ValueError(f"{seen}: {error}") from None
 
+    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """The base's dimension."""
-        return self.base.dim(self._flat_shape(shape), is_complex=is_complex)
+        return self.base.dim(self.flat_shape(shape), is_complex=is_complex)
 
-    def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """The base's exponential."""
-        return self.base.exp(self._flat(x), self._flat(u)).view_as(x)
-
-    def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """The base's logarithm."""
-        return self.base.log(self._flat(x), self._flat(y)).view_as(x)
-
-    def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """The base's distance."""
-        return self.base.dist(self._flat(x), self._flat(y))
-
-    def _flat_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        return self._flat(torch.empty(tuple(shape), device="meta")).shape
+    def flat_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """The shape of a tensor of `shape`, with its points as matrices."""
+        return flatten(torch.empty(tuple(shape), device="meta"), self.event_ndim).shape

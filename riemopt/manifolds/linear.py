@@ -1,4 +1,4 @@
-"""What all flat manifolds share: one tangent space for all points, and a step is an addition."""
+"""What all flat manifolds have in common: one tangent space, and a step is an addition."""
 
 import torch
 from torch import Tensor

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.cut import Cut
@@ -44,6 +45,8 @@ class Product(Manifold):
         TypeError: a factor is not a manifold and a shape.
     """
 
+    dims_are_explicit = True
+
     names: tuple[str, ...] | None
     manifolds: tuple[Manifold, ...]
     cut: Cut
@@ -58,10 +61,9 @@ class Product(Manifold):
         manifolds, shapes = zip(*map(_factor, pairs), strict=True)
         object.__setattr__(self, "names", tuple(factors) if by_name else None)
         object.__setattr__(self, "cut", Cut(shapes, dim))
-        # A factor's dimensions are counted from the end from here on.
         ndims = [len(shape) - dim - 1 for shape in shapes]
-        anchored = [m.with_dims_from_end(n) for m, n in zip(manifolds, ndims, strict=True)]
-        object.__setattr__(self, "manifolds", tuple(anchored))
+        from_end = [m.with_dims_from_end(n) for m, n in zip(manifolds, ndims, strict=True)]
+        object.__setattr__(self, "manifolds", tuple(from_end))
         if dim == -1:
             self.check_shape((sum(self.cut.sizes),))
 
@@ -73,8 +75,8 @@ class Product(Manifold):
     # --- layout ---
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """The dimension that is cut and those after it."""
         return -self.cut.dim
 
     def split(self, x: Tensor) -> Parts:
@@ -101,8 +103,8 @@ class Product(Manifold):
         self.cut.check_parts(tensors)
         return self.cut.join(tensors)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """The slices' sizes together along the dimension that is cut; what each factor needs."""
         sizes = self.cut.sizes
         if len(shape) < self.event_ndim or shape[self.cut.dim] != sum(sizes):
             total = f"{' + '.join(map(str, sizes))} = {sum(sizes)}"
@@ -114,16 +116,16 @@ class Product(Manifold):
                 name = i if self.names is None else repr(self.names[i])
                 raise ValueError(f"Factor {name} of {self!r}: {error}") from None
 
+    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """The sum of the factors'."""
         total = 0
         for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
             entries = math.prod(own[d] for d in m.event_dims(len(own)))
             total += math.prod(own) // entries * m.dim(own, is_complex=is_complex)
         return total
 
+    @override
     def prepare(self, x: Tensor) -> None:
-        """What the factors need."""
         for m in self.manifolds:
             m.prepare(x)
 
@@ -138,7 +140,7 @@ class Product(Manifold):
         return self.cut.join(self._each(method, *tensors))
 
     def _numbers(self, method: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """`(*batch, k)`: a number for each of the k points of the factors in one of the product."""
+        """`(*batch, k)`: one number for each of the k factor points in a point of the product."""
         return self._side_by_side(self._each(method, *tensors), tensors[0])
 
     def _side_by_side(self, numbers: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -151,38 +153,38 @@ class Product(Manifold):
     # --- what holds of all factors ---
 
     @property
+    @override
     def is_constraint(self) -> bool:
-        """Whether any factor is."""
         return any(m.is_constraint for m in self.manifolds)
 
     @property
+    @override
     def allows_elementwise_scaling(self) -> bool:
-        """Whether all factors are."""
         return all(m.allows_elementwise_scaling for m in self.manifolds)
 
     @property
+    @override
     def has_constant_norm(self) -> bool:
-        """Whether all factors have."""
         return all(m.has_constant_norm for m in self.manifolds)
 
     # --- geometry ---
 
+    @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The projection of each factor."""
         return self._map(lambda m, x, u: m.proj_tangent(x, u), x, u)
 
+    @override
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gradient of each factor, in its metric."""
         return self._map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
 
+    @override
     def carry(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
     ) -> Tensor:
-        """The momentum of each factor."""
         return self._map(lambda f, x, m, g: f.carry(x, m, g, decay, weight), x, m, g)
 
+    @override
     def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        """What each factor keeps of its momentum."""
         given = self.cut.split(m)
         points = zip(self.manifolds, self.cut.split(x), self.cut.split(y), given, strict=True)
         kept = [f.after_move(*own) for f, *own in points]
@@ -192,7 +194,7 @@ class Product(Manifold):
     def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The means of the factors, and the sum of their ‖grad‖²."""
+        """The factors' means, and the sum of their ‖grad‖²."""
         results = self._each(lambda f, x, m, g: f.carry_mean(x, m, g, decay), x, m, g)
         squares = self._side_by_side([squared for _, squared in results], x)
         return self.cut.join([mean for mean, _ in results]), self._keepdim(squares.sum(-1))
@@ -206,22 +208,22 @@ class Product(Manifold):
         total = products.sum(-1)
         return self._keepdim(total) if keepdim else total
 
+    @override
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """The transport of each factor."""
         return self._map(lambda m, x, y, v: m.transport(x, y, v), x, y, v)
 
+    @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The retraction of each factor."""
         return self._map(lambda m, x, u: m.retract(x, u), x, u)
 
+    @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """The curve of each factor."""
         return self.curve_with_fraction(x, u, t)[0]
 
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The curve of each factor; of what part each took, the least at each point."""
+        """The curve of each factor; the fraction is the least of theirs at each point."""
         numbers = self.cut.split_numbers(t, x.ndim)
         parts = zip(self.manifolds, self.cut.split(x), self.cut.split(u), numbers, strict=True)
         results = [m.curve_with_fraction(x, u, t) for m, x, u, t in parts]
@@ -229,21 +231,22 @@ class Product(Manifold):
         least = self._side_by_side(taken, x).amin(-1) if taken else None
         return self.cut.join([y for y, _ in results]), least
 
+    @override
     def project(self, a: Tensor) -> Tensor:
-        """The nearest point of each factor."""
         return self._map(lambda m, a: m.project(a), a)
 
     def violation(self, x: Tensor) -> Tensor:
-        """The largest of the factors'."""
+        """The largest of the factors' violations."""
         return self._numbers(lambda m, x: m.violation(x), x).amax(-1)
 
     def tolerance(self, x: Tensor) -> Tensor:
-        """What `violation` exceeds where a factor's exceeds its own tolerance, and only there."""
+        """A bound that `violation` exceeds where a factor's exceeds its own, and only there."""
         violation = self._numbers(lambda m, x: m.violation(x), x)
         tolerance = self._numbers(lambda m, x: m.tolerance(x), x)
         worst = (violation / tolerance).amax(-1)
         return torch.where(worst > 0, violation.amax(-1) / worst, tolerance.amin(-1))
 
+    @override
     def random_point(
         self,
         *shape: int,
@@ -251,7 +254,6 @@ class Product(Manifold):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """A random point of each factor."""
         self.check_shape(shape)
         batch = shape[: len(shape) - self.event_ndim]
         parts = [
@@ -260,16 +262,16 @@ class Product(Manifold):
         ]
         return self.cut.join(parts)
 
+    @override
     def random_tangent(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """A random tangent of each factor."""
         return self._map(lambda m, x: m.random_tangent(x, generator=generator), x)
 
+    @override
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """The exponential of each factor; `NotImplementedError` where one has none."""
         return self.cut.join(self._closed_form("exp", x, u))
 
+    @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """The logarithm of each factor; `NotImplementedError` where one has none."""
         return self.cut.join(self._closed_form("log", x, y))
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import skew
 from riemopt.manifolds.linear import LinearSubspace
@@ -21,14 +22,14 @@ class SkewSymmetric(LinearSubspace):
     event_ndim = 2
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """(U - Uᴴ)/2."""
+        """The skew part (u - uᴴ)/2."""
         return skew(u)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Square matrices."""
         self._check_square(shape)
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """n(n-1)/2, or n² for skew-Hermitian matrices."""
+        """Dimension n(n-1)/2, or n² for skew-Hermitian matrices."""
         n = shape[-1]
         return n * n if is_complex else n * (n - 1) // 2

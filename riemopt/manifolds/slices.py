@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from riemopt.manifolds.base import Manifold
 
 
@@ -11,6 +13,8 @@ class Slices(Manifold):
 
     `dim` is also the name of a method of the contract, so the option is kept as `slice_dims`.
     """
+
+    dims_are_explicit = True
 
     slice_dims: tuple[int, ...] | None
 
@@ -38,14 +42,14 @@ class Slices(Manifold):
             )
         return len(self.slice_dims)
 
+    @override
     def event_dims(self, ndim: int) -> tuple[int, ...]:
-        """The dimensions of one point, counted from the end, in ascending order."""
         if self.slice_dims is None:
             return tuple(range(-ndim, 0))
         return tuple(sorted(d if d < 0 else d - ndim for d in self.slice_dims))
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """At least the dimensions named in `dim`, none of them empty."""
         ndim = len(shape)
         dims = self.slice_dims if self.slice_dims is not None else tuple(range(ndim))
         if not dims or any(not -ndim <= d < ndim for d in dims):

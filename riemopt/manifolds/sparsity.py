@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.linear import LinearSubspace
@@ -31,6 +32,8 @@ class Sparsity(LinearSubspace):
         ValueError: the mask frees no entry, or has no dimension.
     """
 
+    dims_are_explicit = True
+
     mask: Constant
 
     def __init__(self, mask: Tensor) -> None:
@@ -50,20 +53,20 @@ class Sparsity(LinearSubspace):
         return f"Sparsity(<{free} of {size} entries free, mask {repr(self.mask)[1:]})"
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """As many dimensions as the mask has."""
         return len(self.mask.shape)
 
+    @override
     def prepare(self, x: Tensor) -> None:
-        """Copy the mask to the device of `x`."""
         self.mask.on(x)
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """Entries of u where the mask is True, else 0."""
         return torch.where(self.mask.on(u), u, 0)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """The last dimensions are those of the mask."""
         if tuple(shape[max(len(shape) - self.event_ndim, 0) :]) != self.mask.shape:
             self._reject(shape, f"tensors (*batch, {', '.join(map(str, self.mask.shape))})")
 

@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import upcast
 from riemopt.manifolds.linear import LinearSubspace
@@ -36,8 +37,8 @@ class Toeplitz(LinearSubspace):
         d = _first_entries(u)
         return _matrix(d + _sums(u - _matrix(d, n, p)) / _lengths(n, p, u), n, p)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Two or more dimensions; the last two not empty."""
         if len(shape) < 2 or 0 in shape[-2:]:
             self._reject(shape, "matrices (*batch, n, p) with n ≥ 1 and p ≥ 1")
 
@@ -58,15 +59,15 @@ class Circulant(LinearSubspace):
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """The mean over each diagonal and the one that continues it, exact as of `Toeplitz`."""
+        """The mean over each diagonal and the one that continues it, exact as in `Toeplitz`."""
         n, c = u.shape[-1], u[..., 0, :]
         sums = _sums(u - _circulant(c))
         # With a zero in front the order is j - i = -n, …, n-1: both halves by (j - i) mod n.
         halves = torch.cat([u.new_zeros(1).expand(*u.shape[:-2], 1), sums], -1)
         return _circulant(c + halves.unflatten(-1, (2, n)).sum(-2) / n)
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Square matrices."""
         self._check_square(shape)
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:

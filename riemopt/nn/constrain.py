@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from riemopt.distributed.dtensor import assign_whole_, whole
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
-from riemopt.nn.parameter import ManifoldParameter, check_value
-from riemopt.nn.table import Entry
+from riemopt.nn import table
+from riemopt.nn.parameter import ManifoldParameter, adopt, check_value, refuse_kernel_as_batch
+from riemopt.nn.tangent_grad import remove_tangent_grad
 
 __all__ = [
     "Constraint",
@@ -67,7 +67,7 @@ def constrain(
         module: the module that owns the parameter.
         name: its name there, without dots; or names and their manifolds.
         manifold: an instance, such as `Stiefel()`.
-        tangent_grad: as of `ManifoldParameter`.
+        tangent_grad: as in `ManifoldParameter`.
 
     Returns:
         `module`.
@@ -82,25 +82,25 @@ def constrain(
     elif manifold is None:
         chosen = dict(name)
     else:
-        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} besides.")
+        raise TypeError(f"A dict says which manifold each name has; got {manifold!r} as well.")
     params = {key: _admit(module, key, m) for key, m in chosen.items()}
     _refuse_contradiction(module, chosen, params)
     points = {key: _point(param, chosen[key]) for key, param in params.items()}
     for key, param in params.items():
         _assign(param, points[key])
-        registry.adopt(module, key, Entry(chosen[key], tangent_grad), param)
+        adopt(module, key, table.Entry(chosen[key], tangent_grad), param)
     for param in params.values():
-        registry.announce(param)
+        table.announce(param)
     return module
 
 
 def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
     """The parameter, if it can be put on the manifold."""
     param = _parameter(module, name)
-    table = registry.table_of(module)
-    if table is not None and name in table:
+    entries = table.table_of(module)
+    if entries is not None and name in entries:
         raise ValueError(
-            f"{name!r} of {type(module).__name__} is already on {table[name].manifold}; "
+            f"{name!r} of {type(module).__name__} is already on {entries[name].manifold}; "
             "call riemopt.unconstrain(module, name) first."
         )
     try:
@@ -108,7 +108,7 @@ def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
     except (TypeError, ValueError) as error:
         error.args = (f"{name!r} of {type(module).__name__}: {error}",)
         raise
-    registry.refuse_kernel_as_batch(module, manifold)
+    refuse_kernel_as_batch(module, manifold)
     return param
 
 
@@ -116,7 +116,7 @@ def _refuse_contradiction(
     module: nn.Module, chosen: Mapping[str, Manifold], params: Mapping[str, Tensor]
 ) -> None:
     """Raise `ValueError` where one parameter, under this name or another, has two manifolds."""
-    found = dict(zip(map(id, params.values()), registry.resolve(params.values()), strict=True))
+    found = dict(zip(map(id, params.values()), table.resolve(params.values()), strict=True))
     for name, param in params.items():
         tied = found[id(param)] or chosen[name]
         found[id(param)] = tied
@@ -133,18 +133,18 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: it is not constrained.
     """
-    table = registry.table_of(module)
-    if table is None or name not in table:
-        known = sorted(table) if table is not None else []
+    entries = table.table_of(module)
+    if entries is None or name not in entries:
+        known = sorted(entries) if entries is not None else []
         raise ValueError(
             f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
         )
-    param = table.parameter(name)
-    table.remove(name)
+    param = entries.parameter(name)
+    entries.remove(name)
     if param is not None:
-        registry.remove_tangent_grad(param)
+        remove_tangent_grad(param)
         param.__dict__.pop("manifold", None)
-        registry.announce(param)
+        table.announce(param)
     return module
 
 
@@ -153,7 +153,7 @@ def manifold_of(param: Tensor) -> Manifold | None:
 
     Asks the tables of all live modules, then the parameter itself.
     """
-    return registry.resolve([param])[0]
+    return table.resolve([param])[0]
 
 
 class Constraint(NamedTuple):
@@ -214,16 +214,16 @@ def project_(model: nn.Module) -> nn.Module:
     return model
 
 
-def _constrained(model: nn.Module) -> list[tuple[str, Tensor, Entry]]:
-    found: dict[int, tuple[str, Tensor, Entry]] = {}
-    for prefix, table in registry.tables_in(model):
-        for name in table:
-            param = table.parameter(name)
+def _constrained(model: nn.Module) -> list[tuple[str, Tensor, table.Entry]]:
+    found: dict[int, tuple[str, Tensor, table.Entry]] = {}
+    for prefix, entries in table.tables_in(model):
+        for name in entries:
+            param = entries.parameter(name)
             if param is not None:
-                found.setdefault(id(param), (prefix + name, param, table[name]))
-            elif table.is_lost(name):
-                raise registry.LostManifoldError(
-                    f"{prefix + name} was constrained to {table[name].manifold} and is not a "
+                found.setdefault(id(param), (prefix + name, param, entries[name]))
+            elif entries.is_lost(name):
+                raise table.LostManifoldError(
+                    f"{prefix + name} was constrained to {entries[name].manifold} and is not a "
                     "parameter any more. Call riemopt.unconstrain on it, or restore it."
                 )
     return list(found.values())

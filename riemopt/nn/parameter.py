@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
+from riemopt.nn.tangent_grad import ensure_tangent_grad, keep_tangent_grads
 
 
 class ManifoldParameter(nn.Parameter):
@@ -22,7 +24,7 @@ class ManifoldParameter(nn.Parameter):
     Args:
         data: floating-point or complex tensor of a shape that `manifold` accepts.
         manifold: an instance, such as `Stiefel()`.
-        requires_grad: as of `torch.nn.Parameter`.
+        requires_grad: as in `torch.nn.Parameter`.
         tangent_grad: make `.grad` tangent as soon as backward has accumulated it, so that clipping,
             logging and torch's own optimizers see the Riemannian gradient (of the ambient metric).
 
@@ -78,7 +80,7 @@ def _rebuild_manifold_parameter(
         param = nn.Parameter(data, requires_grad)
     param.__dict__.update(state)
     if state.get("tangent_grad") and requires_grad:
-        registry.ensure_tangent_grad(param, state["manifold"])
+        ensure_tangent_grad(param, state["manifold"])
     return param
 
 
@@ -99,4 +101,43 @@ def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> No
         raise ValueError(f"{name} has entries that are not finite; no point is nearest to it.")
 
 
+def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
+    """Raise `ValueError` where a convolution kernel would be taken for a batch of matrices."""
+    if not isinstance(module, nn.modules.conv._ConvNd) or not manifold.is_constraint:
+        return
+    ndim = module.weight.ndim
+    matrices = manifold.event_dims(ndim) == (-2, -1) and not manifold.dims_are_explicit
+    if matrices and ndim > 2:
+        raise ValueError(
+            f"{manifold} on the kernel of a {type(module).__name__}, of shape "
+            f"{tuple(module.weight.shape)}, would constrain each slice of its last two dimensions. "
+            f"For the matrix (out, in·k) use Flattened({manifold}, event_ndim={ndim}); if slices "
+            f"are meant, Flattened({manifold}, event_ndim=2)."
+        )
+
+
+def adopt(module: nn.Module, name: str, entry: table.Entry, param: Tensor) -> None:
+    """Write `name`, under which `param` is stored, into the module's table.
+
+    With `tangent_grad`, hook the gradient too.
+    """
+    entries = table.table_of(module, create=True)
+    assert entries is not None
+    entries.set(name, entry)
+    if entry.tangent_grad:
+        ensure_tangent_grad(param, entry.manifold)
+        keep_tangent_grads(module)
+
+
+def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    """Called by torch for every parameter that any module registers."""
+    manifold = getattr(param, "manifold", None)
+    if isinstance(manifold, Manifold):
+        assert param is not None
+        refuse_kernel_as_batch(module, manifold)
+        tangent_grad = bool(getattr(param, "tangent_grad", False))
+        adopt(module, name, table.Entry(manifold, tangent_grad), param)
+
+
+register_module_parameter_registration_hook(_on_registration)
 torch.serialization.add_safe_globals([_rebuild_manifold_parameter])

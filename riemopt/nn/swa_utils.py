@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.optim import swa_utils
 
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 AvgFn = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
@@ -34,7 +34,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
 def _projected(average: AvgFn) -> AvgFn:
     def avg_fn(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
         # torch passes `averaged` detached: the parameter is known by the memory that it shares.
-        manifold = registry.resolve_alias(averaged)
+        manifold = table.resolve_alias(averaged)
         mean = average(averaged, current, num_averaged)
         return mean if manifold is None else manifold.project(mean)
 

@@ -11,28 +11,20 @@ of live ones, and are told when a table changes after they were built.
 
 import importlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from riemopt.manifolds import (
-    AffineSubspace,
-    FixedSum,
-    Flattened,
-    Manifold,
-    Product,
-    Sparsity,
-    Sphere,
-)
+from riemopt.manifolds import Manifold
 
 _ATTRIBUTE = "_manifold_table"
-# Manifolds that are told which dimensions make a point, or of what shape it is.
-_NAMES_ITS_DIMS = (AffineSubspace, FixedSum, Flattened, Product, Sparsity, Sphere)
-# Packages whose manifolds a tensor may carry, and the bridge that converts them, loaded on demand.
-_BRIDGES = {"geoopt": "riemopt.interop.geoopt"}
+
+Converter = Callable[[Any], Manifold]
+# Converters of the manifolds of other packages, which a tensor may carry, by package; and the
+# modules that register one when they are imported, which is done when such a manifold is met.
+_CONVERTERS: dict[str, Converter] = {}
+_CONVERTED_BY = {"geoopt": "riemopt.interop.geoopt"}
 
 
 class Entry(NamedTuple):
@@ -213,13 +205,19 @@ def _resolve_one(
     return manifold if isinstance(manifold, Manifold) else _from_elsewhere(manifold)
 
 
+def register_converter(package: str, convert: Converter) -> None:
+    """Let `convert` make manifolds of ours of those of `package` that parameters carry."""
+    _CONVERTERS[package] = convert
+
+
 def _from_elsewhere(manifold: Any) -> Manifold | None:
-    """A manifold of another package, a subclass of its own included, as one of ours."""
+    """A manifold of another package, a user's subclass included, as one of ours."""
     for cls in type(manifold).__mro__:
-        bridge = _BRIDGES.get(cls.__module__.partition(".")[0])
-        if bridge is not None:
-            converted: Manifold = importlib.import_module(bridge).from_geoopt(manifold)
-            return converted
+        package = cls.__module__.partition(".")[0]
+        if package in _CONVERTED_BY and package not in _CONVERTERS:
+            importlib.import_module(_CONVERTED_BY[package])
+        if package in _CONVERTERS:
+            return _CONVERTERS[package](manifold)
     return None
 
 
@@ -236,92 +234,3 @@ def resolve_alias(tensor: Tensor) -> Manifold | None:
             ):
                 return table[name].manifold
     return None
-
-
-# --- tangent gradients -----------------------------------------------------------------------
-
-
-class TangentGrad:
-    """Hook on a parameter: its accumulated gradient is made tangent as soon as it is complete.
-
-    The projection is the orthogonal one in every metric: it is idempotent, so gradients may be
-    accumulated over several backward passes, and the Riemannian gradient of what it returns is that
-    of the raw gradient.
-    """
-
-    def __init__(self, manifold: Manifold) -> None:
-        self.manifold = manifold
-
-    def __call__(self, param: Tensor) -> None:  # noqa: D102
-        grad = param.grad
-        assert grad is not None
-        if grad.requires_grad:  # backward(create_graph=True): keep the graph
-            param.grad = self.manifold.proj_tangent(param, grad)
-        else:
-            with torch.no_grad():
-                grad.copy_(self.manifold.proj_tangent(param.detach(), grad))
-
-
-def ensure_tangent_grad(param: Tensor, manifold: Manifold) -> None:
-    """Give `param` the hook if it does not have it."""
-    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
-    if param.requires_grad and not any(isinstance(h, TangentGrad) for h in hooks.values()):
-        param.register_post_accumulate_grad_hook(TangentGrad(manifold))
-
-
-def remove_tangent_grad(param: Tensor) -> None:
-    """Take the hook away."""
-    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
-    for key in [k for k, h in hooks.items() if isinstance(h, TangentGrad)]:
-        del hooks[key]
-
-
-def restore_tangent_grads(module: nn.Module, args: Any) -> None:
-    """Forward pre-hook of a module with tangent gradients: hooks do not survive a new Parameter."""
-    table = table_of(module)
-    for name in table or ():
-        assert table is not None
-        param = table.parameter(name)
-        if param is not None and table[name].tangent_grad:
-            ensure_tangent_grad(param, table[name].manifold)
-
-
-def adopt(module: nn.Module, name: str, entry: Entry, param: Tensor) -> None:
-    """Write `name`, under which `param` is stored, into the module's table.
-
-    With `tangent_grad`, hook the gradient too.
-    """
-    table = table_of(module, create=True)
-    assert table is not None
-    table.set(name, entry)
-    if entry.tangent_grad:
-        ensure_tangent_grad(param, entry.manifold)
-        if restore_tangent_grads not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(restore_tangent_grads)
-
-
-def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-    """Called by torch for every parameter that any module registers."""
-    manifold = getattr(param, "manifold", None)
-    if isinstance(manifold, Manifold):
-        assert param is not None
-        refuse_kernel_as_batch(module, manifold)
-        adopt(module, name, Entry(manifold, bool(getattr(param, "tangent_grad", False))), param)
-
-
-def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
-    """Raise `ValueError` where a convolution kernel would be taken for a batch of matrices."""
-    if not isinstance(module, nn.modules.conv._ConvNd) or not manifold.is_constraint:
-        return
-    ndim = module.weight.ndim
-    names_its_dims = isinstance(manifold, _NAMES_ITS_DIMS)
-    if manifold.event_dims(ndim) == (-2, -1) and ndim > 2 and not names_its_dims:
-        raise ValueError(
-            f"{manifold} on the kernel of a {type(module).__name__}, of shape "
-            f"{tuple(module.weight.shape)}, would constrain each slice of its last two dimensions. "
-            f"For the matrix (out, in·k) use Flattened({manifold}, event_ndim={ndim}); if slices "
-            f"are meant, Flattened({manifold}, event_ndim=2)."
-        )
-
-
-register_module_parameter_registration_hook(_on_registration)

@@ -135,14 +135,14 @@ def arguments_are_left_alone(manifold: Manifold, x: Tensor, gen: Generator) -> N
 )
 def batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """With steps of different sizes, and a new dimension in front."""
-    anchored = manifold.with_dims_from_end(x.ndim)
+    from_end = manifold.with_dims_from_end(x.ndim)
     ends = [manifold.retract(x, tangent(manifold, x, gen, size)) for size in (0.0, 0.1, 10.0)]
     further = zip(ends, (0.3, 0.0, 3.0), strict=True)
     steps = [tangent(manifold, y, gen, size) for y, size in further]
     vectors = [size * ambient(x, gen) for size in (1.0, 0.1, 10.0)]
     batch = [torch.stack(tensors) for tensors in (ends, steps, vectors)]
     for name, call in METHODS.items():
-        together = call(anchored, *batch)
+        together = call(from_end, *batch)
         one = batch_shape(manifold, x) if name in REAL else tuple(x.shape)
         need(tuple(together.shape) == (3, *one), f"{name} gives shape {tuple(together.shape)}")
         for i, (y, u, a) in enumerate(zip(ends, steps, vectors, strict=True)):

@@ -84,7 +84,7 @@ def check_projection(
     """Check that `proj_tangent` is the orthogonal projection on the tangent space of the surface.
 
     Linear, idempotent, self-adjoint, of rank `dim`, and the derivative of `project`. Arguments,
-    result and errors as of `check_manifold`.
+    result and errors as in `check_manifold`.
     """
     laws = projections.LAWS
     return _report("check_projection", laws, manifold, where, (), dtype, seed, repeats)
@@ -108,7 +108,7 @@ def check_retraction(
         order: 1 or 2, what is claimed.
         retraction: R(x, u), if it is not `manifold.retract`.
 
-    The other arguments, the result and errors as of `check_manifold`.
+    The other arguments, the result and errors as in `check_manifold`.
     """
     laws = _retraction_laws(retraction, order)
     return _report("check_retraction", laws, manifold, where, (), dtype, seed, repeats)
@@ -123,7 +123,7 @@ def check_transport(
 ) -> Report:
     """Check that `transport` is tangent, linear and continuous.
 
-    Arguments, result and errors as of `check_manifold`.
+    Arguments, result and errors as in `check_manifold`.
     """
     laws = metrics.TRANSPORT
     return _report("check_transport", laws, manifold, where, (), dtype, seed, repeats)
@@ -147,7 +147,7 @@ def check_gradient(
         riemannian_gradient: of `function`, in the metric of `manifold`. If neither is given,
             autograd's gradient is checked, and with it the backward of custom functions.
 
-    The other arguments, the result and errors as of `check_manifold`; `ValueError` also for two
+    The other arguments, the result and errors as in `check_manifold`; `ValueError` also for two
     gradients, or a function or gradient with a result of another kind.
     """
     objective = Objective(function, euclidean_gradient, riemannian_gradient)

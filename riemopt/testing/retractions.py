@@ -1,6 +1,6 @@
 """`retract` follows its tangent to first or second order; what is made of it agrees with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -39,12 +39,15 @@ SIZES = (1e-8, 1.0, 1e3)
 )
 def retraction_stays_on_surface(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """For tangents of any size. (A step may be refused: x is on the surface.)"""
-    return joined(*(on_surface(manifold, y) for y in _ends(manifold, x, gen)))
+    return joined(*(on_surface(manifold, y) for y in ends_of_steps(manifold, x, gen, SIZES)))
 
 
-def _ends(manifold: Manifold, x: Tensor, gen: Generator) -> list[Tensor]:
-    ends = [manifold.retract(x, tangent(manifold, x, gen, long)) for long in SIZES]
-    for y, long in zip(ends, SIZES, strict=True):
+def ends_of_steps(
+    manifold: Manifold, x: Tensor, gen: Generator, sizes: Sequence[float]
+) -> list[Tensor]:
+    """retract(x, u) for tangents u of these lengths; finite."""
+    ends = [manifold.retract(x, tangent(manifold, x, gen, long)) for long in sizes]
+    for y, long in zip(ends, sizes, strict=True):
         need(bool(y.isfinite().all()), f"not finite for ‖u‖ = {long:g}")
     return ends
 

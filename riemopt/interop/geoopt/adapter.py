@@ -9,15 +9,18 @@ from typing import Any, final
 import geoopt
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.interop.geoopt.constants import same_geometry
-from riemopt.interop.geoopt.examine import (
+from riemopt.interop.geoopt.flaws import (
+    Flaw,
     Projection,
     admissible,
-    examine,
+    flaws_of,
     in_double,
-    own_projection,
+    projection_of,
     sample,
+    warning,
 )
 from riemopt.linalg import upcast
 from riemopt.manifolds import Manifold
@@ -32,7 +35,7 @@ class GeooptManifold(Manifold):
     norms from its `inner`. A step is geoopt's `retr` followed by `projx`, so that it ends on the
     manifold; a point for which that is not finite stays where it is, and is counted in the
     optimizer's `shortened_steps`. A vector is carried by geoopt's `transp`. Where `proju` or the
-    transport is not what its name says (see `examine`), the orthogonal projection of the tangent
+    transport is not what its name says (see `flaws`), the orthogonal projection on the tangent
     space takes its place, and a warning says so at the first conversion of the class.
 
     `Scaled(base, s)` is the base with the metric s²⟨·, ·⟩; points and tangent vectors are those of
@@ -59,16 +62,14 @@ class GeooptManifold(Manifold):
         while isinstance(core, geoopt.Scaled):
             wrappers.append(core)
             core = core.base
-        findings, new = examine(core)
-        own = None if findings.projects else own_projection(core)
-        complaints = findings.complaints(type(core).__name__, has_projection=own is not None)
-        if new and complaints:
-            warnings.warn("; ".join(complaints) + ".", stacklevel=3)  # where from_geoopt is called
+        flaws, new = flaws_of(core)
+        if new and flaws:
+            warnings.warn(warning(core, flaws), stacklevel=3)  # where from_geoopt is called
         object.__setattr__(self, "theirs", theirs)
         object.__setattr__(self, "_core", core)
         object.__setattr__(self, "_wrappers", tuple(wrappers))
-        object.__setattr__(self, "_carries", findings.carries)
-        object.__setattr__(self, "_projection", own or core.proju)
+        object.__setattr__(self, "_carries", Flaw.TRANSPORT not in flaws)
+        object.__setattr__(self, "_projection", projection_of(core, flaws) or core.proju)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GeooptManifold) and same_geometry(self.theirs, other.theirs)
@@ -80,8 +81,8 @@ class GeooptManifold(Manifold):
         return f"from_geoopt({self.theirs!r})"
 
     @property
+    @override
     def event_ndim(self) -> int:
-        """geoopt's `ndim`."""
         return int(self._core.ndim)
 
     def _squared_scale(self) -> Any:
@@ -218,22 +219,22 @@ class GeooptManifold(Manifold):
 
     # --- closed forms ---
 
+    @override
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """geoopt's `expmap`."""
         try:
             return self._core.expmap(x, u)
         except NotImplementedError:
             return super().exp(x, u)
 
+    @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """geoopt's `logmap`."""
         try:
             return self._core.logmap(x, y)
         except NotImplementedError:
             return super().log(x, y)
 
+    @override
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """geoopt's `dist`."""
         try:
             return self.theirs.dist(x, y)
         except NotImplementedError:

@@ -8,7 +8,7 @@ from torch import nn
 from riemopt.interop.common import Report, by_slices, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 
 def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
@@ -73,7 +73,7 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
 
     Args:
         model: searched with its submodules.
-        native: as of `from_geoopt`.
+        native: as in `from_geoopt`.
 
     Returns:
         The manifold of each parameter that was adopted; those that were constrained before, or
@@ -86,9 +86,9 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
             if not isinstance(param, geoopt.ManifoldParameter):
                 continue
             full = prefix + "." * bool(prefix) + name
-            table = registry.table_of(module)
-            if table is not None and name in table:
-                left[full] = f"it is on {table[name].manifold} already"
+            entries = table.table_of(module)
+            if entries is not None and name in entries:
+                left[full] = f"it is on {entries[name].manifold} already"
                 continue
             manifold = by_slices(module, from_geoopt(param.manifold, native=native), param.ndim)
             if not bool(param.isfinite().all()):
@@ -98,3 +98,6 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
                 enter(module, name, param, manifold)
                 done[full] = manifold
     return Report(done, left)
+
+
+table.register_converter("geoopt", from_geoopt)

@@ -15,7 +15,7 @@ from riemopt.interop.parametrize.weights import (
     remove_maps,
 )
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 # A computed weight may be off its manifold by so many times what rounding explains: matrix_exp and
 # a base that has been multiplied many times are less exact than a retraction.
@@ -93,11 +93,11 @@ def _examine(weight: Weight, manifolds: Manifolds) -> tuple[Manifold, Tensor]:
 def _constraint_on(weight: Weight, original: Tensor) -> Manifold | None:
     """The manifold of an original that riemopt knows: it, or the weight, was constrained before."""
     for module in (weight.module, weight.maps):
-        table = registry.table_of(module)
-        for name in table or ():
-            assert table is not None
-            if table.parameter(name) is original:
-                return table[name].manifold
+        entries = table.table_of(module)
+        for name in entries or ():
+            assert entries is not None
+            if entries.parameter(name) is original:
+                return entries[name].manifold
     return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from riemopt.linalg import skew, sym
 from riemopt.manifolds import Manifold, SkewSymmetric, Sphere, Symmetric
@@ -23,17 +24,17 @@ class Normalize(nn.Module):
         super().__init__()
         self.manifold = Sphere(dim, radius)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """r·x/‖x‖."""
         dims = self.manifold.event_dims(x.ndim)
         return x * (self.manifold.radius / torch.linalg.vector_norm(x, dim=dims, keepdim=True))
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """`x` itself: its length does not matter."""
+        """The weight itself: its length does not matter."""
         return x
 
+    @override
     def extra_repr(self) -> str:
-        """The manifold."""
         return repr(self.manifold)
 
 
@@ -42,12 +43,12 @@ class Symmetrize(nn.Module):
 
     manifold: Manifold = Symmetric()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """(X + Xᴴ)/2."""
         return sym(x)
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """`x` itself: its skew part does not matter."""
+        """The weight itself: its skew part does not matter."""
         return x
 
 
@@ -56,12 +57,12 @@ class SkewSymmetrize(nn.Module):
 
     manifold: Manifold = SkewSymmetric()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """(X - Xᴴ)/2."""
         return skew(x)
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """`x` itself: its symmetric part does not matter."""
+        """The weight itself: its symmetric part does not matter."""
         return x
 
 
@@ -72,7 +73,7 @@ class ScaledDirection(nn.Module):
     Riemannian optimizer keeps at ‖D‖ = 1. W itself is on no manifold.
 
     Args:
-        dim: as of `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
+        dim: as in `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
             -1 or None for one length of the whole tensor.
     """
 
@@ -90,8 +91,8 @@ class ScaledDirection(nn.Module):
             return Sphere(dim=None)
         return Sphere(dim=[d - ndim for d in range(ndim) if d != self.dim])
 
+    @override
     def forward(self, length: Tensor, direction: Tensor) -> Tensor:
-        """g·D."""
         return length * direction
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +100,6 @@ class ScaledDirection(nn.Module):
         length = torch.norm_except_dim(weight, 2, self.dim)
         return length, weight / length
 
+    @override
     def extra_repr(self) -> str:
-        """The dimension."""
         return f"dim={self.dim}"

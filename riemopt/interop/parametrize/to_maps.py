@@ -27,8 +27,9 @@ from riemopt.interop.parametrize.weights import (
     remove_maps,
 )
 from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
-from riemopt.nn import table as registry
-from riemopt.nn.constrain import ManifoldParameter, unconstrain
+from riemopt.nn import table
+from riemopt.nn.constrain import unconstrain
+from riemopt.nn.parameter import ManifoldParameter, adopt
 
 
 def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> Report:
@@ -42,7 +43,7 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
 
     Args:
         model: searched with its submodules.
-        orthogonal_map: as of `torch.nn.utils.parametrizations.orthogonal`. Its default,
+        orthogonal_map: as in `torch.nn.utils.parametrizations.orthogonal`. Its default,
             "householder" for matrices that are not square, keeps signs in the original that weight
             decay, AdamW's default too, turns to 0: then use "matrix_exp" or "cayley".
 
@@ -73,9 +74,9 @@ Place = tuple[str, nn.Module, str]
 def _constrained(model: nn.Module) -> dict[int, list[Place]]:
     """Where each constrained parameter is kept: its qualified names, modules and names there."""
     found: dict[int, list[Place]] = {}
-    for prefix, table in registry.tables_in(model):
-        for name in table:
-            param, module = table.parameter(name), table.owner
+    for prefix, entries in table.tables_in(model):
+        for name in entries:
+            param, module = entries.parameter(name), entries.owner
             if param is not None and module is not None:
                 found.setdefault(id(param), []).append((prefix + name, module, name))
     return found
@@ -93,9 +94,9 @@ def _convert(
             raise NotConvertedError(f"it is tied to {other}, which is not constrained by itself")
     if isinstance(module, ParametrizationList):
         return _weight_norm(full, module, name)
-    table = registry.table_of(module)
-    assert table is not None
-    manifold = table[name].manifold
+    here = table.table_of(module)
+    assert here is not None
+    manifold = here[name].manifold
     make = _maker(manifold, orthogonal_map)
     value = param.detach().clone()
     entries = _release(places)
@@ -111,23 +112,23 @@ def _convert(
     return {place[0]: maps[0] for place in places}
 
 
-def _release(places: list[Place]) -> list[registry.Entry]:
+def _release(places: list[Place]) -> list[table.Entry]:
     """Take the constraint away; what the tables said."""
     entries = []
     for _, module, name in places:
-        table = registry.table_of(module)
-        assert table is not None
-        entries.append(table[name])
+        here = table.table_of(module)
+        assert here is not None
+        entries.append(here[name])
         unconstrain(module, name)
     return entries
 
 
-def _restore(places: list[Place], entries: list[registry.Entry], param: nn.Parameter) -> None:
+def _restore(places: list[Place], entries: list[table.Entry], param: nn.Parameter) -> None:
     for (_, module, name), entry in zip(places, entries, strict=True):
-        registry.adopt(module, name, entry, param)
+        adopt(module, name, entry, param)
         if isinstance(param, ManifoldParameter):
             param.manifold = entry.manifold
-    registry.announce(param)
+    table.announce(param)
 
 
 def _register(

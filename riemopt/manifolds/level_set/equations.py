@@ -7,16 +7,18 @@ Points are flattened to `(B, n)` and residuals to `(B, m)`, both real: a complex
 numbers. What is done with them is linear algebra on batches of vectors.
 """
 
+import dis
 import functools
 import types
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-Constraint = Callable[[Tensor], Tensor]
+PointFunction = Callable[[Tensor], Tensor]
 
 
 class Equations:
@@ -30,7 +32,11 @@ class Equations:
     """
 
     def __init__(
-        self, constraints: Sequence[Constraint], event: Sequence[int], *, is_complex: bool = False
+        self,
+        constraints: Sequence[PointFunction],
+        event: Sequence[int],
+        *,
+        is_complex: bool = False,
     ) -> None:
         self._constraints = constraints
         self._event = tuple(event)
@@ -65,7 +71,7 @@ class Equations:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
-    def _real_vector(value: Any, constraint: Constraint, like: Tensor) -> Tensor:
+    def _real_vector(value: Any, constraint: PointFunction, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(type(value))
             raise TypeError(
@@ -81,7 +87,7 @@ class Equations:
         return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1).to(like)
 
 
-def name_of(constraint: Constraint) -> str:
+def name_of(constraint: PointFunction) -> str:
     """How a message calls the function."""
     if isinstance(constraint, functools.partial):
         return name_of(constraint.func)
@@ -90,135 +96,116 @@ def name_of(constraint: Constraint) -> str:
     return getattr(constraint, "__name__", type(constraint).__qualname__)
 
 
-# --- tensors that a function closes over ---
+# --- tensors that a function holds ---
 
 
-def follow(constraint: Constraint, device: torch.device, dtype: torch.dtype) -> Constraint:
+def follow(constraint: PointFunction, device: torch.device, dtype: torch.dtype) -> PointFunction:
     """The function with the tensors that it holds on `device`, floating ones in `dtype`.
 
-    Looked for in closures, global variables, defaults, `functools.partial` arguments, modules, and
-    functions of the same file that it calls; not in attributes of other objects. They are taken as
-    constants: what needs a gradient is detached. The function itself where all fit already.
+    Looked for in closures, defaults, `functools.partial` arguments and modules; not in attributes
+    of other objects. They are taken as constants: what needs a gradient is detached. The function
+    itself where all fit already, otherwise a copy.
+
+    Raises:
+        ValueError: a tensor that does not fit is a global variable, which a copy would share.
     """
-    return _Follower(device, dtype).moved(constraint)
+    held: dict[tuple[int, bool], tuple[Any, str]] = {}
+    _collect(constraint, held)
+    copies = {id(thing): _copy(thing, device, dtype) for thing, _ in held.values()}
+    misfits = [
+        (thing, name)
+        for thing, name in held.values()
+        if isinstance(thing, Tensor) and copies[id(thing)] is not thing
+    ]
+    for tensor, name in misfits:
+        if name:
+            raise ValueError(
+                f"The constraint {name_of(constraint)} uses the global variable {name!r}, which "
+                f"holds a tensor of {tensor.dtype} on {tensor.device}"
+                f"{' that needs a gradient' * tensor.requires_grad}; the points are of {dtype} on "
+                f"{device}. A global variable cannot follow the points: make it a default argument "
+                f"(`def c(x, {name}={name})`), define the constraint in a function that takes it "
+                "as an argument, or make the constraint an nn.Module with a buffer."
+            )
+    if not misfits:
+        return constraint
+    memo = {key: copy for key, copy in copies.items() if copy is not None}
+    for thing, _ in held.values():
+        if isinstance(thing, types.FunctionType):
+            for i, contents in _filled_cells(thing):
+                memo[id(thing)].__closure__[i].cell_contents = deepcopy(contents, memo)
+            memo[id(thing)].__defaults__ = deepcopy(thing.__defaults__, memo)
+            memo[id(thing)].__kwdefaults__ = deepcopy(thing.__kwdefaults__, memo)
+    return deepcopy(constraint, memo)
 
 
-class _Follower:
-    """Copies what holds tensors that have to move, each thing once; leaves the rest as it is."""
+def _collect(thing: Any, held: dict[tuple[int, bool], tuple[Any, str]], name: str = "") -> None:
+    """Everything that `thing` leads to, and the global variable through which, if any."""
+    key = id(thing), bool(name)
+    if key not in held:
+        held[key] = thing, name
+        for inner in _contents(thing):
+            _collect(inner, held, name)
+        if isinstance(thing, types.FunctionType):
+            for variable, value in _global_variables(thing).items():
+                _collect(value, held, variable)
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device = device
-        self._dtype = dtype
-        self._copies: dict[int, tuple[Any, Any]] = {}
 
-    def moved(self, held: Any) -> Any:
-        """`held`, or a copy of it that fits."""
-        if id(held) in self._copies:
-            return self._copies[id(held)][1]
-        if self._fits(held, set()):
-            return held
-        if isinstance(held, types.FunctionType):
-            return self._function(held)
-        new: Any
-        if isinstance(held, Tensor):
-            new = held.detach().to(self._device, self._kind(held))
-        elif isinstance(held, nn.Module):
-            new = self._module(held)
-        elif isinstance(held, functools.partial):
-            args, keywords = self.moved(held.args), self.moved(held.keywords)
-            new = functools.partial(self.moved(held.func), *args, **keywords)
-        elif isinstance(held, dict):
-            new = {key: self.moved(value) for key, value in held.items()}
-        else:
-            new = type(held)(map(self.moved, held))
-        # With the original, so that its id is not given to another.
-        self._copies[id(held)] = held, new
-        return new
+def _copy(thing: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """What `deepcopy` is told to take for it: functions are still without what they hold.
 
-    def _kind(self, tensor: Tensor) -> torch.dtype:
-        if tensor.is_complex():
-            return torch.complex128 if self._dtype == torch.float64 else torch.complex64
-        return self._dtype if tensor.is_floating_point() else tensor.dtype
-
-    def _fits(self, held: Any, seen: set[int]) -> bool:
-        """Whether no tensor that `held` leads to has to move; `seen` ends what leads to itself."""
-        if isinstance(held, Tensor):
-            here = held.device == self._device and held.dtype == self._kind(held)
-            return here and not held.requires_grad
-        if id(held) in seen:
-            return True
-        seen.add(id(held))
-        return all(self._fits(inner, seen) for inner in _contents(held))
-
-    def _function(self, function: types.FunctionType) -> Any:
-        # Without the name of its file, by which torch.compile would look its variables up there.
-        variables = {k: v for k, v in function.__globals__.items() if k != "__name__"}
-        cells = function.__closure__ or ()
-        copy = types.FunctionType(
-            function.__code__, variables, function.__name__, None, tuple(map(_empty_cell, cells))
-        )
-        # Known before its contents are, as it may call itself.
-        self._copies[id(function)] = function, copy
-        variables.update({k: self.moved(v) for k, v in _global_variables(function).items()})
-        for cell, new in zip(cells, copy.__closure__ or (), strict=True):
-            if not _is_empty(cell):
-                new.cell_contents = self.moved(cell.cell_contents)
-        copy.__defaults__ = self.moved(function.__defaults__)
-        copy.__kwdefaults__ = self.moved(function.__kwdefaults__)
-        copy.__qualname__ = function.__qualname__
+    None leaves it to `deepcopy`: containers, and modules, of whose tensors it takes the copies.
+    """
+    if isinstance(thing, Tensor):
+        if thing.is_complex():
+            dtype = dtype.to_complex()
+        elif not thing.is_floating_point():
+            dtype = thing.dtype
+        if thing.device == device and thing.dtype == dtype and not thing.requires_grad:
+            return thing
+        new = thing.detach().to(device, dtype)
+        return nn.Parameter(new, requires_grad=False) if type(thing) is nn.Parameter else new
+    if isinstance(thing, types.FunctionType):
+        cells = tuple(types.CellType() for _ in thing.__closure__ or ())
+        code, variables = thing.__code__, thing.__globals__
+        copy = types.FunctionType(code, variables, thing.__name__, None, cells)
+        copy.__qualname__ = thing.__qualname__
         return copy
-
-    def _module(self, module: nn.Module) -> nn.Module:
-        new = deepcopy(module).requires_grad_(False)
-        for part in new.modules():
-            for name, parameter in part._parameters.items():
-                if parameter is not None:
-                    values = parameter.detach().to(self._device, self._kind(parameter))
-                    part._parameters[name] = nn.Parameter(values, requires_grad=False)
-            for name, buffer in part._buffers.items():
-                if buffer is not None:
-                    part._buffers[name] = buffer.detach().to(self._device, self._kind(buffer))
-        return new
+    looked_into = type(thing) in (tuple, list, dict)
+    looked_into = looked_into or isinstance(thing, nn.Module | functools.partial)
+    return None if looked_into else thing
 
 
-def _contents(held: Any) -> Iterable[Any]:
+def _contents(thing: Any) -> Iterable[Any]:
     """What an object that is looked into holds."""
-    if isinstance(held, nn.Module):
-        return [*held.parameters(), *held.buffers()]
-    if isinstance(held, functools.partial):
-        return held.func, held.args, held.keywords
-    if isinstance(held, types.FunctionType):
-        cells = [cell.cell_contents for cell in held.__closure__ or () if not _is_empty(cell)]
-        return *cells, *_global_variables(held).values(), held.__defaults__, held.__kwdefaults__
-    if type(held) in (tuple, list):
-        return cast(Iterable[Any], held)
-    return held.values() if type(held) is dict else ()
+    if isinstance(thing, nn.Module):
+        return [*thing.parameters(), *thing.buffers()]
+    if isinstance(thing, functools.partial):
+        return thing.func, thing.args, thing.keywords
+    if isinstance(thing, types.FunctionType):
+        cells = [contents for _, contents in _filled_cells(thing)]
+        return *cells, thing.__defaults__, thing.__kwdefaults__
+    if type(thing) in (tuple, list):
+        return cast(Iterable[Any], thing)
+    return thing.values() if type(thing) is dict else ()
 
 
-def _empty_cell(cell: types.CellType) -> types.CellType:
-    return types.CellType()
+def _filled_cells(function: types.FunctionType) -> list[tuple[int, Any]]:
+    filled = []
+    for i, cell in enumerate(function.__closure__ or ()):
+        with suppress(ValueError):  # nothing has been assigned to that variable yet
+            filled.append((i, cell.cell_contents))
+    return filled
 
 
 def _global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """The tensors, modules, and functions of its own file that a function names as globals."""
-    names: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    values = {n: function.__globals__[n] for n in sorted(names) if n in function.__globals__}
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, Tensor | nn.Module)
-        or (isinstance(value, types.FunctionType) and value.__globals__ is function.__globals__)
-    }
-
-
-def _is_empty(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return True
-    return False
+    """The tensors, modules, and functions of its own file that a function uses as globals."""
+    found, codes = {}, [function.__code__]
+    for code in codes:
+        codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+        for step in dis.get_instructions(code):
+            value = function.__globals__.get(step.argval) if step.opname == "LOAD_GLOBAL" else None
+            own = getattr(value, "__globals__", None) is function.__globals__
+            if own or isinstance(value, Tensor | nn.Module):
+                found[step.argval] = value
+    return found

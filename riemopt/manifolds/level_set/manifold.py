@@ -2,23 +2,30 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from riemopt import linalg
 from riemopt.linalg import HALF, exact_products, upcast
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.level_set import nearest, newton
-from riemopt.manifolds.level_set.equations import Constraint, Equations, follow, name_of
+from riemopt.manifolds.level_set.equations import Equations, PointFunction, follow, name_of
 from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space
 
 # How many random tensors are tried as the start of a random point.
 _DRAWS = 10
+
+
+class _Linearised(NamedTuple):
+    """The equations at one point, kept for several calls."""
+
+    point: Tensor
+    space: NormalSpace
 
 
 @final
@@ -29,15 +36,16 @@ class LevelSet(Manifold):
         LevelSet(lambda x: x.square().sum() - 1)                    the sphere, x of any shape
         LevelSet(lambda x: x.square().sum() - 1, torch.sum)         ... cut by a plane
         LevelSet(lambda x: x.square().sum() - 1, event_ndim=1)      each row of a matrix
-        LevelSet(lambda x: x.mT @ B @ x - torch.eye(3))             XᵀBX = I, B closed over
+        LevelSet(lambda x, B=B: x.mT @ B @ x - torch.eye(3))        XᵀBX = I
 
     Args:
         constraints: each takes one point and returns a tensor of any shape that is zero on the
             manifold. It must be differentiable by torch's own operators, or functions that
             `torch.func` takes; where there are several points, fit for `torch.vmap`, and where
             there are 2 to `dense_up_to` equations, so must be its derivative: no value read on
-            the host, no writing in place. Equations may repeat each other. Tensors that it closes
-            over are taken as constants, and follow the points' device and precision.
+            the host, no writing in place. Equations may be redundant. Tensors that it closes over,
+            or has as default arguments, are taken as constants, and follow the points' device and
+            precision; tensors in global variables must fit, or raise `ValueError`.
         event_ndim: dimensions of one point, the last ones; None takes the whole tensor as one.
         dense_up_to: up to so many equations, J is formed and JJᵀ factored, and their scales may
             differ (by 1e6 in float32); from there on products with J and conjugate gradients do,
@@ -57,18 +65,18 @@ class LevelSet(Manifold):
     Two level sets are equal if they hold the same function objects, with equal options.
     """
 
-    constraints: tuple[Constraint, ...]
+    constraints: tuple[PointFunction, ...]
     points_ndim: int | None
     dense_up_to: int
     cg_iterations: int | None
 
     if TYPE_CHECKING:  # no fields, as they are no part of the description
-        _followed: dict[Any, list[Constraint]]
-        _here: dict[str, Any] | None
+        _followed: dict[Any, list[PointFunction]]
+        _here: _Linearised | None
 
     def __init__(
         self,
-        *constraints: Constraint,
+        *constraints: PointFunction,
         event_ndim: int | None = None,
         dense_up_to: int = 32,
         cg_iterations: int | None = None,
@@ -105,28 +113,26 @@ class LevelSet(Manifold):
             parts += [f"{name}={value}"] * (value != default)
         return f"LevelSet({', '.join(parts)})"
 
-    def __copy__(self) -> "LevelSet":
-        return LevelSet(
-            *self.constraints,
-            event_ndim=self.points_ndim,
-            dense_up_to=self.dense_up_to,
-            cg_iterations=self.cg_iterations,
-        )
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "LevelSet":
         # A copied model lies on the same manifold: the functions, and what they hold, are shared.
-        return copy(self)
+        return self
 
     def __reduce__(self) -> Any:
-        options = self.points_ndim, self.dense_up_to, self.cg_iterations
-        return _rebuild, (self.constraints, *options)
+        options: dict[str, Any] = {
+            "event_ndim": self.points_ndim,
+            "dense_up_to": self.dense_up_to,
+            "cg_iterations": self.cg_iterations,
+        }
+        return partial(LevelSet, **options), self.constraints
+
+    def _with(self, **changes: Any) -> "LevelSet":
+        """The same, but for some attributes; it shares what has been copied to devices."""
+        other = object.__new__(LevelSet)
+        for name, value in {**vars(self), **changes}.items():
+            object.__setattr__(other, name, value)
+        return other
 
     # --- layout ---
-
-    @property
-    def takes_whole_steps(self) -> bool:
-        """No: see `curve_with_fraction`."""
-        return False
 
     @property
     def event_ndim(self) -> int:
@@ -135,36 +141,31 @@ class LevelSet(Manifold):
             raise AttributeError("This LevelSet takes all dimensions of the tensor it is given.")
         return self.points_ndim
 
+    @override
     def event_dims(self, ndim: int) -> tuple[int, ...]:
-        """The last `event_ndim` dimensions, or all."""
         return tuple(range(-(ndim if self.points_ndim is None else self.points_ndim), 0))
 
+    @override
     def with_dims_from_end(self, ndim: int) -> "LevelSet":
-        """With a number of dimensions for one point."""
-        if self.points_ndim is not None:
-            return self
-        anchored = copy(self)
-        object.__setattr__(anchored, "points_ndim", ndim)
-        object.__setattr__(anchored, "_followed", self._followed)
-        return anchored
+        return self if self.points_ndim is not None else self._with(points_ndim=ndim)
 
+    @override
     def linearised_at(self, x: Tensor) -> "LevelSet":
-        """The same manifold, which keeps J at `x` for all calls with this very tensor."""
-        there = copy(self)
-        object.__setattr__(there, "_followed", self._followed)
-        object.__setattr__(there, "_here", {"x": x})
-        return there
+        if x.numel() == 0:
+            return self
+        c = self._equations(x)
+        return self._with(_here=_Linearised(x, self._linearise(c, c.flatten(x))))
 
     def prepare(self, x: Tensor) -> None:
-        """Move what the functions hold to where `x` is."""
+        """Copy what the functions hold to the device of `x`, and call them once."""
         x = x.detach().float() if x.dtype in HALF else x.detach()
         c = self._equations(x)
         if x.numel() and not hasattr(x, "placements"):  # a wrong function fails here, not in a step
             with torch.no_grad():
                 c(c.flatten(x)[:1])
 
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        """At least `event_ndim` dimensions, none of a point's empty."""
         if len(shape) < (self.points_ndim or 0):
             self._reject(shape, f"at least event_ndim={self.points_ndim} dimensions")
         if 0 in self._event(shape):
@@ -189,49 +190,34 @@ class LevelSet(Manifold):
 
     def _linearise(self, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
         # Conjugate gradients end where the solution is right, but not yet its derivative.
-        recorded = torch.is_grad_enabled() and any(
-            isinstance(a, Tensor) and a.requires_grad for a in (vectors, *others)
-        )
-        few = sys.maxsize if recorded else self.dense_up_to
+        few = sys.maxsize if _recorded(vectors, *others) else self.dense_up_to
         return normal_space(c, vectors, few=few, iterations=self.cg_iterations)
 
     def _space(self, x: Tensor, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
-        if self._here is None or self._here["x"] is not x:
-            return self._linearise(c, vectors, *others)
-        if "space" not in self._here:
-            self._here["space"] = self._linearise(c, vectors, *others)
-        space: NormalSpace = self._here["space"]
-        return space
+        """The normal space at x; `others` are the arguments besides x."""
+        here = self._here
+        if here is not None and here.point is x and not _recorded(*others):
+            return here.space
+        return self._linearise(c, vectors, *others)
 
     # --- the contract ---
 
     @exact_products
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """u - J⁺Ju."""
+        """The projection u - J⁺Ju."""
         if x.numel() == 0:
             return u
         c = self._equations(x)
         space = self._space(x, c, c.flatten(x), u)
         return c.unflatten(space.tangent(c.flatten(u)), x)
 
-    def average(
-        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As any manifold's; J is made once."""
-        here = self._here is not None and self._here["x"] is x
-        there = self if here else self.linearised_at(x)
-        grad = there.proj_tangent(x, g)
-        squared = linalg.squared_norm(grad, self.event_dims(x.ndim))
-        # The new part is tangent already; the old one is what this projection carries along.
-        return there.proj_tangent(x, linalg.average(grad, m, decay)), squared
-
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """x + u, brought back by Newton's iteration; less of u where that fails."""
+        """The point x + u, brought back by Newton's iteration; less of u where that fails."""
         return self.curve_with_fraction(x, u, 1.0)[0]
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        """x + t·u, brought back."""
+        """The point x + t·u, brought back."""
         return self.curve_with_fraction(x, u, t)[0]
 
     @exact_products
@@ -365,12 +351,6 @@ class LevelSet(Manifold):
         return math.prod(event) * (1 + is_complex) - int(torch.linalg.matrix_rank(jacobian))
 
 
-def _rebuild(
-    constraints: tuple[Callable[[Tensor], Tensor], ...],
-    event_ndim: int | None,
-    dense_up_to: int,
-    cg_iterations: int | None,
-) -> LevelSet:
-    return LevelSet(
-        *constraints, event_ndim=event_ndim, dense_up_to=dense_up_to, cg_iterations=cg_iterations
-    )
+def _recorded(*given: Any) -> bool:
+    """Whether autograd records what is made of these."""
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given)

@@ -14,8 +14,8 @@ from torch import Tensor
 from riemopt.manifolds.level_set.newton import Linearise, descend, land
 from riemopt.manifolds.level_set.normal_space import Residual, lengths
 
-# Where Newton fails from a, as it must where J is singular (at the centre of a sphere), it starts
-# from a scaled to entries of about 1 and shaken by noise of these sizes.
+# Newton fails from a where J is singular, such as at the centre of a sphere. Then it starts from a
+# scaled to entries of about 1, plus noise of these sizes.
 _SHAKEN = (0.0, 1e-3, 0.1, 1.0)
 # Steps of descent along the manifold, at most.
 _STEPS = 100
@@ -49,8 +49,8 @@ def _starts(a: Tensor) -> Iterator[Tensor]:
     size = scaled.square().mean(1, keepdim=True).sqrt()
     scaled = scaled / torch.where(size == 0, 1, size)
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(0), dtype=a.dtype)
-    for share in _SHAKEN:
-        yield scaled + share * noise.to(a.device)
+    for size_of_noise in _SHAKEN:
+        yield scaled + size_of_noise * noise.to(a.device)
 
 
 def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor:
@@ -62,7 +62,7 @@ def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor
     for _ in range(_STEPS):
         size = lengths(g)
         done = size <= 8 * eps * (apart + lengths(y))
-        # From so far the point depends on digits of a that it does not have.
+        # So far away, the nearest point depends on digits that a does not have.
         done = done | ~(apart < eps**-0.5 * lengths(y))
         if bool(done.all()):
             break

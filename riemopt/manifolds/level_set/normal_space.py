@@ -6,8 +6,8 @@
 
 Points are `(B, n)`, residuals `(B, m)`. J⁺ is the pseudo-inverse Jᵀ(JJᵀ)⁻¹, of which three forms
 exist: one equation (a division), a few (J row by row, and a Cholesky factor of its m×m Gram
-matrix), many (products with J and Jᵀ alone, and conjugate gradients). All three stand equations
-that repeat each other, the first two also rows of different scales.
+matrix), many (products with J and Jᵀ alone, and conjugate gradients). All three tolerate redundant
+equations, the first two also equations of different scales.
 
 Reference: Absil, Mahony & Sepulchre (2008), §3.6 and §5.2; Absil & Malick (2012).
 """
@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riemopt.linalg import host_readable
+from riemopt.manifolds.level_set._host import adaptive, known_all, known_any, rounds
 from riemopt.manifolds.level_set.derivative import Derivative, derivative
 
 Residual = Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ class NormalSpace(ABC):
         """y - J⁺r, `(B, n)`, and the distance of {c = 0} as it is seen from here, `(B, 1)`.
 
         That is ‖J⁺r‖, and more where r is not in the range of J: no step along the normal space
-        does away with what is left of it. Infinite where J, or nearly all of r, is of no use.
+        removes the rest of r. Infinite where J is zero, or where nearly all of r is outside.
         """
 
     @abstractmethod
@@ -50,11 +50,11 @@ class NormalSpace(ABC):
         """‖J⁺r‖, or an estimate of it, `(B, 1)`."""
 
     def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """`correct` without a look at what it leaves, for one who looks at c(y) next."""
+        """Cheaper `correct`, without the residual check: for when c(y) is evaluated next anyway."""
         return self.correct(y, r)
 
     def guess(self, r: Tensor) -> Tensor:
-        """`distance`, after a `nudge` from what that has seen of J."""
+        """`distance`, by what the last `nudge` has seen of J."""
         return self.distance(r)
 
     @abstractmethod
@@ -68,7 +68,7 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
     Args:
         c: `(B, n)` → `(B, m)`, each row by itself.
         x: the points.
-        few: from one equation more on, J is not formed.
+        few: with more equations than that, J is not formed.
         iterations: of conjugate gradients where it is not; None leaves it to the residual, or
             takes a fixed number where that cannot be read.
     """
@@ -85,14 +85,14 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
 def _is_noise(c: Residual, x: Tensor, rows: Tensor) -> Tensor:
     """Which rows of J are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
 
-    They are as small as eps times the largest row, which a row of an equation of another scale can
-    be, too; but that hardly turns where x is moved a little. Where this cannot be seen, as nothing
-    is read on the host, all rows so small are taken for noise.
+    Such a row is as small as eps times the largest one. So can be the row of an equation of another
+    scale, but its direction hardly changes where x is moved a little. Where no value can be read,
+    all rows so small are taken for noise.
     """
     norms = lengths(rows).squeeze(-1)
     eps = torch.finfo(x.dtype).eps
     small = norms <= 8 * eps * norms.amax(1, keepdim=True)
-    if not host_readable(small) or not bool((small & (norms > 0)).any()):
+    if not known_any(small & (norms > 0)):
         return small
     moved = x + eps**0.5 * lengths(x) / x.shape[1] ** 0.5 * _noise_like(x)
     again = derivative(c, moved).rows()
@@ -112,7 +112,7 @@ def lengths(a: Tensor) -> Tensor:
 
 
 def _noise_like(a: Tensor) -> Tensor:
-    """Numbers of mean 0 and variance 1, the same in each row: no generator is moved, no copy made.
+    """Numbers of mean 0 and variance 1, the same in each row, without a random generator.
 
     Their quadratic phases are those of a Weyl sequence.
     """
@@ -129,7 +129,7 @@ def _noise(y: Tensor, size: Tensor | float) -> Tensor:
 
 def _quotient(a: Tensor, b: Tensor, chosen: Tensor) -> Tensor:
     """a/b where chosen, else 0."""
-    if host_readable(chosen) and bool(chosen.all()):
+    if known_all(chosen):
         return a / b
     return torch.where(chosen, a * _inverse(b), 0)
 
@@ -203,7 +203,7 @@ class FewEquations(NormalSpace):
         return x, b - self._gram @ x
 
     def tangent(self, u: Tensor) -> Tensor:
-        """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves what the condition of JJᵀ makes of eps."""
+        """u - Jᵀ(JJᵀ)⁻¹Ju, twice: the first leaves eps times the condition number of JJᵀ."""
         for _ in range(2):
             multipliers, _ = self._solve(self._rows @ u.unsqueeze(-1))
             u = u - (multipliers.mT @ self._rows).squeeze(-2)
@@ -229,7 +229,7 @@ class FewEquations(NormalSpace):
         return (self._solve(b)[0].mT @ b).squeeze(-1).clamp(min=0).sqrt()
 
     def sizes(self) -> Tensor:
-        """As they are; of a row that is noise, that of the largest, whose noise it is."""
+        """The norms of the rows; for a row that is noise, the largest norm, whose noise it is."""
         return torch.where(self._flat, self._norms.amax(1, keepdim=True), self._norms)
 
 
@@ -268,7 +268,7 @@ class ManyEquations(NormalSpace):
         solution, left = self._craig(r, tolerance, relative=True)
         distance = lengths(solution)
         unsolved = left > self.accuracy * lengths(r)
-        if not host_readable(unsolved) or bool(unsolved.any()):
+        if not known_all(~unsolved):
             size = self._size()
             unseen = (left - _noise(y, size)).clamp(min=0) * _inverse(size)
             unseen = torch.where(unsolved, unseen * r.shape[1] ** 0.5, 0)
@@ -283,9 +283,9 @@ class ManyEquations(NormalSpace):
     def nudge(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """The first iteration: y - Jᵀr·‖r‖²/‖Jᵀr‖², exact where `distance` is.
 
-        All of them where one is not known to do, and what it leaves cannot be seen.
+        All iterations where what the first one leaves cannot be seen, unless one is enough.
         """
-        if not host_readable(y) and self._iterations != 1:
+        if self._iterations != 1 and not adaptive(y):
             tolerance = torch.full_like(r[:, :1], self.accuracy)
             solution, _ = self._craig(r, tolerance, relative=True)
             return y - solution, lengths(solution)
@@ -311,16 +311,17 @@ class ManyEquations(NormalSpace):
         sigma2 = qq * _inverse(rr)
         limit = tolerance.square() * (rr if relative else sigma2)
         x = None
-        for rest in reversed(range(self._steps(b))):
+        steps = self._steps(b)
+        for step in steps:
             # What is left may be outside of the range of J, by rounding or since c is singular.
             active = (rr > limit) & (qq > eps * sigma2 * rr)
-            if host_readable(active) and not active.any():
+            if known_all(~active):
                 break
             alpha = _quotient(rr, qq, active)
             x = p * alpha if x is None else torch.addcmul(x, p, alpha)
             r = torch.addcmul(r, self._jacobian.apply(p), alpha, value=-1)
             new = lengths(r).square()
-            if not rest or (host_readable(new) and bool((new <= limit).all())):
+            if step == steps[-1] or known_all(new <= limit):
                 rr = new
                 break
             p = torch.addcmul(self._jacobian.adjoint(r), p, _quotient(new, rr, active))
@@ -336,7 +337,8 @@ class ManyEquations(NormalSpace):
         """An estimate of ‖J‖_F, `(B, 1)`: ‖Jᵀw‖ for noise w (Hutchinson)."""
         return lengths(self._jacobian.adjoint(_noise_like(self.value)))
 
-    def _steps(self, b: Tensor) -> int:
+    def _steps(self, b: Tensor) -> range:
         if self._iterations is not None:
-            return self._iterations
-        return min(b.shape[1], self._AT_MOST if host_readable(b) else self._FIXED)
+            return range(self._iterations)
+        m = b.shape[1]
+        return rounds(b, at_most=min(m, self._AT_MOST), fixed=min(m, self._FIXED))

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize, prune
 import riemopt
 from riemopt import LostManifoldError, ManifoldParameter, constrain, constraints, manifold_of
 from riemopt.manifolds import Sphere, Stiefel, Symmetric
+from riemopt.nn import table
 
 
 class Net(nn.Module):
@@ -305,6 +306,22 @@ def test_a_trainer_that_swaps_the_tensors_of_a_group_keeps_the_constraint():
         p.grad = torch.randn_like(p)
     optimizer.step()
     assert Sphere().violation(moved[0].detach()).max() < 1e-6
+
+
+def test_manifolds_of_another_package_are_converted_where_it_is_registered(monkeypatch):
+    class Unit:
+        """A manifold of some package."""
+
+    class Scaled(Unit):
+        """A user's subclass of it."""
+
+    Unit.__module__ = "elsewhere.manifolds"
+    p = nn.Parameter(torch.ones(3))
+    p.manifold = Scaled()
+    assert manifold_of(p) is None
+    monkeypatch.setattr(table, "_CONVERTERS", {})
+    table.register_converter("elsewhere", lambda manifold: Sphere())
+    assert manifold_of(p) == Sphere()
 
 
 def test_no_reference_cycle_keeps_a_model_alive():

@@ -1,0 +1,64 @@
+"""Gradients that are made tangent as soon as backward has accumulated them: `tangent_grad=True`.
+
+A hook on the parameter projects its gradient. It is lost whenever torch makes a new object for the
+same weight, so the module restores it before each forward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riemopt.manifolds import Manifold
+from riemopt.nn import table
+
+
+class TangentGrad:
+    """Hook on a parameter: its accumulated gradient is made tangent as soon as it is complete.
+
+    The projection is the orthogonal one in every metric: it is idempotent, so gradients may be
+    accumulated over several backward passes, and the Riemannian gradient of what it returns is that
+    of the raw gradient.
+    """
+
+    def __init__(self, manifold: Manifold) -> None:
+        self.manifold = manifold
+
+    def __call__(self, param: Tensor) -> None:  # noqa: D102
+        grad = param.grad
+        assert grad is not None
+        if grad.requires_grad:  # backward(create_graph=True): keep the graph
+            param.grad = self.manifold.proj_tangent(param, grad)
+        else:
+            with torch.no_grad():
+                grad.copy_(self.manifold.proj_tangent(param.detach(), grad))
+
+
+def ensure_tangent_grad(param: Tensor, manifold: Manifold) -> None:
+    """Give `param` the hook if it does not have it."""
+    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
+    if param.requires_grad and not any(isinstance(h, TangentGrad) for h in hooks.values()):
+        param.register_post_accumulate_grad_hook(TangentGrad(manifold))
+
+
+def remove_tangent_grad(param: Tensor) -> None:
+    """Take the hook away."""
+    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
+    for key in [k for k, h in hooks.items() if isinstance(h, TangentGrad)]:
+        del hooks[key]
+
+
+def keep_tangent_grads(module: nn.Module) -> None:
+    """Let `module` restore lost hooks before each forward pass."""
+    if restore_tangent_grads not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(restore_tangent_grads)
+
+
+def restore_tangent_grads(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook: hook each parameter that the module's table gives a tangent gradient."""
+    entries = table.table_of(module)
+    for name in entries or ():
+        assert entries is not None
+        param = entries.parameter(name)
+        if param is not None and entries[name].tangent_grad:
+            ensure_tangent_grad(param, entries[name].manifold)
