@@ -32,25 +32,6 @@ FORMS = ("point", "carried", "tangent")
 MARKS = ("<!-- second moments: begin -->", "<!-- second moments: end -->")
 
 
-class _TangentAdam(torch.optim.Adam):
-    """Torch's own step on the tangent gradient; its difference is projected and retracted."""
-
-    def __init__(self, training: Training, lr: float) -> None:
-        self.constrained = training.constrained()
-        super().__init__([p for p in training.model.parameters() if p.requires_grad], lr=lr)
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        points = [p.clone() for p, _ in self.constrained]
-        for p, manifold in self.constrained:
-            assert p.grad is not None
-            p.grad = manifold.egrad2rgrad(p, p.grad)
-            p.zero_()  # a stand-in: what torch makes of it is the step
-        super().step()
-        for (p, manifold), x in zip(self.constrained, points, strict=True):
-            p.copy_(manifold.retract(x, manifold.proj_tangent(x, p)))
-
-
 class _ProjectedAdam(torch.optim.Adam):
     """Torch's Adam, which knows of no manifold; each step ends at the nearest point."""
 
@@ -77,8 +58,8 @@ def riemopt_adam(second_moment: str) -> Method:
 
 METHODS: dict[str, Method] = {
     "point": riemopt_adam("point"),
-    "carried": riemopt_adam("elementwise"),  # its old name
-    "tangent": _TangentAdam,  # riemopt_adam("tangent")
+    "carried": riemopt_adam("carried"),
+    "tangent": riemopt_adam("tangent"),
     "projected": _ProjectedAdam,
 }
 

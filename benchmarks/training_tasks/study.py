@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from riemopt_bench.store import Store
+from riemopt_bench.train.store import Store
 from torch.optim import Optimizer
 
 from training_tasks import TASKS

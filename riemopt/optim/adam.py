@@ -52,8 +52,8 @@ def adam_scale(
     """
     beta1, beta2 = betas
     step = step + 1
-    kept: Any = v  # tensors, or numbers
-    v = linalg.average(square, kept, beta2, overwrite=True)
+    both: Any = square, v  # tensors, or numbers
+    v = linalg.average(*both, beta2, overwrite=True)
     largest = v
     if v_max is not None:
         largest = v_max = linalg.maximum(v_max, v)
