@@ -132,15 +132,7 @@ def test_public_names_exist_and_are_documented():
 
 
 # Where the rest of the package still asks which back end computes.
-KNOWN = {
-    "optim/base.py",
-    "optim/functional.py",
-    "optim/rounds.py",
-    "optim/stack.py",
-    "manifolds/level_set/derivative.py",
-    "manifolds/level_set/newton.py",
-    "manifolds/level_set/normal_space.py",
-}
+KNOWN = {"optim/stack.py"}  # which keeps no plan and no batch in a graph
 
 
 def test_the_back_end_is_asked_for_in_linalg_and_nowhere_else():

@@ -13,14 +13,18 @@ a step synchronises with the host: a value is read only where that costs nothing
 """
 
 from riemopt.linalg.backends import (
+    adaptive,
+    is_recorded_outside,
     is_traced,
     known_all,
-    reads_are_free,
+    known_any,
+    known_values,
+    rounds,
     steps_are_known_to_count,
 )
 from riemopt.linalg.copies import Copies
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
-from riemopt.linalg.numbers import divide, maximum, root_plus
+from riemopt.linalg.numbers import divide, maximum, number_if_free, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
 from riemopt.linalg.polar import (
     cubic_step,
@@ -63,11 +67,10 @@ from riemopt.linalg.spheres import (
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
 
-host_readable = reads_are_free
-
 __all__ = [
     "HALF",
     "Copies",
+    "adaptive",
     "add_identity",
     "add_product",
     "add_scaled",
@@ -82,15 +85,17 @@ __all__ = [
     "exact_products",
     "gram",
     "gram_defect",
-    "host_readable",
     "identity_like",
     "inner",
     "inverse_cholesky",
     "inverse_root",
+    "is_recorded_outside",
     "is_square",
     "is_traced",
     "is_wide",
     "known_all",
+    "known_any",
+    "known_values",
     "largest_entries",
     "matrix_exp",
     "maximum",
@@ -98,15 +103,16 @@ __all__ = [
     "mean_along_sphere",
     "move_and_normalise",
     "normalise",
+    "number_if_free",
     "plus_adjoint",
     "polar",
     "polar_step",
     "product",
     "project_polar",
     "qr_positive",
-    "reads_are_free",
     "right_multiply",
     "root_plus",
+    "rounds",
     "skew",
     "small_correction",
     "squared_norm",

@@ -6,6 +6,8 @@ impossible (meta, fake and functorch tensors), and the number of products is fix
 are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algorithm.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,35 @@ def reads_are_free(*tensors: Tensor) -> bool:
     return not is_traced() and all(
         type(a) is Tensor and a.is_cpu and not is_wrapped(a) for a in tensors
     )
+
+
+def adaptive(like: Tensor) -> bool:
+    """Whether algorithms on tensors like this one are adaptive: they look if they have arrived.
+
+    For algorithms that are not in `riemopt.linalg`, which pick one of two by it. The other has a
+    fixed length.
+    """
+    return reads_are_free(like)
+
+
+def rounds(like: Tensor, *, at_most: int, fixed: int) -> range:
+    """The rounds of an iteration: `at_most` where a stopping test ends it, else `fixed` ones."""
+    return range(at_most if adaptive(like) else fixed)
+
+
+def is_recorded_outside(x: Tensor) -> bool:
+    """Whether torch.compile, a transform of torch.func or autograd records what is called on x."""
+    return is_traced() or is_wrapped(x) or torch.is_grad_enabled()
+
+
+def known_any(condition: Tensor) -> bool:
+    """True only if some entry is known, for free, on the host to be True."""
+    return reads_are_free(condition) and bool(condition.any())
+
+
+def known_values(tensor: Tensor) -> list[Any] | None:
+    """The entries of a vector where they are known for free, else None."""
+    return tensor.tolist() if reads_are_free(tensor) else None
 
 
 def known_all(condition: Tensor) -> bool:

@@ -9,6 +9,11 @@ from torch import Tensor
 from riemopt.linalg.backends import reads_are_free
 
 
+def number_if_free(a: Tensor | None) -> Any:
+    """A single number as a Python number where it can be read for free; else `a` itself."""
+    return a if a is None or a.numel() != 1 or not reads_are_free(a) else a.item()
+
+
 def maximum(a: Any, b: Any) -> Any:
     """The larger one, of tensors or of numbers."""
     return torch.maximum(a, b) if isinstance(b, Tensor) else max(a, b)

@@ -52,8 +52,8 @@ def adam_scale(
     """
     beta1, beta2 = betas
     step = step + 1
-    both: Any = square, v  # tensors, or numbers
-    v = linalg.average(*both, beta2, overwrite=True)
+    average: Any = linalg.average  # of two tensors or of two numbers
+    v = average(square, v, beta2, overwrite=True)
     largest = v
     if v_max is not None:
         largest = v_max = linalg.maximum(v_max, v)
@@ -77,26 +77,15 @@ def on_host_numbers(function: Callable[..., AdamScale]) -> Callable[..., AdamSca
     def wrapper(*given: Tensor | None, **options: Any) -> AdamScale:
         if torch.is_grad_enabled():
             return function(*given, **options)
-        step, *rest = given
-        numbers = [_number(step), *_numbers(rest)]
+        step, *moments = [linalg.number_if_free(a) for a in given]
+        if any(isinstance(a, Tensor) for a in moments):  # all of them, or none
+            moments = list(given[1:])
         try:
-            return function(*numbers, **options)
+            return function(step, *moments, **options)
         except ZeroDivisionError:
             return function(*given, **options)
 
     return wrapper
-
-
-def _numbers(tensors: list[Tensor | None]) -> list[Any]:
-    """All as numbers, or none of them."""
-    numbers = [_number(a) for a in tensors]
-    return tensors if any(isinstance(n, Tensor) for n in numbers) else numbers
-
-
-def _number(a: Tensor | None) -> Any:
-    if a is None or a.numel() != 1 or not linalg.reads_are_free(a):
-        return a
-    return a.item()
 
 
 _scale = on_host_numbers(adam_scale)

@@ -29,7 +29,7 @@ from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import step as steps
 from riemopt.optim.stack import Stack
-from riemopt.optim.step import Request, Step, StepCheck
+from riemopt.optim.step import Step, StepCheck
 from riemopt.optim.take import finish
 
 if TYPE_CHECKING:
@@ -186,36 +186,35 @@ class _StandIns:
                     state[key] = value.float()
         if stack.parts is None:
             x, g = self._points_and_gradient()
-            (self._gradient,) = (steps.carry(self.manifold, x, g, Request(gradient=True)).gradient,)
-            assert self._gradient is not None
+            self._gradient = self.manifold.egrad2rgrad(x, g)
             self._know_finite(linalg.largest_entries(self._gradient))
         assert self._x is not None
         assert self._gradient is not None
         # Left out of the call, or stepped by zero and restored: where it is not known which; and
         # where processes refuse points of their own, which must all have the same counters.
         scattered = stack.distributed and stack.parts is None
-        left_out = (
-            self._finite is not None and linalg.reads_are_free(self._finite) and not scattered
-        )
-        if self._finite is not None and not left_out:
+        takes = None
+        if self._finite is not None and not scattered:
+            takes = linalg.known_values(self._finite)
+        if self._finite is not None and takes is None:
             self._gradient = steps.select(
                 self._finite, self._gradient, torch.zeros_like(self._gradient)
             )
-        together = None if left_out else self._state_of_all()
+        together = self._state_of_all() if takes is None else None
         if together is not None:
             self._value = self._x.clone()
             self._value.grad = self._gradient
             self.tensors, self.states, self._lent = [self._value], [together], dict(together)
         else:
-            self._lend_each(left_out)
+            self._lend_each(takes or [True] * len(stack.params))
         self._gradient = None
-        if self._finite is not None and not left_out:
+        if self._finite is not None and takes is None:
             self._before = [
                 {k: v.clone() for k, v in state.items() if self._is_restored(v)}
                 for state in self.states
             ]
 
-    def _lend_each(self, left_out: bool) -> None:
+    def _lend_each(self, takes: list[bool]) -> None:
         stack, x, gradient = self.stack, self._x, self._gradient
         assert x is not None
         assert gradient is not None
@@ -224,10 +223,6 @@ class _StandIns:
             self.tensors = list(self._value.unbind())
         else:
             self.tensors = [a.clone() for a in x.unbind()]
-        takes = [True] * len(self.tensors)
-        if left_out:
-            assert self._finite is not None
-            takes = self._finite.tolist()
         for tensor, grad, taken in zip(self.tensors, gradient.unbind(), takes, strict=True):
             if taken:
                 tensor.grad = grad
@@ -276,8 +271,7 @@ class _StandIns:
     def _can_be_fused(self) -> bool:
         counters = [state.get("step") for state in self.states]
         return all(
-            linalg.reads_are_free(t) and t.dtype in (torch.float32, torch.float64)
-            for t in self.tensors
+            linalg.adaptive(t) and t.dtype in (torch.float32, torch.float64) for t in self.tensors
         ) and all(
             c is None or (isinstance(c, Tensor) and c.dtype == torch.float32) for c in counters
         )

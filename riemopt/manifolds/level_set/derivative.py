@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.manifolds.level_set._host import is_recorded_outside
+from riemopt.linalg import is_recorded_outside
 
 
 class Derivative(ABC):

@@ -23,8 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from riemopt.linalg import add_scaled
-from riemopt.manifolds.level_set._host import adaptive, known_all
+from riemopt.linalg import adaptive, add_scaled, known_all
 from riemopt.manifolds.level_set.normal_space import NormalSpace, Residual, lengths
 
 Linearise = Callable[[Tensor], NormalSpace]

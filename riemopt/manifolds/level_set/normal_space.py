@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from riemopt.manifolds.level_set._host import adaptive, known_all, known_any, rounds
+from riemopt.linalg import adaptive, known_all, known_any, rounds
 from riemopt.manifolds.level_set.derivative import Derivative, derivative
 
 Residual = Callable[[Tensor], Tensor]
