@@ -40,7 +40,7 @@ OPTIMIZERS = {
         2,
     ),
     "adamw": (lambda p: RiemannianAdamW(p, lr=TENSOR_LR, foreach=False), 3, 2),
-    "elementwise": (lambda p: RiemannianAdam(p, lr=0.1, second_moment="elementwise"), 4, 3),
+    "elementwise": (lambda p: RiemannianAdam(p, lr=0.1, second_moment="carried"), 4, 3),
 }
 # Manifold, shape of the weight, dimension that is cut.
 CASES = {

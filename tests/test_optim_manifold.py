@@ -50,9 +50,10 @@ OPTIMIZERS = {
     "momentum": lambda p, **o: RiemannianSGD(p, lr=0.1, momentum=0.9, dampening=0.2, **o),
     "nesterov": lambda p, **o: RiemannianSGD(p, lr=0.1, momentum=0.9, nesterov=True, **o),
     "adam": lambda p, **o: RiemannianAdam(p, lr=0.1, **o),
-    "amsgrad": lambda p, **o: RiemannianAdam(p, lr=0.1, amsgrad=True, **o),
+    "point": lambda p, **o: RiemannianAdam(p, lr=0.1, second_moment="point", **o),
+    "amsgrad": lambda p, **o: RiemannianAdam(p, lr=0.1, amsgrad=True, second_moment="point", **o),
     "adamw": lambda p, **o: RiemannianAdamW(p, lr=0.1, weight_decay=0.1, **o),
-    "elementwise": lambda p, **o: RiemannianAdam(p, lr=0.1, second_moment="elementwise", **o),
+    "carried": lambda p, **o: RiemannianAdam(p, lr=0.1, second_moment="carried", **o),
 }
 every_point = pytest.mark.parametrize("point", POINTS)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS)
@@ -148,11 +149,12 @@ def _reference_adam(manifold, x, grads, lr, beta1, beta2, eps, amsgrad):
 
 @every_point
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_adam_is_the_textbook_algorithm(point, amsgrad):
+def test_adam_with_a_moment_for_each_point_is_the_textbook_algorithm(point, amsgrad):
     p = _parameter(point)
     grads = [_noise(p, i) / (i + 1) for i in range(5)]
     expected = _reference_adam(p.manifold, p.detach(), grads, 0.1, 0.8, 0.95, 1e-3, amsgrad)
-    optimizer = RiemannianAdam([p], lr=0.1, betas=(0.8, 0.95), eps=1e-3, amsgrad=amsgrad)
+    options = {"betas": (0.8, 0.95), "eps": 1e-3, "amsgrad": amsgrad}
+    optimizer = RiemannianAdam([p], lr=0.1, second_moment="point", **options)
     for g in grads:
         p.grad = g
         optimizer.step()
@@ -180,7 +182,7 @@ def test_adams_step_is_as_long_as_torchs(point):
     q = nn.Parameter(p.detach().clone())
     start = p.detach().clone()
     p.grad = q.grad = _noise(p, 3)
-    RiemannianAdam([p], lr=1e-4).step()
+    RiemannianAdam([p], lr=1e-4, second_moment="point").step()
     torch.optim.Adam([q], lr=1e-4).step()
     moved, expected = (torch.dist(t.detach(), start).item() for t in (p, q))
     assert moved == pytest.approx(expected, rel=0.01)
@@ -191,7 +193,7 @@ def test_adam_on_stiefel_commutes_with_rotations_on_both_sides():
     u = Stiefel().random_point(6, 6, dtype=torch.float64)
     v = Stiefel().random_point(3, 3, dtype=torch.float64)
     q = ManifoldParameter(u @ p.detach() @ v, Stiefel())
-    a, b = RiemannianAdam([p], lr=0.1), RiemannianAdam([q], lr=0.1)
+    a, b = (RiemannianAdam([w], lr=0.1, second_moment="point") for w in (p, q))
     for i in range(5):
         p.grad = _noise(p, i)
         q.grad = u @ p.grad @ v
@@ -428,9 +430,10 @@ def test_resume_is_bit_for_bit(point, make, dtype, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 @every_point
-def test_torchs_adam_loads_our_checkpoint_and_we_load_its(point, dtype):
+@pytest.mark.parametrize("second_moment", ["tangent", "carried", "point"])
+def test_torchs_adam_loads_our_checkpoint_and_we_load_its(point, dtype, second_moment):
     p = _parameter(point, dtype)
-    ours = RiemannianAdam([p], lr=0.01, amsgrad=True)
+    ours = RiemannianAdam([p], lr=0.01, amsgrad=True, second_moment=second_moment)
     _run(ours, [p], steps=3)
     q = nn.Parameter(p.detach().clone())
     theirs = torch.optim.Adam([q], lr=0.01, amsgrad=True)
@@ -438,7 +441,7 @@ def test_torchs_adam_loads_our_checkpoint_and_we_load_its(point, dtype):
     assert theirs.state[q]["exp_avg_sq"].shape == q.shape
     assert theirs.param_groups[0].keys() == ours.param_groups[0].keys()
     _run(theirs, [q], steps=3)
-    back = RiemannianAdam([p], lr=0.01, amsgrad=True)
+    back = RiemannianAdam([p], lr=0.01, amsgrad=True, second_moment=second_moment)
     back.load_state_dict(copy.deepcopy(theirs.state_dict()))
     _run(back, [p], steps=3)
     assert _satisfies(p)
@@ -446,7 +449,7 @@ def test_torchs_adam_loads_our_checkpoint_and_we_load_its(point, dtype):
         expected = theirs.state[q]["exp_avg_sq"]
         expected = torch.view_as_real(expected).mean(-1) if p.is_complex() else expected.float()
         dims = p.manifold.event_dims(p.ndim)
-        loaded = RiemannianAdam([p], amsgrad=True)
+        loaded = RiemannianAdam([p], amsgrad=True, second_moment="point")
         loaded.load_state_dict(copy.deepcopy(theirs.state_dict()))
         torch.testing.assert_close(
             loaded.state[p]["exp_avg_sq"], expected.mean(dims, keepdim=True), rtol=1e-5, atol=0
@@ -481,7 +484,7 @@ def test_memory_of_the_state():
     optimizer = RiemannianSGD([p], lr=0.1)
     _run(optimizer, [p])
     assert not optimizer.state[p]
-    optimizer = RiemannianAdam([p], lr=0.1)
+    optimizer = RiemannianAdam([p], lr=0.1, second_moment="point")
     _run(optimizer, [p])
     assert optimizer.state[p]["exp_avg_sq"].shape == (1, 1)
 
@@ -492,8 +495,28 @@ def test_repr_says_what_is_constrained():
     assert "1 on Stiefel(), 1 unconstrained" in text
 
 
+def test_the_old_name_of_a_second_moment_warns():
+    with pytest.warns(FutureWarning, match='called "carried" now'):
+        optimizer = RiemannianAdam([_parameter("sphere")], second_moment="carried")
+    assert optimizer.second_moment == "carried"
+
+
+def test_a_checkpoint_of_one_second_moment_loads_into_another():
+    """As what was the default before, one number for each point, into what is it now."""
+    for old in ("tangent", "carried", "point"):
+        for new in ("tangent", "carried", "point"):
+            p = _parameter("stiefel", torch.float32)
+            before = RiemannianAdam([p], lr=0.01, second_moment=old)
+            _run(before, [p], steps=3)
+            after = RiemannianAdam([p], lr=0.01, second_moment=new)
+            after.load_state_dict(before.state_dict())
+            _run(after, [p], steps=3, start=3)
+            assert _satisfies(p)
+            assert after.state[p]["step"] == 6
+
+
 def test_unknown_second_moment_is_refused():
-    with pytest.raises(ValueError, match="'point' or 'elementwise'; got 'row'"):
+    with pytest.raises(ValueError, match="'tangent', 'carried' or 'point'; got 'row'"):
         RiemannianAdam([_parameter("sphere")], second_moment="row")
 
 

@@ -24,7 +24,7 @@ OPTIMIZERS = {
     "adam": lambda params, **o: RiemannianAdam(params, **{"lr": 0.1, "amsgrad": True, **o}),
     "adamw": lambda params, **o: RiemannianAdamW(params, **{"lr": 0.1, **o}),
     "elementwise": lambda params, **o: RiemannianAdam(
-        params, **{"lr": 0.1, "second_moment": "elementwise", **o}
+        params, **{"lr": 0.1, "second_moment": "carried", **o}
     ),
 }
 POINTS = {

@@ -25,7 +25,7 @@ class AdamScale(NamedTuple):
     """How long Adam's step is, and the state that says so. Tensors, or Python numbers."""
 
     length: Scalar
-    """-lr/(1 - β₁ᵗ), one for each member or for all."""
+    """-lr/(1 - β₁ᵗ), one for each member, `(K,)`, or for all."""
     denominator: Scalar
     """√(v/(1 - β₂ᵗ)) + eps, like v."""
     step: Scalar
@@ -57,7 +57,7 @@ def adam_scale(
     if v_max is not None:
         largest = v_max = linalg.maximum(v_max, v)
     denominator = linalg.root_plus(largest / _along(1 - beta2**step, largest), eps)
-    return AdamScale(-lr / _along(1 - beta1**step, v), denominator, step, v, v_max)
+    return AdamScale(-lr / (1 - beta1**step), denominator, step, v, v_max)
 
 
 def _along(values: Scalar, stack: Scalar) -> Scalar:
@@ -127,13 +127,14 @@ def adam(
     else:
         assert squared is not None
         square = squared / entries
-    scale = _scale(step, square, v, v_max, lr=lr, betas=betas, eps=eps)
+    scale = _scale(step.to(m.real.dtype), square, v, v_max, lr=lr, betas=betas, eps=eps)
+    length = _along(scale.length, m)
     state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}
     if v_max is not None:
         state["max_exp_avg_sq"] = scale.v_max
     if not elementwise:
-        return Step(m, _divided(scale.length, scale.denominator), state)
-    return Step(_quotient(m, scale.denominator), scale.length, state, is_tangent=False)
+        return Step(m, _divided(length, scale.denominator), state)
+    return Step(_quotient(m, scale.denominator), length, state, is_tangent=False)
 
 
 def _divided(length: Scalar, denominator: Scalar) -> Scalar:
@@ -229,7 +230,11 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
 
     def _choose(self, second_moment: str) -> None:
         self.second_moment = _checked(second_moment)
-        self.per_point_state = _SECOND_MOMENTS if self.second_moment == "point" else ()
+
+    @property
+    @override
+    def per_point_state(self) -> tuple[str, ...]:
+        return _SECOND_MOMENTS if self.second_moment == "point" else ()
 
     @override
     def _has_own_rule(self, manifold: Manifold) -> bool:

@@ -37,8 +37,6 @@ class RiemannianOptimizer(Optimizer):
     """The torch optimizer that is made Riemannian: the first one in the bases."""
     tangent_state: tuple[str, ...] = ()
     """Keys of the state that are tangent vectors at the point, such as a momentum."""
-    per_point_state: tuple[str, ...] = ()
-    """Keys of the state that are one number for each point, and full size in checkpoints."""
     decay_is_decoupled: bool | None = None
     """Whether the torch optimizer shrinks the weight (True) or changes the gradient (False).
 
@@ -66,6 +64,11 @@ class RiemannianOptimizer(Optimizer):
         torch_rule.adopt_base(cls, RiemannianOptimizer)
 
     # --- what a class with a rule of its own supplies ---
+
+    @property
+    def per_point_state(self) -> tuple[str, ...]:
+        """Keys of the state that are one number for each point, and full size in checkpoints."""
+        return ()
 
     def _has_own_rule(self, manifold: Manifold) -> bool:
         """Whether points of `manifold` are stepped by `_rule`, and not by torch's own step."""
@@ -236,7 +239,7 @@ class RiemannianOptimizer(Optimizer):
         state.load(self, super().load_state_dict, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_manifolds", "_skipped", "_shortened", "per_point_state")
+        own = ("_manifolds", "_skipped", "_shortened")
         return {**super().__getstate__(), **{key: getattr(self, key) for key in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

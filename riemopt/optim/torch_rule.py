@@ -256,7 +256,7 @@ class _StandIns:
             changed["weight_decay"] = 0.0
         # The fused kernel of a CPU takes a pass over the memory where the others take five.
         unasked = all(self.group.get(key, False) is None for key in ("fused", "foreach"))
-        if unasked and self._can_be_fused():
+        if unasked and self.stack.in_place and self._can_be_fused():
             changed["fused"] = True
         return changed
 
