@@ -92,8 +92,9 @@ RULES: dict[str, Rule] = {
         RiemannianAdam,
         textbook.adam,
         [
-            {**more, **decay}
-            for more in _grid(second_moment=_KINDS, amsgrad=(False, True), maximize=(False, True))
+            {"second_moment": kind, **more, **decay}
+            for kind in _KINDS
+            for more in ({}, {"amsgrad": True}, {"maximize": True})
             for decay in _DECAYS
         ],
         **_ADAM,
