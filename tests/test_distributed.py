@@ -14,12 +14,12 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+from riemopt.optim.functional import AdamState
 
 from riemopt.distributed import Hermitian, ShardedGeometry, sharded_geometry
 from riemopt.distributed.summands import numbers, restored
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
 from riemopt.optim import functional, rounds
-from riemopt.optim.functional import AdamState
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -143,7 +143,8 @@ def test_scale_of_the_equations_does_not_matter(size):
     X = Stiefel().random_point(8, 4, generator=generator(0))
     U = torch.randn(8, 4, generator=generator(1))
     torch.testing.assert_close(uniform.proj_tangent(X, U), Stiefel().proj_tangent(X, U))
-    torch.testing.assert_close(uniform.step(X, U, 0.1), Stiefel().step(X, U, 0.1))
+    V = Stiefel().proj_tangent(X, U)
+    torch.testing.assert_close(uniform.curve(X, V, -0.1), Stiefel().curve(X, V, -0.1))
 
 
 def test_a_small_row_among_large_ones_is_an_equation_all_the_same():
@@ -220,7 +221,8 @@ def test_a_set_without_points_is_refused_and_nothing_changes():
 
 def test_shortened_steps_survive_copies():
     optimizer = RiemannianSGD([nn.Parameter(torch.zeros(2))], lr=0.1)
-    optimizer._shortened[torch.device("cpu")] = torch.tensor(3)
+    optimizer._shortened.prepare(torch.device("cpu"))
+    optimizer._shortened.add(torch.tensor(3))
     assert copy.deepcopy(optimizer).shortened_steps == 3
     assert pickle.loads(pickle.dumps(optimizer)).shortened_steps == 3
     state = optimizer.__getstate__()

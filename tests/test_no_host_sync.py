@@ -113,9 +113,7 @@ OPTIMIZERS = {
     ),
     "adam": lambda p, **o: riemopt.RiemannianAdam(p, lr=0.1, amsgrad=True, **o),
     "adamw": lambda p, **o: riemopt.RiemannianAdamW(p, lr=0.1, **o),
-    "elementwise": lambda p, **o: riemopt.RiemannianAdam(
-        p, lr=0.1, second_moment="carried", **o
-    ),
+    "elementwise": lambda p, **o: riemopt.RiemannianAdam(p, lr=0.1, second_moment="carried", **o),
 }
 
 

@@ -497,7 +497,7 @@ def test_repr_says_what_is_constrained():
 
 def test_the_old_name_of_a_second_moment_warns():
     with pytest.warns(FutureWarning, match='called "carried" now'):
-        optimizer = RiemannianAdam([_parameter("sphere")], second_moment="carried")
+        optimizer = RiemannianAdam([_parameter("sphere")], second_moment="elementwise")
     assert optimizer.second_moment == "carried"
 
 

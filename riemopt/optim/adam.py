@@ -119,14 +119,15 @@ def adam(
     that m/√v is tangent and a step is as long as torch's Adam makes it at the same `lr`; or, with
     `elementwise`, of |grad|² entry by entry, and m/√v is no tangent.
     """
-    m, grad, squared = carried.momentum, carried.gradient, carried.squared_norm
+    m = carried.momentum
     assert m is not None
     if elementwise:
-        assert grad is not None
-        square = _square(grad)
+        assert carried.gradient is not None
+        square = _square(carried.gradient)
+        carried.gradient = None
     else:
-        assert squared is not None
-        square = squared / entries
+        assert carried.squared_norm is not None
+        square = carried.squared_norm / entries
     scale = _scale(step.to(m.real.dtype), square, v, v_max, lr=lr, betas=betas, eps=eps)
     length = _along(scale.length, m)
     state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}

@@ -243,7 +243,7 @@ class RiemannianOptimizer(Optimizer):
         return {**super().__getstate__(), **{key: getattr(self, key) for key in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"_shortened": Counter(), **state})
         self._plans = {}
         registry.listen(self)
 

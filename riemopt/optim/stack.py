@@ -8,7 +8,6 @@ travel. They look and behave as if each parameter had its own, and are gathered 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,9 +73,10 @@ class Stack:
         events = manifold.event_dims(params[0].ndim)
         self._scattered = not cut_dims(params[0]) <= set(events)
         self.device = params[0].device
-        reals = 2 if params[0].is_complex() else 1
-        self.entries = math.prod(params[0].shape[d] for d in events) * reals
+        self.entries = 2 if params[0].is_complex() else 1
         """Real numbers in one whole point."""
+        for d in events:
+            self.entries *= params[0].shape[d]
 
     def points(self) -> Tensor:
         """`(K, *shape)` values, in float32 if the parameters are in half precision."""
@@ -151,15 +151,16 @@ class Stack:
         batch, views = self._batches.get(key, (None, ()))
         if batch is None or not same(views, [state[key] for state in self.states]):
             batch = torch.stack([state[key] for state in self.states])
-            self.adopt(key, batch)
+            self.adopt({key: batch})
         return batch
 
-    def adopt(self, key: str, batch: Tensor) -> None:
-        """Make the parameters' state views of `batch`, `(K, …)`."""
-        views = batch.unbind()
-        for state, view in zip(self.states, views, strict=True):
-            state[key] = view
-        self._batches[key] = batch, views
+    def adopt(self, batches: dict[str, Tensor]) -> None:
+        """Make the parameters' state views of batches `(K, …)`; all of it or, on errors, none."""
+        views = {key: batch.unbind() for key, batch in batches.items()}
+        for key, batch in batches.items():
+            for state, view in zip(self.states, views[key], strict=True):
+                state[key] = view
+            self._batches[key] = batch, views[key]
 
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(t) for t in tensors] if self.distributed else tensors

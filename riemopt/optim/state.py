@@ -195,8 +195,8 @@ def _check_tensors(
             if param.ndim and is_dtensor(value) != is_dtensor(param):
                 kinds = ["a DTensor" if is_dtensor(t) else "a whole tensor" for t in (value, param)]
                 raise ValueError(
-                    f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is {kinds[0]}, "
-                    f"and the parameter is {kinds[1]}. Load it with "
+                    f"The saved {key!r} of a parameter of shape {tuple(param.shape)} is "
+                    f"{kinds[0]}, and the parameter is {kinds[1]}. Load it with "
                     "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
                 )
         elif not _may_have_shape(optimizer, key, value, param, manifold):

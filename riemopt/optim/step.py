@@ -44,14 +44,18 @@ class Request(NamedTuple):
     squared_norm: bool = False
 
 
-class Carried(NamedTuple):
-    """What a rule works with: tangent vectors at the points `(K, *shape)`."""
+@dataclass
+class Carried:
+    """What a rule works with: tangent vectors at the points `(K, *shape)`.
+
+    A rule may set to None what it needs no longer, so that its memory is free for the rest.
+    """
 
     momentum: Tensor | None
     gradient: Tensor | None
     squared_norm: Tensor | None
     """‖grad‖² in the metric, with event dimensions of size 1."""
-    norm_sums: "DirectionSums | None" = None
+    momentum_sums: "DirectionSums | None" = None
     """Of parts: what is known already if the step goes along `momentum`."""
 
 

@@ -94,7 +94,7 @@ def take_parts(
     carried = yield from steps.carry_parts(parts, x, g, request, skip)
     del g, request
     step = optimizer._rule(group, stack, carried)
-    known = carried.norm_sums if step.u is carried.momentum else None
+    known = carried.momentum_sums if step.u is carried.momentum else None
     del carried
     yield from steps.make_parts_tangent(parts, x, step)
     if known is None:

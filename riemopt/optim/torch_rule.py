@@ -163,7 +163,9 @@ class _StandIns:
         return x, g
 
     def _know_finite(self, largest: Tensor) -> None:
-        finite = largest < torch.inf
+        lr = self.group["lr"]
+        lr = lr.to(largest.device, largest.dtype) if isinstance(lr, Tensor) else lr
+        finite = (largest + abs(lr)).isfinite()  # neither is negative
         self._finite = None if linalg.known_all(finite) else finite
 
     # --- lend ---
@@ -191,7 +193,7 @@ class _StandIns:
         if together is not None:
             self._value = self._x.clone()
             self._value.grad = self._gradient
-            self.tensors, self.states = [self._value], [together]
+            self.tensors, self.states, self._lent = [self._value], [together], dict(together)
         else:
             self._lend_each(left_out)
         self._gradient = None
@@ -217,10 +219,9 @@ class _StandIns:
         for tensor, grad, taken in zip(self.tensors, gradient.unbind(), takes, strict=True):
             if taken:
                 tensor.grad = grad
+        # Copies, so that a state is made whole or not at all if the step is interrupted.
         self.states = [
             {k: local_part(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-            if stack.distributed
-            else state
             for state in stack.states
         ]
 
@@ -364,16 +365,13 @@ class _StandIns:
 
     def _spread(self, together: dict[str, Any]) -> None:
         """The state of all members, from that of their one stand-in."""
-        stack, count = self.stack, len(self.stack.params)
+        stack, made = self.stack, {}
         for key, value in together.items():
-            if not isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.ndim == 0:
+                made[key] = value.expand(len(stack.params)).clone()
+            elif isinstance(value, Tensor) and self._lent.get(key) is not value:
+                made[key] = value
+            elif not isinstance(value, Tensor):
                 for state in stack.states:
                     state[key] = value
-            elif value.ndim == 0:
-                numbers = stack.batch(key) if key in stack.states[0] else None
-                if numbers is None:
-                    stack.adopt(key, value.expand(count).clone())
-                else:
-                    numbers.copy_(value)
-            elif key not in stack.states[0] or stack.batch(key) is not value:
-                stack.adopt(key, value)
+        stack.adopt(made)
