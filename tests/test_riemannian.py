@@ -128,7 +128,7 @@ def test_saying_what_is_known_changes_nothing(name):
 def test_errors_of_the_base_are_raised_in_its_words(name):
     messages = []
     for cls in (riemannian(BASES[name]), BASES[name]):
-        with pytest.raises(Exception, match="(?i)learning rate") as caught:
+        with pytest.raises(Exception, match=r"(?i)learning rate") as caught:
             cls(plain_weights(), lr=-1.0)
         with pytest.raises(TypeError) as unknown:
             cls(3)

@@ -9,7 +9,17 @@ import torch
 from riemopt import ManifoldParameter
 from riemopt.manifolds import AffineSubspace, FixedSum, LevelSet
 from riemopt.optim import riemannian
-from tests.riemannian_cases import BASES, OPTIONS, OUTSIDE, fill, noise, plain_weights, run, weight
+from tests.riemannian_cases import (
+    BASES,
+    OPTIONS,
+    OUTSIDE,
+    Clipped,
+    fill,
+    noise,
+    plain_weights,
+    run,
+    weight,
+)
 
 
 def with_decay(name, weight_decay, **flags):
