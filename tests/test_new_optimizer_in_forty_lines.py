@@ -195,34 +195,60 @@ class Part:
         return take_parts(self.optimizer, self.group, stack, self.geometry)
 
 
-@pytest.mark.parametrize(("manifold", "shape", "dim"), CUT, ids=[str(m) for m, *_ in CUT])
+each_cut = pytest.mark.parametrize(("manifold", "shape", "dim"), CUT, ids=[str(m) for m, *_ in CUT])
+
+
+def _noise(shape, seed):
+    """For each of two weights."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def _cut(tensors, dim, sizes):
+    """The tensors of each part; a size may count from the whole."""
+    n = tensors[0].shape[dim]
+    sizes = [n + size if size < 0 else size for size in sizes]
+    return zip(*([a.contiguous() for a in t.split(sizes, dim)] for t in tensors), strict=True)
+
+
+@each_cut
 @pytest.mark.parametrize("sizes", [[2, -2], [0, -1, 1]], ids=str)
 def test_in_parts_it_is_the_whole_step(manifold, shape, dim, sizes):
     manifold = manifold.with_dims_from_end(len(shape))
     geometry = sharded_geometry(manifold, frozenset({dim}), shape)
-    n = shape[dim]
-    sizes = [n + size if size < 0 else size for size in sizes]
-    generator = torch.Generator().manual_seed(0)
-
-    def random():
-        return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
-
-    def cut(tensors):
-        return zip(*([a.contiguous() for a in t.split(sizes, dim)] for t in tensors), strict=True)
-
-    starts = [manifold.project(a) for a in random()]
+    starts = [manifold.project(a) for a in _noise(shape, 0)]
     params = [nn.Parameter(x.clone()) for x in starts]
     optimizer = RULE.make([{"params": params, "manifold": manifold}])
-    parts = [Part(geometry, manifold, own) for own in cut(starts)]
-    with torch.no_grad():
-        for _ in range(4):
-            gradients = random()
-            for p, g in zip(params, gradients, strict=True):
-                p.grad = g
-            optimizer.step()
-            together([part.step(own) for part, own in zip(parts, cut(gradients), strict=True)])
+    parts = [Part(geometry, manifold, own) for own in _cut(starts, dim, sizes)]
+    for seed in range(1, 5):
+        gradients = _noise(shape, seed)
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g
+        optimizer.step()
+        with torch.no_grad():
+            pieces = _cut(gradients, dim, sizes)
+            together([part.step(own) for part, own in zip(parts, pieces, strict=True)])
     for i, p in enumerate(params):
         whole = torch.cat([part.params[i].detach() for part in parts], dim)
         torch.testing.assert_close(whole, p.detach(), rtol=0, atol=1e-12)
         m = torch.cat([part.optimizer.state[part.params[i]]["exp_avg"] for part in parts], dim)
         torch.testing.assert_close(m, optimizer.state[p]["exp_avg"], rtol=0, atol=1e-12)
+
+
+@each_cut
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_in_one_part_is_refused_by_all(manifold, shape, dim, bad):
+    manifold = manifold.with_dims_from_end(len(shape))
+    geometry = sharded_geometry(manifold, frozenset({dim}), shape)
+    starts = [manifold.project(a) for a in _noise(shape, 0)]
+    parts = [Part(geometry, manifold, own) for own in _cut(starts, dim, [2, -2])]
+    gradients = _noise(shape, 1)
+    gradients[0].view(-1)[0] = bad
+    with torch.no_grad():
+        pieces = _cut(gradients, dim, [2, -2])
+        together([part.step(own) for part, own in zip(parts, pieces, strict=True)])
+    for part, (x, y) in zip(parts, _cut(starts, dim, [2, -2]), strict=True):
+        assert torch.equal(part.params[0], x)
+        assert not part.optimizer.state[part.params[0]]["exp_avg"].any()
+        assert not torch.equal(part.params[1], y)
+        assert part.optimizer.skipped_steps == 1

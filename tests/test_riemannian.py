@@ -139,7 +139,7 @@ def test_errors_of_the_base_are_raised_in_its_words(name):
 # --- unconstrained weights: the numbers of the base -------------------------------------------
 
 
-def configurations(name, dtype=torch.float32):
+def configurations(name, device="cpu"):
     """What torch's own suite tries: options with foreach, fused, capturable, differentiable."""
     if name == "Lion":
         more = [{"weight_decouple": False}, {"fixed_decay": True}, {"use_gc": True}]
@@ -158,7 +158,7 @@ def configurations(name, dtype=torch.float32):
         ]
     common = pytest.importorskip("torch.testing._internal.common_optimizers")
     (info,) = (info for info in common.optim_db if info.name == name)
-    inputs = common._get_optim_inputs_including_global_cliquey_kwargs("cpu", dtype, info)
+    inputs = common._get_optim_inputs_including_global_cliquey_kwargs(device, torch.float32, info)
     assert inputs
     return [case.kwargs for case in inputs]
 
@@ -190,6 +190,26 @@ def test_every_configuration_on_unconstrained_weights(name, beside):
                 assert torch.equal(a, b), (options, step)
         for a, b in zip(p, q, strict=True):
             assert_equal_entries(ours.state[a], theirs.state[b])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", TORCH)
+def test_every_configuration_on_cuda(name):
+    """With capturable too, which torch has on no CPU."""
+    for options in configurations(name, device="cuda"):
+        if options.get("differentiable"):
+            continue
+        p = [nn.Parameter(a.detach().cuda()) for a in plain_weights()]
+        q = [nn.Parameter(a.detach().cuda()) for a in plain_weights()]
+        ours = riemannian(BASES[name])(p, **copy.deepcopy(options))
+        theirs = BASES[name](q, **copy.deepcopy(options))
+        for step in range(4):
+            for a, b in zip(p, q, strict=True):
+                a.grad = noise(a.shape, step).cuda()
+                b.grad = a.grad.clone()
+            ours.step()
+            theirs.step()
+        assert all(map(torch.equal, p, q)), options
 
 
 @every_class

@@ -5,6 +5,7 @@ manifold and the check of `tests.test_rules` that must reject it, and which acce
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -112,7 +113,7 @@ def nesterov_without_its_gradient(carried, *, lr, momentum, nesterov):
 
 def first_gradient_damped(carried, *, lr, momentum, nesterov):
     if carried.momentum is None:
-        carried = carried._replace(gradient=0.7 * carried.gradient)
+        carried = replace(carried, gradient=0.7 * carried.gradient)
     return right_sgd(carried, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
@@ -147,30 +148,30 @@ def gradient_projected_only(right, manifold, x, g, request):
 
 
 def gradient_not_projected(right, manifold, x, g, request):
-    return right(manifold, x, g, request)._replace(gradient=g)
+    return replace(right(manifold, x, g, request), gradient=g)
 
 
 def norm_of_the_euclidean_gradient(right, manifold, x, g, request):
     squared = linalg.squared_norm(g, manifold.event_dims(x.ndim))
-    return right(manifold, x, g, request)._replace(squared_norm=squared)
+    return replace(right(manifold, x, g, request), squared_norm=squared)
 
 
 def norm_in_the_ambient_metric(right, manifold, x, g, request):
     gradient = manifold.egrad2rgrad(x, g)
     squared = linalg.squared_norm(gradient, manifold.event_dims(x.ndim))
-    return right(manifold, x, g, request)._replace(squared_norm=squared)
+    return replace(right(manifold, x, g, request), squared_norm=squared)
 
 
 def norm_of_the_momentum(right, manifold, x, g, request):
     carried = right(manifold, x, g, request)
     m = carried.momentum
-    return carried._replace(squared_norm=manifold.inner(x, m, m, keepdim=True))
+    return replace(carried, squared_norm=manifold.inner(x, m, m, keepdim=True))
 
 
 def norm_of_the_whole_stack(right, manifold, x, g, request):
     carried = right(manifold, x, g, request)
     total = carried.squared_norm.sum(0, keepdim=True)
-    return carried._replace(squared_norm=total.expand_as(carried.squared_norm))
+    return replace(carried, squared_norm=total.expand_as(carried.squared_norm))
 
 
 # --- decay ---
