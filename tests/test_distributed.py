@@ -14,25 +14,17 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-from riemopt.optim.functional import AdamState
 
 from riemopt.distributed import Hermitian, ShardedGeometry, sharded_geometry
 from riemopt.distributed.summands import numbers, restored
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
-from riemopt.optim import functional, rounds
+from riemopt.optim import step as steps
+from riemopt.optim.adam import adam
+from riemopt.optim.sgd import sgd
+from riemopt.optim.step import Request
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]
-SGD = {"lr": 0.3, "momentum": 0.9, "dampening": 0.2, "nesterov": True, "maximize": False}
-ADAM = {
-    "lr": 0.3,
-    "beta1": 0.9,
-    "beta2": 0.99,
-    "eps": 1e-8,
-    "amsgrad": False,
-    "maximize": True,
-    "elementwise": False,
-}
 CASES = [
     (Stiefel(), (9, 4), -2),
     (Stiefel(), (4, 9), -1),
@@ -150,11 +142,30 @@ def together(steps, total=sum):
             return results
 
 
-def whole_step(parts, algorithm, x, *state, **options):
-    """Both halves of a step of one part, as the optimizers take it."""
-    direction, new = yield from algorithm(parts, x, *state, **options, skip=None)
-    y = yield from rounds.move(parts, direction, rounds.accept(direction))
-    return y, new
+def sgd_step(m, lr=0.3):
+    """What SGD asks for, and its rule."""
+    request = Request(m, 0.9, 0.8, gradient=True)
+    return request, lambda carried: sgd(carried, lr=lr, momentum=0.9, nesterov=True)
+
+
+def adam_step(m, v, v_max, entries, step=None):
+    request = Request(m, 0.9, squared_norm=True)
+    step = torch.ones(len(m)) if step is None else step
+    options = {"elementwise": False, "entries": entries, "lr": 0.3, "betas": (0.9, 0.99)}
+    return request, lambda carried: adam(carried, step, v, v_max, eps=1e-8, **options)
+
+
+def moved(manifold, x, g, request, rule):
+    step, checked = steps.decide(manifold, x, g, request, rule)
+    y, _ = steps.move(manifold, x, step.u, step.t, checked)
+    return y, step
+
+
+def moved_parts(parts, x, g, request, rule, skip=None):
+    """A step of one part, as the optimizers take it."""
+    step, sums, checked = yield from steps.decide_parts(parts, x, g, request, rule, skip)
+    y = yield from steps.move_parts(parts, x, step.u, step.t, sums, checked)
+    return y, step
 
 
 def problem(manifold, shape, dim, sizes, dtype=torch.float64):
@@ -179,27 +190,23 @@ def test_a_step_in_parts_is_the_whole_step(manifold, shape, dim):
     geometry = sharded_geometry(manifold, frozenset({dim}), shape)
     for sizes in sizes_of(shape, dim):
         (x, g, m), pieces = problem(manifold, shape, dim, sizes)
-        u, t, new = functional.sgd(manifold, x, g, m, weight_decay=0.1, **SGD)
-        y, _ = functional.move(manifold, x, u, t, None)
-        results = together([whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces])
-        torch.testing.assert_close(torch.cat([r[0] for r in results], dim), y)
-        torch.testing.assert_close(torch.cat([r[1] for r in results], dim), new)
+        y, step = moved(manifold, x, g, *sgd_step(m))
+        results = together([moved_parts(geometry, x, g, *sgd_step(m)) for x, g, m in pieces])
+        torch.testing.assert_close(torch.cat([end for end, _ in results], dim), y)
+        momenta = [own.state["momentum_buffer"] for _, own in results]
+        torch.testing.assert_close(torch.cat(momenta, dim), step.state["momentum_buffer"])
 
         v = torch.rand_like(manifold.inner(x, x, x, keepdim=True))
-        state = AdamState(torch.ones(2), m, v, None)
-        more = {"weight_decay": 0.1, "decoupled_weight_decay": True}
-        u, t, new = functional.adam(manifold, x, g, state, **ADAM, **more)
-        y, _ = functional.move(manifold, x, u, t, None)
+        n = geometry.entries
+        y, step = moved(manifold, x, g, *adam_step(m, v, None, n))
         results = together(
-            [
-                whole_step(geometry, rounds.adam, a, b, state._replace(m=c), **ADAM)
-                for a, b, c in pieces
-            ]
+            [moved_parts(geometry, x, g, *adam_step(m, v, None, n)) for x, g, m in pieces]
         )
-        torch.testing.assert_close(torch.cat([r[0] for r in results], dim), y)
-        torch.testing.assert_close(torch.cat([r[1].m for r in results], dim), new.m)
-        for _, part in results:
-            torch.testing.assert_close(part.v, new.v)
+        torch.testing.assert_close(torch.cat([end for end, _ in results], dim), y)
+        momenta = [own.state["exp_avg"] for _, own in results]
+        torch.testing.assert_close(torch.cat(momenta, dim), step.state["exp_avg"])
+        for _, own in results:
+            torch.testing.assert_close(own.state["exp_avg_sq"], step.state["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
@@ -216,8 +223,8 @@ def test_a_hermitian_share_sends_its_upper_triangle(dtype):
 def test_a_sum_that_is_not_taken_shows(manifold, shape, dim):
     geometry = sharded_geometry(manifold.with_dims_from_end(len(shape)), frozenset({dim}), shape)
     _, pieces = problem(manifold.with_dims_from_end(len(shape)), shape, dim, [2, shape[dim] - 2])
-    steps = [whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces]
-    results = together(steps, total=lambda shares: shares[0])
+    own = [moved_parts(geometry, x, g, *sgd_step(m)) for x, g, m in pieces]
+    results = together(own, total=lambda shares: shares[0])
     y = torch.cat([r[0] for r in results], dim)
     assert not bool((manifold.with_dims_from_end(len(shape)).violation(y) <= 1e-2).all())
 
@@ -228,16 +235,17 @@ def test_a_step_in_parts_reads_nothing_on_the_host(manifold, shape, dim):
     geometry = sharded_geometry(manifold, frozenset({dim}), shape)
     x = torch.empty(2, *shape, device="meta")
     v = manifold.inner(x, x, x, keepdim=True)
-    state = AdamState(torch.empty(2, device="meta"), x, v, v)
+    counts = torch.empty(2, device="meta")
     skip = torch.empty((), dtype=torch.bool, device="meta")
     with NoHostSync("meta") as seen:
-        for options in (ADAM, {**ADAM, "amsgrad": True}):
-            direction, _ = together(
-                [rounds.adam(geometry, x, x, state, **options, skip=skip)], total=lambda s: s[0]
+        for largest in (None, v):
+            asked = adam_step(x, v, largest, geometry.entries, counts)
+            step, sums, checked = together(
+                [steps.decide_parts(geometry, x, x, *asked, skip)], total=lambda s: s[0]
             )[0]
-            acceptance = rounds.accept(direction)
-            assert acceptance is not None
-            y = together([_started(rounds.move(geometry, direction, acceptance))])[0]
+            assert checked is not None
+            move = steps.move_parts(geometry, x, step.u, step.t, sums, checked)
+            y = together([_started(move)])[0]
             assert y.shape == x.shape
     assert seen.dispatched > 50
 
@@ -253,17 +261,20 @@ def test_what_one_process_skips_all_skip():
     _, pieces = problem(Stiefel(), (6, 2), -2, [3, 3])
     skips = [torch.tensor(False), torch.tensor(True)]
     results = together(
-        [rounds.sgd(geometry, *p, **SGD, skip=s) for p, s in zip(pieces, skips, strict=True)]
+        [
+            steps.decide_parts(geometry, x, g, *sgd_step(m), skip)
+            for (x, g, m), skip in zip(pieces, skips, strict=True)
+        ]
     )
-    for direction, _ in results:
-        assert not rounds.accept(direction).accepted.any()
+    for _, _, checked in results:
+        assert not checked.finite.any()
 
 
 def test_a_member_is_refused_alone():
     geometry = sharded_geometry(Stiefel(), frozenset({-2}), (6, 2))
     _, pieces = problem(Stiefel(), (6, 2), -2, [1, 5])
     pieces[1][1][0, 0, 0] = torch.nan
-    results = together([whole_step(geometry, rounds.sgd, *piece, **SGD) for piece in pieces])
+    results = together([moved_parts(geometry, x, g, *sgd_step(m)) for x, g, m in pieces])
     for (y, _), (x, _, _) in zip(results, pieces, strict=True):
         assert torch.equal(y[0], x[0])
         assert bool((y[1] != x[1]).all())
@@ -275,11 +286,9 @@ def test_a_weight_that_was_zero_gets_to_the_surface():
         x = [torch.zeros(1, 3, 2, dtype=torch.float64)] * 2
         for _ in range(3):
             g = [torch.randn(1, 3, 2, dtype=torch.float64) for _ in x]
-            steps = [
-                whole_step(geometry, rounds.sgd, *piece, None, **SGD)
-                for piece in zip(x, g, strict=True)
-            ]
-            x = [y for y, _ in together(steps)]
+            first = Request(gradient=True), sgd_step(None)[1]
+            own = [moved_parts(geometry, *piece, *first) for piece in zip(x, g, strict=True)]
+            x = [y for y, _ in together(own)]
         assert manifold.violation(torch.cat(x, -2)).max() < 1e-14
 
 
@@ -288,9 +297,8 @@ def test_a_square_weight_that_was_scaled_comes_back_to_where_it_was():
     manifold = Stiefel()
     geometry = sharded_geometry(manifold, frozenset({-2}), (6, 6))
     (x, _, _), pieces = problem(manifold, (6, 6), -2, [2, 4])
-    small = {**SGD, "lr": 1e-9}
-    pieces = [(2 * x, g, m) for x, g, m in pieces]
-    results = together([whole_step(geometry, rounds.sgd, *piece, **small) for piece in pieces])
+    own = [moved_parts(geometry, 2 * x, g, *sgd_step(m, lr=1e-9)) for x, g, m in pieces]
+    results = together(own)
     torch.testing.assert_close(torch.cat([y for y, _ in results], -2), x, rtol=0, atol=1e-6)
 
 

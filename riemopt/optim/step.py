@@ -16,7 +16,7 @@ Letters: `x` points, `g` Euclidean gradients, `m` momentum (tangent where the la
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -83,10 +83,10 @@ class StepCheck(NamedTuple):
 # --- whole points ---
 
 
-def with_decay(
+def descent(
     manifold: Manifold, x: Tensor, g: Tensor, weight_decay: Scalar, maximize: bool
 ) -> Tensor:
-    """The Euclidean gradient with torch's sign and the gradient of ½·weight_decay·‖x‖²."""
+    """The Euclidean gradient, negative for `maximize`, and that of ½·weight_decay·‖x‖²."""
     g = -g if maximize else g
     if weight_decay != 0 and not manifold.has_constant_norm:
         g = g + weight_decay * x
@@ -118,9 +118,30 @@ def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
         step.u = manifold.proj_tangent(x, step.u)
 
 
-def add_decoupled_decay(manifold: Manifold, x: Tensor, step: Step, decay: Scalar) -> None:
-    """Go by -decay·x besides, made tangent: `decay` is lr·weight_decay."""
-    step.u, step.t = step.t * step.u - decay * manifold.proj_tangent(x, x), 1.0
+def decide(
+    manifold: Manifold,
+    x: Tensor,
+    g: Tensor,
+    request: Request,
+    rule: Callable[[Carried], Step],
+    skip: Tensor | None = None,
+    shrink: Scalar = 0.0,
+) -> tuple[Step, StepCheck | None]:
+    """Carry and rule: the step to take, tangent and checked.
+
+    Args:
+        manifold, x, g: where the points lie, the points, their Euclidean gradients.
+        request: what `rule` needs.
+        rule: makes the step.
+        skip: as of `check`.
+        shrink: lr times decoupled weight decay: the step goes by -shrink·x besides, made tangent.
+    """
+    step = rule(carry(manifold, x, g, request))
+    del g, request
+    make_tangent(manifold, x, step)
+    if (isinstance(shrink, Tensor) or shrink != 0) and not manifold.has_constant_norm:
+        step.u, step.t = step.t * step.u - shrink * manifold.proj_tangent(x, x), 1.0
+    return step, check(step.u, step.t, skip)
 
 
 def check(u: Tensor, t: Scalar, skip: Tensor | None = None) -> StepCheck | None:
@@ -230,6 +251,26 @@ def make_parts_tangent(parts: ShardedGeometry, x: Tensor, step: Step) -> Exchang
     if not step.is_tangent:
         (XU,) = yield [parts.projection_summand(x, step.u)]
         step.u = parts.project(x, step.u, XU)
+
+
+def decide_parts(
+    parts: ShardedGeometry,
+    x: Tensor,
+    g: Tensor,
+    request: Request,
+    rule: Callable[[Carried], Step],
+    skip: Tensor | None = None,
+) -> Exchange[tuple[Step, DirectionSums, StepCheck | None]]:
+    """`decide` of the own part, and the sums that `move_parts` needs."""
+    carried = yield from carry_parts(parts, x, g, request, skip)
+    del g, request
+    step = rule(carried)
+    sums = carried.momentum_sums if step.u is carried.momentum else None
+    del carried
+    yield from make_parts_tangent(parts, x, step)
+    if sums is None:
+        sums = yield from sums_of_direction(parts, x, step.u, skip)
+    return step, sums, check_parts(sums, step.t)
 
 
 def sums_of_direction(

@@ -47,16 +47,18 @@ def take(optimizer: RiemannianOptimizer, group: dict[str, Any], stack: Stack) ->
     skip = optimizer._skip(stack.device)
     x, g = stack.points(), stack.gradients(getattr(optimizer, "grad_scale", None))
     manifold = stack.manifold.linearised_at(x)
-    g = _descent(group, manifold, x, g)
-    carried = steps.carry(manifold, x, g, optimizer._request(group, stack))
+    decay, decoupled = group.get("weight_decay", 0.0), group.get("decoupled_weight_decay", False)
+    g = steps.descent(manifold, x, g, 0.0 if decoupled else decay, group.get("maximize", False))
+    step, checked = steps.decide(
+        manifold,
+        x,
+        g,
+        optimizer._request(group, stack),
+        lambda carried: optimizer._rule(group, stack, carried),
+        skip,
+        shrink=group["lr"] * decay if decoupled and decay != 0 else 0.0,
+    )
     del g
-    step = optimizer._rule(group, stack, carried)
-    del carried
-    steps.make_tangent(manifold, x, step)
-    decay = group.get("weight_decay", 0.0)
-    if group.get("decoupled_weight_decay") and decay != 0 and not manifold.has_constant_norm:
-        steps.add_decoupled_decay(manifold, x, step, group["lr"] * decay)
-    checked = steps.check(step.u, step.t, skip)
     _count(optimizer, checked, skip)
     _store_state(stack, step, checked)
     finish(optimizer, stack, manifold, x, step, checked)
@@ -90,27 +92,21 @@ def take_parts(
     skip = optimizer._skip(stack.device)
     x, g = stack.points(), stack.gradients(getattr(optimizer, "grad_scale", None))
     g = -g if group.get("maximize") else g
-    request = optimizer._request(group, stack)
-    carried = yield from steps.carry_parts(parts, x, g, request, skip)
-    del g, request
-    step = optimizer._rule(group, stack, carried)
-    known = carried.momentum_sums if step.u is carried.momentum else None
-    del carried
-    yield from steps.make_parts_tangent(parts, x, step)
-    if known is None:
-        known = yield from steps.sums_of_direction(parts, x, step.u, skip)
-    checked = steps.check_parts(known, step.t)
+    step, sums, checked = yield from steps.decide_parts(
+        parts,
+        x,
+        g,
+        optimizer._request(group, stack),
+        lambda carried: optimizer._rule(group, stack, carried),
+        skip,
+    )
+    del g
     _count(optimizer, checked, skip)
     u = step.u
     _store_state(stack, step, checked)
     if stack.params[0].dtype in HALF:  # it was rounded, and the sums are not those of what is left
         step.u = u
-    stack.store_points((yield from steps.move_parts(parts, x, step.u, step.t, known, checked)))
-
-
-def _descent(group: dict[str, Any], manifold: Manifold, x: Tensor, g: Tensor) -> Tensor:
-    decay = 0.0 if group.get("decoupled_weight_decay") else group.get("weight_decay", 0.0)
-    return steps.with_decay(manifold, x, g, decay, group.get("maximize", False))
+    stack.store_points((yield from steps.move_parts(parts, x, step.u, step.t, sums, checked)))
 
 
 def _store_state(stack: Stack, step: Step, checked: StepCheck | None) -> None:

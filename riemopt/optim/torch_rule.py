@@ -85,7 +85,7 @@ def step(optimizer: RiemannianOptimizer, work: Work) -> None:
 
 def _call_base(optimizer: RiemannianOptimizer, lent: list[list[_StandIns]]) -> None:
     """The torch optimizer's own step, with stand-ins in place of constrained parameters."""
-    groups: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    groups: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
     state: defaultdict[Tensor, Any] = defaultdict(dict)
     plain: list[Tensor] = []
     for (group, manifolds), own in zip(optimizer._groups(), lent, strict=True):
@@ -97,16 +97,17 @@ def _call_base(optimizer: RiemannianOptimizer, lent: list[list[_StandIns]]) -> N
             variants.setdefault(str(changed), (changed, []))[1].extend(stand_in.tensors)
             state.update(zip(stand_in.tensors, stand_in.states, strict=True))
         if free:
-            groups.append((group, {**group, "params": free}))
+            variants["free"] = {}, free
         for changed, tensors in variants.values():
-            groups.append((group, {**group, **changed, "params": tensors}))
+            given = {**group, **changed, "params": tensors}
+            groups.append((group, given, dict(given)))
     if not groups:
         return
     for p in plain:
         if p in optimizer.state:
             state[p] = optimizer.state[p]
     before = optimizer.param_groups, optimizer.state
-    optimizer.param_groups, optimizer.state = [lent for _, lent in groups], state
+    optimizer.param_groups, optimizer.state = [used for _, _, used in groups], state
     try:
         type(optimizer)._base_step(optimizer)
     finally:
@@ -114,10 +115,10 @@ def _call_base(optimizer: RiemannianOptimizer, lent: list[list[_StandIns]]) -> N
     for p in plain:
         if p in state:
             optimizer.state[p] = state[p]
-    for group, used in groups:  # some optimizers keep counters in their groups
-        for key in used.keys() - {"params", "weight_decay", "fused"}:
-            if key not in group or used[key] is not group[key]:
-                group[key] = used[key]
+    for group, given, used in groups:  # some optimizers keep counters in their groups
+        for key, value in used.items():
+            if key not in given or value is not given[key]:
+                group[key] = value
     for own in lent:
         for stand_in in own:
             stand_in.states = [state[tensor] for tensor in stand_in.tensors]
@@ -207,7 +208,7 @@ class _StandIns:
         stack, x, gradient = self.stack, self._x, self._gradient
         assert x is not None
         assert gradient is not None
-        if stack.in_place and len(stack.params) > 1:
+        if stack.has_batches:
             self._value = x.clone()
             self.tensors = list(self._value.unbind())
         else:
