@@ -12,11 +12,9 @@ import pytest
 import torch
 
 from riemopt import linalg
-from riemopt.manifolds import Sphere, Stiefel
 from riemopt.optim import adam as adams
 from riemopt.optim import sgd as sgds
 from riemopt.optim import step as steps
-from riemopt.optim import take as takes
 from riemopt.optim import torch_rule
 from riemopt.optim.stack import Stack
 from riemopt.optim.step import Carried, Step
@@ -177,36 +175,30 @@ def norm_of_the_whole_stack(right, manifold, x, g, request):
 # --- decay ---
 
 
-def decay_in_the_moments(patch: Patch) -> None:
+def decay_in_the_moments(manifold, x, g, request, rule, skip=None, shrink=0.0):
     """AdamW's taken for Adam's."""
+    return right_decide(manifold, x, g + shrink / 0.1 * x, request, rule, skip)
 
-    def descent(group, manifold, x, g):
-        return steps.with_decay(manifold, x, g, group["weight_decay"], group["maximize"])
 
-    patch.setattr(takes, "_descent", descent)
-    patch.setattr(steps, "add_decoupled_decay", lambda *given: None)
+def decay_not_projected(manifold, x, g, request, rule, skip=None, shrink=0.0):
+    """-lr·wd·x as it is, on a sphere too."""
+    step, _ = right_decide(manifold, x, g, request, rule, skip)
+    step.u, step.t = step.t * step.u - shrink * x, 1.0
+    return step, steps.check(step.u, step.t, skip)
+
+
+def decay_without_the_rate(manifold, x, g, request, rule, skip=None, shrink=0.0):
+    """-wd·x for -lr·wd·x."""
+    return right_decide(manifold, x, g, request, rule, skip, shrink / 0.1)
 
 
 def decay_ascends(manifold, x, g, weight_decay, maximize):
     """-(g + wd·x) for -g + wd·x."""
-    g = right_with_decay(manifold, x, g, weight_decay, False)
+    g = right_descent(manifold, x, g, weight_decay, False)
     return -g if maximize else g
 
 
-def decay_not_projected(patch: Patch) -> None:
-    """-lr·wd·x as it is, on a sphere too."""
-
-    def decay(manifold, x, step, rate):
-        step.u, step.t = step.t * step.u - rate * x, 1.0
-
-    patch.setattr(steps, "add_decoupled_decay", decay)
-    patch.setattr(Sphere, "has_constant_norm", False)
-    patch.setattr(Stiefel, "has_constant_norm", False)
-
-
-def decay_without_the_rate(manifold, x, step, decay):
-    """-wd·x for -lr·wd·x."""
-    step.u, step.t = step.t * step.u - decay / 0.1 * manifold.proj_tangent(x, x), 1.0
+right_decide, right_descent = steps.decide, steps.descent
 
 
 def decay_as_a_normal_vector(patch: Patch) -> None:
@@ -214,8 +206,6 @@ def decay_as_a_normal_vector(patch: Patch) -> None:
     patch.setattr(StandIns, "_adds_decay", lambda self: False)
     patch.setattr(StandIns, "options", lambda self: {})
 
-
-right_with_decay = steps.with_decay
 
 # --- move ---
 
@@ -342,19 +332,25 @@ MISTAKES = {
         POINT,
         "tall",
     ),
-    "decoupled decay in the moments": Mistake(decay_in_the_moments, "AdamW point", "symmetric"),
+    "decoupled decay in the moments": Mistake(
+        replaced(steps, "decide", decay_in_the_moments), "AdamW point", "symmetric"
+    ),
     "decoupled decay in the moments, by entry": Mistake(
-        decay_in_the_moments, "AdamW carried", "fixed sum"
+        replaced(steps, "decide", decay_in_the_moments), "AdamW carried", "fixed sum"
     ),
     "decay of the wrong sign": Mistake(
-        replaced(steps, "with_decay", decay_ascends),
+        replaced(steps, "descent", decay_ascends),
         "SGD momentum=0.9 weight_decay=0.3 maximize",
         "symmetric",
     ),
-    "decay not projected": Mistake(decay_not_projected, "AdamW point", "sphere"),
-    "decay not projected, matrices": Mistake(decay_not_projected, "AdamW point", "tall"),
+    "decay not projected": Mistake(
+        replaced(steps, "decide", decay_not_projected), "AdamW point", "sphere"
+    ),
+    "decay not projected, matrices": Mistake(
+        replaced(steps, "decide", decay_not_projected), "AdamW point", "tall"
+    ),
     "decay without the rate": Mistake(
-        replaced(steps, "add_decoupled_decay", decay_without_the_rate), "AdamW carried", "product"
+        replaced(steps, "decide", decay_without_the_rate), "AdamW carried", "product"
     ),
     "decay in torch's moments, sphere": Mistake(
         decay_as_a_normal_vector, "Adam second_moment=tangent weight_decay=0.3", "sphere"
