@@ -52,6 +52,17 @@ def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
     return manifold.with_dims_from_end(param.ndim)
 
 
+def decay_is_decoupled(optimizer: RiemannianOptimizer, group: dict[str, Any]) -> bool | None:
+    """Whether weight decay shrinks the weight (True) or changes the gradient; None: not known.
+
+    The group says so in torch, and in the package pytorch_optimizer under another key.
+    """
+    for key in ("decoupled_weight_decay", "weight_decouple"):
+        if key in group:
+            return bool(group[key])
+    return optimizer.decay_is_decoupled
+
+
 def check_step(
     optimizer: RiemannianOptimizer, param: Tensor, manifold: Manifold, group: dict[str, Any]
 ) -> None:
@@ -87,7 +98,7 @@ def check_step(
     if (
         group.get("weight_decay", 0) != 0
         and not manifold.has_constant_norm
-        and group.get("decoupled_weight_decay", optimizer.decay_is_decoupled) is None
+        and decay_is_decoupled(optimizer, group) is None
     ):
         raise ValueError(
             f"weight_decay={group['weight_decay']} of {name} on {manifold}: is it added to the "

@@ -28,8 +28,9 @@ from riemopt.distributed.exchange import Exchange
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import step as steps
+from riemopt.optim.parameters import decay_is_decoupled
 from riemopt.optim.stack import Stack
-from riemopt.optim.step import Step, StepCheck
+from riemopt.optim.step import Request, Step, StepCheck
 from riemopt.optim.take import finish
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class _StandIns:
                     state[key] = value.float()
         if stack.parts is None:
             x, g = self._points_and_gradient()
-            self._gradient = self.manifold.egrad2rgrad(x, g)
+            self._gradient = steps.carry(self.manifold, x, g, Request(gradient=True)).gradient
+            assert self._gradient is not None
             self._know_finite(linalg.largest_entries(self._gradient))
         assert self._x is not None
         assert self._gradient is not None
@@ -278,10 +280,9 @@ class _StandIns:
 
     def _adds_decay(self) -> bool:
         """Whether weight decay is part of the gradient, to be made tangent with it."""
-        decoupled = self.group.get("decoupled_weight_decay", self.optimizer.decay_is_decoupled)
         return (
             self.group.get("weight_decay", 0) != 0
-            and not decoupled
+            and not decay_is_decoupled(self.optimizer, self.group)
             and not self.stack.manifold.has_constant_norm
         )
 
