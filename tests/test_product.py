@@ -254,7 +254,7 @@ def test_constants_of_factors_are_copied_when_an_optimizer_is_given_the_paramete
     p = nn.Parameter(torch.empty(9, device="meta"))
     group = {"params": [p], "manifold": Product([(pattern, (3, 3))])}
     riemopt.RiemannianSGD([group], lr=0.1)
-    assert len(pattern.mask._copies) == 1
+    assert len(pattern.mask.copies.devices) == 1
 
 
 # --- what it is for -------------------------------------------------------------------------

@@ -16,6 +16,11 @@ class Copies:
         self._array = array
         self._copies: dict[Any, Tensor] = {}
 
+    @property
+    def devices(self) -> list[torch.device]:
+        """Where copies are, one entry for each."""
+        return [device for device, *_ in self._copies]
+
     def on(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """The array in `dtype` on the device of `x`."""
         if is_traced():

@@ -42,7 +42,7 @@ class Constant:
         self.kind = str(self.array.dtype.kind)  # torch.compile looks at no dtype of numpy
         described = f"{self.array.shape} {self.array.dtype} ".encode()
         self.digest = hashlib.sha256(described + self.array.tobytes()).hexdigest()
-        self._copies = Copies(self.array)
+        self.copies = Copies(self.array)
 
     def on(self, x: Tensor) -> Tensor:
         """The array on the device of `x` and, unless boolean, in its dtype: float32 for half.
@@ -58,7 +58,7 @@ class Constant:
                 f"This manifold is described by complex numbers: points must be complex; got "
                 f"{x.dtype}."
             )
-        return self._copies.on(x, dtype)
+        return self.copies.on(x, dtype)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self.digest == other.digest
