@@ -208,7 +208,9 @@ def _cut(tensors, dim, sizes):
     """The tensors of each part; a size may count from the whole."""
     n = tensors[0].shape[dim]
     sizes = [n + size if size < 0 else size for size in sizes]
-    return zip(*([a.contiguous().clone() for a in t.split(sizes, dim)] for t in tensors), strict=True)
+    return zip(
+        *([a.contiguous().clone() for a in t.split(sizes, dim)] for t in tensors), strict=True
+    )
 
 
 @each_cut

@@ -101,7 +101,7 @@ def test_decoupled_decay_is_the_tangent_part_of_the_weight(name, point):
 
 
 def test_decay_of_the_unknown_kind_is_refused_with_the_option_that_says_it():
-    for base, kind in ((Clipped, "Clipped"), *((b, n) for n, b in OUTSIDE.items())):
+    for base, kind in ((Clipped, "Clipped"),):
         p, plain = ManifoldParameter(noise((2, 5), 1), FixedSum(total=1.0)), plain_weights()[0]
         optimizer = riemannian(base)([{"params": [plain]}, {"params": [p]}])
         optimizer.param_groups[1]["weight_decay"] = 0.1
@@ -120,10 +120,10 @@ def test_decay_of_the_unknown_kind_is_refused_with_the_option_that_says_it():
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("maximize", [False, True])
-def test_lion_is_told_which_kind_its_decay_is(decoupled, maximize):
+def test_which_kind_the_decay_of_lion_is_stands_in_its_groups(decoupled, maximize):
     if "Lion" not in OUTSIDE:
         pytest.skip("needs pytorch_optimizer")
-    cls = riemannian(OUTSIDE["Lion"], decay_is_decoupled=decoupled)
+    cls = riemannian(OUTSIDE["Lion"])
     manifold = FixedSum(total=1.0)
     options = {"lr": 0.02, "maximize": maximize, "weight_decouple": decoupled}
     p, q = (ManifoldParameter(noise((2, 5), 1, torch.float64), manifold) for _ in range(2))

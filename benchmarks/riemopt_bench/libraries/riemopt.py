@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 # The second moments of Adam that the step benchmark times, by the name of the method: add new ones
 # here. Numbers under the name riemopt-adam are those of "point" from the start, whatever the
 # default is; training takes the default.
-SECOND_MOMENTS = {"riemopt-adam": "point", "riemopt-adam-elementwise": "elementwise"}
+SECOND_MOMENTS = {
+    "riemopt-adam": "point",
+    "riemopt-adam-tangent": "tangent",
+    "riemopt-adam-carried": "carried",
+}
 
 
 @functools.singledispatch
