@@ -40,13 +40,12 @@ class RiemannianOptimizer(Optimizer):
     decay_is_decoupled: bool | None = None
     """Whether the torch optimizer shrinks the weight (True) or changes the gradient (False).
 
-    None: not known, which matters where weight decay has an effect on a manifold. A group with the
-    key `decoupled_weight_decay` says so itself.
+    None: not known, which matters where decay has an effect. A group may say so itself.
     """
-    _base_step: ClassVar[Callable[[Any], Any]]
     acts_by_entry: bool = False
     """Whether each entry is stepped by itself, so that equal weights may be stepped as one."""
 
+    _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
     _plans: dict[int, Plan]
     _skipped: Counter
@@ -134,9 +133,8 @@ class RiemannianOptimizer(Optimizer):
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
             raise registry.LostManifoldError(
-                f"param_groups was changed by hand: its groups have {lengths} parameters, and "
-                f"{[len(m) for m in self._manifolds]} when they were added. Which of them are "
-                "constrained is not known. Use add_param_group."
+                f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
+                f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
@@ -213,8 +211,7 @@ class RiemannianOptimizer(Optimizer):
         """How often a point took a part of its step only, or none of it.
 
         On a `LevelSet`, where the surface bends too much for the step or c is singular, and on
-        geoopt's manifolds, where the result is not finite; alone, in a `Product` or `Flattened`.
-        Never on others. Counted on the device; reading it synchronises.
+        geoopt's manifolds, where the result is not finite. Reading it synchronises.
         """
         return self._shortened.total()
 
