@@ -8,9 +8,8 @@ tangent gradient (`riemopt.optim.torch_rule`), unless the class has one of its o
 
     class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...     # torch's rule
 
-`_manifolds` runs parallel to `param_groups`: position decides, so that the list stays right when a
-trainer swaps the tensors of a group for sharded or moved ones. Nothing of ours is in `param_groups`
-or `state_dict()`.
+`_manifolds` runs parallel to `param_groups`, so that it stays right when a trainer swaps tensors of
+a group for sharded or moved ones. Nothing of ours is in `param_groups` or `state_dict()`.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 
 from riemopt.distributed import exchange
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
 from riemopt.optim import state, torch_rule
 from riemopt.optim.parameters import as_stepped, manifolds_of_group
 from riemopt.optim.stack import Plan, Stack
@@ -118,7 +117,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        registry.listen(self)
+        table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
         """Called by the table of manifolds when `param` is constrained or released."""
@@ -132,7 +131,7 @@ class RiemannianOptimizer(Optimizer):
         """Each group with the manifolds of its parameters."""
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
-            raise registry.LostManifoldError(
+            raise table.LostManifoldError(
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
@@ -201,8 +200,7 @@ class RiemannianOptimizer(Optimizer):
     def skipped_steps(self) -> int:
         """How often a constrained parameter was left as it was since its step was not finite.
 
-        Two parameters left out of one `step()` count twice. Counted on the device; reading it
-        synchronises.
+        Two parameters left out of one `step()` count twice. Reading it synchronises.
         """
         return self._skipped.total()
 
@@ -210,8 +208,8 @@ class RiemannianOptimizer(Optimizer):
     def shortened_steps(self) -> int:
         """How often a point took a part of its step only, or none of it.
 
-        On a `LevelSet`, where the surface bends too much for the step or c is singular, and on
-        geoopt's manifolds, where the result is not finite. Reading it synchronises.
+        On a `LevelSet`, where the surface bends too much for the step or c is singular; on geoopt's
+        manifolds, where the result is not finite. Reading it synchronises.
         """
         return self._shortened.total()
 
@@ -242,7 +240,7 @@ class RiemannianOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
         self._plans = {}
-        registry.listen(self)
+        table.listen(self)
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

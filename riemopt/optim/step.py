@@ -8,7 +8,8 @@
    retract: `move`.
 
 A stack is a tensor `(K, *shape)`: K parameters of one shape, dtype and device on one manifold. What
-is done here for whole points, `riemopt.optim.sharded_step` does for points that are cut over processes.
+is done here for whole points, `riemopt.optim.sharded_step` does for points that are cut over
+processes.
 
 Letters: `x` points, `g` Euclidean gradients, `m` momentum (tangent where the last step started),
 `u` a direction, `t` its factor.
