@@ -621,7 +621,8 @@ def test_half_precision_is_stepped_in_single():
     for _ in range(3):
         p.grad = torch.ones_like(p)
         optimizer.step()
-    assert p.dtype == optimizer.state[p]["momentum_buffer"].dtype == torch.bfloat16
+    assert p.dtype == torch.bfloat16
+    assert optimizer.state[p]["momentum_buffer"].dtype == torch.float32
     assert bool(p.isfinite().all())
     assert ball.check_point_on_manifold(p.detach().float())
 

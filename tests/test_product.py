@@ -368,7 +368,7 @@ def test_nothing_is_changed_if_one_is_refused(chosen, error, message):
 
 
 def test_a_dict_and_a_manifold_besides_are_refused():
-    with pytest.raises(TypeError, match=r"each name has; got Sphere\(\) besides"):
+    with pytest.raises(TypeError, match=r"each name has; got Sphere\(\) as well"):
         constrain(Pose(), {"rotation": Stiefel()}, Sphere())
 
 

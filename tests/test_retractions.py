@@ -12,8 +12,16 @@ from riemopt import linalg
 from riemopt.distributed import sharded_geometry
 from riemopt.manifolds import QR, Cayley, Cubic, Polar, Retraction, Stiefel
 from riemopt.manifolds.retractions import NAMED, polar_of
+from riemopt.testing.behaviour import arguments_are_left_alone, results_keep_the_layout
+from riemopt.testing.retractions import (
+    curve_is_its_definition,
+    retraction_fixes_zero,
+    retraction_is_first_order,
+    retraction_is_second_order,
+)
 from tests import test_distributed as distributed
 from tests import test_law_retraction as laws
+from tests.laws import assert_law
 from tests.manifold_cases import EXACT, MATRICES, Case, generator, name, over, point, seeds
 
 
@@ -87,10 +95,9 @@ def test_it_stays_on_the_surface(case, shape, dtype):
     x = point(case, shape, dtype)
     for size in laws.SIZES:
         laws.law_retract_stays_on_surface(case.manifold, x, generator(1), size)
-    laws.law_retract_keeps_layout(case.manifold, x, generator(1))
-    laws.law_curve_is_its_definition(case.manifold, x, generator(1))
-    laws.law_retract_fixes_zero(case.manifold, x)
-    laws.law_arguments_are_unchanged(case.manifold, x, generator(1))
+    for law in (results_keep_the_layout, curve_is_its_definition, retraction_fixes_zero):
+        assert_law(law, case.manifold, x, generator(1))
+    arguments_are_left_alone(case.manifold, x, generator(1))
     laws.law_batch_equals_loop(case.manifold, x, generator(1))
 
 
@@ -98,9 +105,9 @@ def test_it_stays_on_the_surface(case, shape, dtype):
 @given(seed=seeds)
 def test_it_has_its_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
-    laws.law_retract_is_first_order(case.manifold, x, generator(seed + 1))
+    assert_law(retraction_is_first_order, case.manifold, x, generator(seed + 1))
     if case.second_order:
-        laws.law_retract_is_second_order(case.manifold, x, generator(seed + 1))
+        assert_law(retraction_is_second_order, case.manifold, x, generator(seed + 1))
 
 
 def test_it_trains():

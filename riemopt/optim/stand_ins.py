@@ -80,6 +80,11 @@ class StandIns:
             for key, value in state.items():  # made before the first step, in half precision
                 if isinstance(value, Tensor) and value.ndim and value.dtype in HALF:
                     state[key] = value.float()
+        if self._must_be_capturable():
+            for state in stack.states:
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.ndim == 0:
+                        state[key] = value.to(stack.device)
         if stack.parts is None:
             x, g = self._points_and_gradient()
             self._gradient = steps.carry(self.manifold, x, g, Request(gradient=True)).gradient
@@ -160,11 +165,19 @@ class StandIns:
             self.stack.manifold.has_constant_norm or self._adds_decay()
         ):
             changed["weight_decay"] = 0.0
+        if self._must_be_capturable():
+            changed["capturable"] = True
         # The fused kernel of a CPU takes a pass over the memory where the others take five.
         unasked = all(self.group.get(key, False) is None for key in ("fused", "foreach"))
         if unasked and self.stack.in_place and self._can_be_fused():
             changed["fused"] = True
         return changed
+
+    def _must_be_capturable(self) -> bool:
+        """Whether torch would read the learning rate from the device of the weights."""
+        if self.group.get("capturable", True) or self.stack.device.type in ("cpu", "meta"):
+            return False
+        return isinstance(self.group["lr"], Tensor)
 
     def _can_be_fused(self) -> bool:
         counters = [state.get("step") for state in self.states]

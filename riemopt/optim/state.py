@@ -64,8 +64,9 @@ def conform(
         if value.ndim == 0:
             # With a rule of ours it is decided on the device whether a step counts.
             on_device = own_rule or group.get("capturable") or group.get("fused")
-            unrounded = saved[key] if saved is not None and key in saved else value
-            state[key] = unrounded.to(param.device if on_device else "cpu", copy=True)
+            unrounded = (saved or {}).get(key, value)
+            exact_value = unrounded if isinstance(unrounded, Tensor) else value
+            state[key] = exact_value.to(param.device if on_device else "cpu", copy=True)
         elif key in optimizer.per_point_state:
             if saved is not None and key in saved and param.dtype in HALF:
                 value = saved[key].to(param.device, copy=True)

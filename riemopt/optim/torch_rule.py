@@ -96,7 +96,7 @@ def _call_base(optimizer: RiemannianOptimizer, lent: list[list[StandIns]]) -> No
         for changed, tensors in variants.values():
             given = {**group, **changed, "params": tensors}
             groups.append((group, given, dict(given)))
-    if not groups:
+    if not any(used["params"] for _, _, used in groups):
         return
     for p in plain:
         if p in optimizer.state:
