@@ -18,6 +18,7 @@ import torch.distributed as dist
 from riemopt.distributed import Hermitian, ShardedGeometry, sharded_geometry
 from riemopt.distributed.summands import numbers, restored
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
+from riemopt.optim import sharded_step
 from riemopt.optim import step as steps
 from riemopt.optim.adam import adam
 from riemopt.optim.sgd import sgd
@@ -161,10 +162,10 @@ def moved(manifold, x, g, request, rule):
     return y, step
 
 
-def moved_parts(parts, x, g, request, rule, skip=None):
+def moved_parts(geometry, x, g, request, rule, skip=None):
     """A step of one part, as the optimizers take it."""
-    step, sums, checked = yield from steps.decide_parts(parts, x, g, request, rule, skip)
-    y = yield from steps.move_parts(parts, x, step.u, step.t, sums, checked)
+    step, sums, checked = yield from sharded_step.decide(geometry, x, g, request, rule, skip)
+    y = yield from sharded_step.move(geometry, x, step.u, step.t, sums, checked)
     return y, step
 
 
@@ -241,10 +242,10 @@ def test_a_step_in_parts_reads_nothing_on_the_host(manifold, shape, dim):
         for largest in (None, v):
             asked = adam_step(x, v, largest, geometry.entries, counts)
             step, sums, checked = together(
-                [steps.decide_parts(geometry, x, x, *asked, skip)], total=lambda s: s[0]
+                [sharded_step.decide(geometry, x, x, *asked, skip)], total=lambda s: s[0]
             )[0]
             assert checked is not None
-            move = steps.move_parts(geometry, x, step.u, step.t, sums, checked)
+            move = sharded_step.move(geometry, x, step.u, step.t, sums, checked)
             y = together([_started(move)])[0]
             assert y.shape == x.shape
     assert seen.dispatched > 50
@@ -262,7 +263,7 @@ def test_what_one_process_skips_all_skip():
     skips = [torch.tensor(False), torch.tensor(True)]
     results = together(
         [
-            steps.decide_parts(geometry, x, g, *sgd_step(m), skip)
+            sharded_step.decide(geometry, x, g, *sgd_step(m), skip)
             for (x, g, m), skip in zip(pieces, skips, strict=True)
         ]
     )

@@ -397,6 +397,23 @@ def test_gradients_are_never_written(point, make):
         assert torch.equal(p.grad, _noise(p, i))
 
 
+@every_optimizer
+@pytest.mark.parametrize("point", ["sphere", "stiefel", "stiefel-wide", "symmetric"])
+def test_strides_of_weight_and_gradient_do_not_matter(make, point):
+    p = _parameter(point, torch.float32)
+    q = nn.Parameter(p.detach().mT.contiguous().mT)
+    optimizers = [
+        OPTIMIZERS[make]([p]),
+        OPTIMIZERS[make]([{"params": [q], "manifold": p.manifold}]),
+    ]
+    for i in range(3):
+        p.grad = _noise(p, i)
+        q.grad = p.grad.mT.contiguous().mT if i == 1 else p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-6)
+
+
 def test_sparse_gradient_of_a_constrained_weight_is_refused():
     embedding = nn.Embedding(5, 3, sparse=True)
     riemopt.constrain(embedding, "weight", Sphere())

@@ -14,8 +14,8 @@ import torch
 from riemopt import linalg
 from riemopt.optim import adam as adams
 from riemopt.optim import sgd as sgds
+from riemopt.optim import stand_ins
 from riemopt.optim import step as steps
-from riemopt.optim import torch_rule
 from riemopt.optim.stack import Stack
 from riemopt.optim.step import Carried, Step
 from tests.test_rules import (
@@ -26,7 +26,7 @@ from tests.test_rules import (
 )
 
 Patch = pytest.MonkeyPatch
-StandIns = torch_rule._StandIns
+StandIns = stand_ins.StandIns
 
 
 def scale(change: Callable[..., Any]) -> Callable[[Patch], None]:

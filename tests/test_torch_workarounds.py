@@ -25,6 +25,16 @@ def test_each_site_names_one_that_is_described():
     assert used == described
 
 
+@pytest.mark.xfail(reason="fused_adam_strides")
+@pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.Adam])
+def test_fused_steps_of_other_strides(cls):
+    g = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    p = torch.nn.Parameter(torch.zeros(3, 2).mT)
+    p.grad = g
+    cls([p], lr=1.0, fused=True).step()
+    assert torch.equal(p.detach().sign(), -g)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.xfail(reason="matrix_exp_of_one_matrix: pytorch #196592")
 def test_matrix_exp_of_one_matrix(dtype):

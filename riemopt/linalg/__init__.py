@@ -24,7 +24,7 @@ from riemopt.linalg.backends import (
 )
 from riemopt.linalg.copies import Copies
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
-from riemopt.linalg.numbers import divide, maximum, number_if_free, root_plus
+from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
 from riemopt.linalg.polar import (
     cubic_step,
@@ -103,7 +103,7 @@ __all__ = [
     "mean_along_sphere",
     "move_and_normalise",
     "normalise",
-    "number_if_free",
+    "on_host_numbers",
     "plus_adjoint",
     "polar",
     "polar_step",

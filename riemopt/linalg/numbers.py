@@ -1,16 +1,42 @@
 """Arithmetic that is the same on tensors and on Python numbers, written for both once."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from riemopt.linalg.backends import reads_are_free
 
+_T = TypeVar("_T")
 
-def number_if_free(a: Tensor | None) -> Any:
-    """A single number as a Python number where it can be read for free; else `a` itself."""
+
+def on_host_numbers(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Decorator: compute with Python numbers what is a single number and free to read.
+
+    A dozen operators on single numbers on a CPU cost more than the step of a small point. The first
+    argument is read if it can be; the others if all of them can. With numbers the function may
+    raise ZeroDivisionError where tensors give infinity or NaN; then it is called with tensors.
+    """
+
+    @wraps(function)
+    def wrapper(*given: Tensor | None, **options: Any) -> _T:
+        if torch.is_grad_enabled():
+            return function(*given, **options)
+        first, *others = [_number_if_free(a) for a in given]
+        if any(isinstance(a, Tensor) for a in others):
+            others = list(given[1:])
+        try:
+            return function(first, *others, **options)
+        except ZeroDivisionError:
+            return function(*given, **options)
+
+    return wrapper
+
+
+def _number_if_free(a: Tensor | None) -> Any:
     return a if a is None or a.numel() != 1 or not reads_are_free(a) else a.item()
 
 

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -68,27 +67,7 @@ def _along(values: Scalar, stack: Scalar) -> Scalar:
     return along(values, stack)
 
 
-def on_host_numbers(function: Callable[..., AdamScale]) -> Callable[..., AdamScale]:
-    """Decorator: compute with Python numbers what is a single number and free to read.
-
-    A dozen operators on single numbers on a CPU cost more than the step of a small point.
-    """
-
-    def wrapper(*given: Tensor | None, **options: Any) -> AdamScale:
-        if torch.is_grad_enabled():
-            return function(*given, **options)
-        step, *moments = [linalg.number_if_free(a) for a in given]
-        if any(isinstance(a, Tensor) for a in moments):  # all of them, or none
-            moments = list(given[1:])
-        try:
-            return function(step, *moments, **options)
-        except ZeroDivisionError:
-            return function(*given, **options)
-
-    return wrapper
-
-
-_scale = on_host_numbers(adam_scale)
+_scale = linalg.on_host_numbers(adam_scale)
 
 
 def adam(

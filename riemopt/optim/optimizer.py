@@ -8,9 +8,8 @@ tangent gradient (`riemopt.optim.torch_rule`), unless the class has one of its o
 
     class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...     # torch's rule
 
-`_manifolds` runs parallel to `param_groups`: position decides, so that the list stays right when a
-trainer swaps the tensors of a group for sharded or moved ones. Nothing of ours is in `param_groups`
-or `state_dict()`.
+`_manifolds` runs parallel to `param_groups`, so that it stays right when a trainer swaps tensors of
+a group for sharded or moved ones. Nothing of ours is in `param_groups` or `state_dict()`.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 
 from riemopt.distributed import exchange
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
 from riemopt.optim import state, torch_rule
 from riemopt.optim.parameters import as_stepped, manifolds_of_group
 from riemopt.optim.stack import Plan, Stack
@@ -40,13 +39,12 @@ class RiemannianOptimizer(Optimizer):
     decay_is_decoupled: bool | None = None
     """Whether the torch optimizer shrinks the weight (True) or changes the gradient (False).
 
-    None: not known, which matters where weight decay has an effect on a manifold. A group with the
-    key `decoupled_weight_decay` says so itself.
+    None: not known, which matters where decay has an effect. A group may say so itself.
     """
-    _base_step: ClassVar[Callable[[Any], Any]]
     acts_by_entry: bool = False
     """Whether each entry is stepped by itself, so that equal weights may be stepped as one."""
 
+    _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
     _plans: dict[int, Plan]
     _skipped: Counter
@@ -119,7 +117,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        registry.listen(self)
+        table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
         """Called by the table of manifolds when `param` is constrained or released."""
@@ -133,10 +131,9 @@ class RiemannianOptimizer(Optimizer):
         """Each group with the manifolds of its parameters."""
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
-            raise registry.LostManifoldError(
-                f"param_groups was changed by hand: its groups have {lengths} parameters, and "
-                f"{[len(m) for m in self._manifolds]} when they were added. Which of them are "
-                "constrained is not known. Use add_param_group."
+            raise table.LostManifoldError(
+                f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
+                f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
@@ -203,8 +200,7 @@ class RiemannianOptimizer(Optimizer):
     def skipped_steps(self) -> int:
         """How often a constrained parameter was left as it was since its step was not finite.
 
-        Two parameters left out of one `step()` count twice. Counted on the device; reading it
-        synchronises.
+        Two parameters left out of one `step()` count twice. Reading it synchronises.
         """
         return self._skipped.total()
 
@@ -212,9 +208,8 @@ class RiemannianOptimizer(Optimizer):
     def shortened_steps(self) -> int:
         """How often a point took a part of its step only, or none of it.
 
-        On a `LevelSet`, where the surface bends too much for the step or c is singular, and on
-        geoopt's manifolds, where the result is not finite; alone, in a `Product` or `Flattened`.
-        Never on others. Counted on the device; reading it synchronises.
+        On a `LevelSet`, where the surface bends too much for the step or c is singular; on geoopt's
+        manifolds, where the result is not finite. Reading it synchronises.
         """
         return self._shortened.total()
 
@@ -245,7 +240,7 @@ class RiemannianOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
         self._plans = {}
-        registry.listen(self)
+        table.listen(self)
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

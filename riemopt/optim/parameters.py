@@ -9,7 +9,7 @@ from torch import Tensor
 from riemopt.distributed.dtensor import is_dtensor
 from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
-from riemopt.nn import table as registry
+from riemopt.nn import table
 
 if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
@@ -27,7 +27,7 @@ def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Man
         LostManifoldError: see `riemopt.nn.table.resolve`.
         NotImplementedError: it is spread over processes so that it cannot be stepped.
     """
-    found = registry.resolve(params)
+    found = table.resolve(params)
     for p, manifold in zip(params, found, strict=True):
         if named is not None and manifold is not None and manifold != named:
             raise ValueError(

@@ -7,9 +7,9 @@
 3. **Move.** Project the direction if the rule left the tangent space, refuse what is not finite,
    retract: `move`.
 
-A stack is a tensor `(K, *shape)`: K parameters of one shape, dtype and device on one manifold. Of
-points that are cut over processes `carry_parts` and `move_parts` do the same with the own parts,
-as an `Exchange` of sums.
+A stack is a tensor `(K, *shape)`: K parameters of one shape, dtype and device on one manifold. What
+is done here for whole points, `riemopt.optim.sharded_step` does for points that are cut over
+processes.
 
 Letters: `x` points, `g` Euclidean gradients, `m` momentum (tangent where the last step started),
 `u` a direction, `t` its factor.
@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.distributed import ShardedGeometry, Summand
-from riemopt.distributed.exchange import Exchange
 from riemopt.manifolds import Manifold
 
 Scalar = float | Tensor
@@ -55,8 +53,8 @@ class Carried:
     gradient: Tensor | None
     squared_norm: Tensor | None
     """‖grad‖² in the metric, with event dimensions of size 1."""
-    momentum_sums: "DirectionSums | None" = None
-    """Of parts: what is known already if the step goes along `momentum`."""
+    momentum_sums: Sequence[Tensor] | None = None
+    """Of parts: the sums that a step along `momentum` needs."""
 
 
 @dataclass
@@ -80,9 +78,6 @@ class StepCheck(NamedTuple):
     """The step is finite, and no GradScaler objects: the state may change."""
     moved: Tensor
     """And it is not zero: the point may change."""
-
-
-# --- whole points ---
 
 
 def descent(
@@ -171,10 +166,12 @@ def check(
     largest = linalg.largest_entries(u)
     if source is not None:
         largest = torch.where(source.isfinite(), largest, torch.nan)
-    return _check(largest, t, skip)
+    return check_sizes(largest, t, skip)
 
 
-def _check(largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf) -> StepCheck:
+def check_sizes(
+    largest: Tensor, t: Scalar, skip: Tensor | None, limit: float = math.inf
+) -> StepCheck:
     """Which steps to take where `largest`, `(K,)`, bounds the entries of each direction.
 
     Refused is a step that may have an entry of `limit` or more, or one that is not a number.
@@ -217,126 +214,3 @@ def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def along(values: Tensor, stack: Tensor) -> Tensor:
     """One value for each member of a stack, shaped to broadcast to it."""
     return values.reshape(-1, *[1] * (stack.ndim - 1))
-
-
-# --- points of which each process holds a part ---
-
-
-class DirectionSums(NamedTuple):
-    """What the processes know together of a direction U."""
-
-    largest: Tensor
-    """(K,): a bound of |U| for each member: its largest entry on each process, added up."""
-    products: Sequence[Tensor]
-    """Of `ShardedGeometry.curve_summands`."""
-
-
-def carry_parts(
-    parts: ShardedGeometry, x: Tensor, g: Tensor, request: Request, skip: Tensor | None
-) -> Exchange[Carried]:
-    """`carry` of the own part. One round; a second where ‖grad‖² is asked for.
-
-    The second sends along what a step along the momentum will need, which most rules take.
-    """
-    m, decay, weight = request.momentum, request.decay, request.weight
-    momentum = None
-    if m is None:
-        (XG,) = yield [parts.gradient_summand(x, g)]
-        gradient = parts.gradient(x, g, XG)
-    else:
-        XG, XM = yield [parts.gradient_summand(x, g), parts.projection_summand(x, m)]
-        gradient = parts.gradient(x, g, XG)
-        carried = parts.project(x, m, XM)
-        if weight is None:
-            momentum = linalg.average(gradient, carried, decay)
-        else:
-            momentum = linalg.combine(carried, gradient, decay, weight)
-    if not request.squared_norm:
-        return Carried(momentum, gradient, None)
-    summand = parts.squared_summand(x, gradient, XG)
-    if momentum is None:
-        (squared,) = yield [summand]
-        return Carried(None, gradient, squared)
-    kept = gradient if request.gradient else None
-    del gradient, g  # many steps wait for their sums together
-    squared, *sums = yield [summand, *_direction_summands(parts, x, momentum, skip)]
-    return Carried(momentum, kept, squared, DirectionSums(sums[0], sums[1:]))
-
-
-def make_parts_tangent(parts: ShardedGeometry, x: Tensor, step: Step) -> Exchange[None]:
-    """`make_tangent` of the own part. One round, where there is something to do."""
-    if not step.is_tangent:
-        (XU,) = yield [parts.projection_summand(x, step.u)]
-        step.u = parts.project(x, step.u, XU)
-
-
-def decide_parts(
-    parts: ShardedGeometry,
-    x: Tensor,
-    g: Tensor,
-    request: Request,
-    rule: Callable[[Carried], Step],
-    skip: Tensor | None = None,
-) -> Exchange[tuple[Step, DirectionSums, StepCheck | None]]:
-    """`decide` of the own part, and the sums that `move_parts` needs."""
-    carried = yield from carry_parts(parts, x, g, request, skip)
-    source = carried.momentum if carried.momentum is not None else carried.gradient
-    assert source is not None
-    del g, request
-    step = rule(carried)
-    sums = carried.momentum_sums if step.u is carried.momentum else None
-    del carried
-    if not step.keeps_nan and step.u is not source:
-        bad = ~linalg.largest_entries(source).isfinite()
-        step.u = torch.where(along(bad, step.u), torch.nan, step.u)
-    del source
-    yield from make_parts_tangent(parts, x, step)
-    if sums is None:
-        sums = yield from sums_of_direction(parts, x, step.u, skip)
-    return step, sums, check_parts(sums, step.t)
-
-
-def sums_of_direction(
-    parts: ShardedGeometry, x: Tensor, u: Tensor, skip: Tensor | None
-) -> Exchange[DirectionSums]:
-    """What a step along `u` needs summed. One round."""
-    largest, *products = yield _direction_summands(parts, x, u, skip)
-    return DirectionSums(largest, products)
-
-
-def _direction_summands(
-    parts: ShardedGeometry, x: Tensor, u: Tensor, skip: Tensor | None
-) -> list[Summand]:
-    """`skip` refuses the step, on all processes if one of them says so."""
-    largest = linalg.largest_entries(u)
-    if skip is not None:
-        largest = torch.where(skip, torch.nan, largest)
-    return [largest, *parts.curve_summands(x, u)]
-
-
-def check_parts(sums: DirectionSums, t: Scalar) -> StepCheck | None:
-    """`check`, from what all processes know: they refuse the same steps.
-
-    A step whose square cannot be represented is refused too.
-    """
-    largest = sums.largest
-    for total in sums.products:
-        largest = torch.where(total.abs().flatten(1).isfinite().all(1), largest, torch.inf)
-    checked = _check(largest, t, None, torch.finfo(largest.dtype).max ** 0.5)
-    return None if linalg.known_all(checked.moved) else checked
-
-
-def move_parts(
-    parts: ShardedGeometry,
-    x: Tensor,
-    u: Tensor,
-    t: Scalar,
-    sums: DirectionSums,
-    checked: StepCheck | None,
-) -> Exchange[Tensor]:
-    """`move` of the own part. One round, or none where the geometry needs no finish."""
-    y = parts.curve(x, u, t, *sums.products)
-    if parts.needs_finish:
-        (YY,) = yield [parts.finish_summand(y)]
-        y = parts.finish(y, YY)
-    return y if checked is None else select(checked.moved, y, x)

@@ -11,6 +11,7 @@ from riemopt.distributed import ShardedGeometry
 from riemopt.distributed.exchange import Exchange
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
+from riemopt.optim import sharded_step
 from riemopt.optim import step as steps
 from riemopt.optim.stack import Stack
 from riemopt.optim.step import Step, StepCheck
@@ -92,7 +93,7 @@ def take_parts(
     skip = optimizer._skip(stack.device)
     x, g = stack.points(), stack.gradients(getattr(optimizer, "grad_scale", None))
     g = -g if group.get("maximize") else g
-    step, sums, checked = yield from steps.decide_parts(
+    step, sums, checked = yield from sharded_step.decide(
         parts,
         x,
         g,
@@ -106,7 +107,7 @@ def take_parts(
     _store_state(stack, step, checked)
     if stack.params[0].dtype in HALF:  # it was rounded, and the sums are not those of what is left
         step.u = u
-    stack.store_points((yield from steps.move_parts(parts, x, step.u, step.t, sums, checked)))
+    stack.store_points((yield from sharded_step.move(parts, x, step.u, step.t, sums, checked)))
 
 
 def _store_state(stack: Stack, step: Step, checked: StepCheck | None) -> None:

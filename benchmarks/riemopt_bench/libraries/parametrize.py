@@ -110,8 +110,7 @@ def attach(
 ) -> Attached:
     """Register one parametrization per constrained weight; Adam moves the originals.
 
-    (Never fused Adam: that of torch 2.13 mixes up the entries of geotorch's `original`, which is
-    not contiguous, with those of its gradient.)
+    Never fused Adam, as geotorch's `original` is not contiguous: # workaround: fused_adam_strides
     """
     for name, surface in task.surfaces.items():
         register(surface)(*task.place(name))
