@@ -145,7 +145,7 @@ OPTIMIZERS = {
     "tangent": lambda params: RiemannianAdam(params, lr=0.05),
     "carried": lambda params: RiemannianAdam(params, lr=0.05, second_moment="carried"),
     "point": lambda params: RiemannianAdam(params, lr=0.05, second_moment="point"),
-    "Adamax": lambda params: riemannian(torch.optim.Adamax)(params, lr=0.05),
+    "Adamax": lambda params: riemannian(torch.optim.Adamax)(params, lr=0.2),
     "Lion": lambda params: riemannian(Lion, acts_by_entry=True)(params, lr=0.05),
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
