@@ -6,7 +6,8 @@ The same set, four ways: the manifold derived by hand, `LevelSet` of one line of
 (constraint dissolving; Xiao, Liu & Toh 2022) with its class for that set and with the equation
 alone. All are timed in one run, interleaved. A step of cdopt is the map A(w) that the forward uses,
 its derivative, that of the penalty, and torch's Adam; its stored weights are off the surface by
-what the penalty leaves, for which the best of several penalties is taken.
+what the penalty leaves, for which the best of several penalties is taken. riemopt's Adam has one
+second moment for each point (`second_moment="point"`), as in all figures that are stored.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def ours(manifold: Manifold, *, compiled: bool = False) -> Callable[[Work], Meth
     def build(work: Work) -> Method:
         weight = nn.Parameter(work.start())
         lr = torch.tensor(LR) if compiled else LR
-        optimizer = RiemannianAdam([{"params": [weight], "manifold": manifold}], lr=lr)
+        group = {"params": [weight], "manifold": manifold}
+        optimizer = RiemannianAdam([group], lr=lr, second_moment="point")
         if not compiled:
             return Method(weight, optimizer.step)
         step = torch.compile(lambda: RiemannianAdam.step(optimizer), fullgraph=True)

@@ -21,6 +21,7 @@ from riemopt.manifolds import Sphere, Stiefel
 OPTIMIZERS = {
     "SGD, momentum": lambda groups: RiemannianSGD(groups, lr=0.1, momentum=0.9),
     "Adam": lambda groups: RiemannianAdam(groups, lr=0.1),
+    'Adam, "point"': lambda groups: RiemannianAdam(groups, lr=0.1, second_moment="point"),
 }
 # Name, manifold, shape, dimension that is cut, number of such weights.
 WEIGHTS = [

@@ -114,7 +114,7 @@ def test_table_of_communication():
     stdout, stderr = launch(2, ROOT / "benchmarks" / "communication.py")
     rows = [line for line in stdout.splitlines() if line.startswith(("| Stiefel", "| sphere"))]
     page = (ROOT / "docs" / "distributed.md").read_text()
-    assert len(rows) == 14, stderr
+    assert len(rows) == 21, stderr
     for row in rows:
         assert row.rpartition(" | ")[0] in page  # all columns but the ratio
 

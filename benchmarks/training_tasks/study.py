@@ -1,8 +1,8 @@
 """Tune methods on tasks and run them on fresh seeds; every run is one line of a results file.
 
-    study = Study(path, {"point": lambda training, lr: RiemannianAdam(training.groups(), lr=lr)})
-    lr = study.tune("digits_mlp", "point")
-    rows = study.fresh("digits_mlp", "point", lr, seeds=5)
+    study = Study(path, {"sgd": lambda training, lr: RiemannianSGD(training.groups(), lr=lr)})
+    lr = study.tune("digits_mlp", "sgd")
+    rows = study.fresh("digits_mlp", "sgd", lr, seeds=5)
 
 Rates are half decades: five around the task's own guess, and further ones while the best is at an
 edge. Each is tried on three seeds, which are not those that are reported. A second start skips the

@@ -29,7 +29,7 @@ class FixedSum(Slices, FlatSubspace):
 
     The tangent part of a gradient is g - mean(g); the nearest point to `a`, a - mean(a) + total/n.
     An `lr` times a gradient with entries of size 1 moves entries by about `lr`. Linear for total 0,
-    but the elementwise m/√v of Adam leaves the subspace, so that each point has one second moment.
+    but the elementwise m/√v of Adam leaves the subspace, and is projected.
     For row and column sums at once use `AffineSubspace.of`.
     """
 

@@ -35,10 +35,11 @@ class Product(Manifold):
         dim: the dimension that is cut, from the end: a point is that one and all after it.
 
     The metric is the sum of the factors', and so are squared distance and dimension; the violation
-    is their largest. An `lr` means in each factor what it means there. Adam has one second moment
-    for the whole point: where the gradients of factors differ much in size, give each a parameter
-    of its own, as `riemopt.constrain(module, {"rotation": Stiefel(), …})` does; do so too where
-    nothing needs the tensor to be one.
+    is their largest. An `lr` means in each factor what it means there. With
+    `second_moment="point"` Adam has one for the whole point: where the gradients of factors differ
+    much in size, give each a parameter of its own, as
+    `riemopt.constrain(module, {"rotation": Stiefel(), …})` does; do so too where nothing needs the
+    tensor to be one.
 
     Raises:
         ValueError: no factor, a shape that its manifold does not accept, or `dim` not negative.

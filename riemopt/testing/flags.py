@@ -34,7 +34,7 @@ def norm_is_constant_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -
 
 @law(
     "allows_elementwise_scaling: retract(x, u) = x + u, and u/(1 + v²), entry by entry, is tangent",
-    "Set allows_elementwise_scaling = False: the second moment is then one number for each point.",
+    "Set allows_elementwise_scaling = False: what leaves the tangent space is then projected.",
 )
 def linearity_is_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """Adam's elementwise quotient is then taken. (Of complex entries, part by part.)"""
