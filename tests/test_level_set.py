@@ -147,6 +147,16 @@ def test_scale_of_the_equations_does_not_matter(size):
     torch.testing.assert_close(uniform.curve(X, V, -0.1), Stiefel().curve(X, V, -0.1))
 
 
+def test_what_no_step_can_mend_is_no_direction_of_one():
+    """Rounding makes XᴴX - I of entries that do not repeat each other exactly: out of J's range."""
+    manifold = LevelSet(orthonormal_columns, event_ndim=2, dense_up_to=0)
+    for seed in range(20):
+        for scale in (1.0, 1e-3):
+            noise = torch.randn(5, 2, generator=generator(seed), dtype=torch.complex64)
+            x = manifold.project(scale * noise)
+            assert manifold.violation(x.to(torch.complex128)) <= 1e-6
+
+
 def test_a_small_row_among_large_ones_is_an_equation_all_the_same():
     """In float32, the mean of a million squares beside their sum: rows of norms 4e-4 and 1e3."""
 

@@ -265,7 +265,8 @@ class ManyEquations(NormalSpace):
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """y - J⁺r, to a relative residual of `accuracy`."""
         tolerance = torch.full_like(r[:, :1], self.accuracy)
-        solution, left = self._craig(r, tolerance, relative=True)
+        floor = torch.finfo(y.dtype).eps * lengths(y)
+        solution, left = self._craig(r, tolerance, relative=True, floor=floor)
         distance = lengths(solution)
         unsolved = left > self.accuracy * lengths(r)
         if not known_all(~unsolved):
@@ -299,17 +300,22 @@ class ManyEquations(NormalSpace):
         assert self._sigma is not None
         return lengths(r) / self._sigma
 
-    def _craig(self, b: Tensor, tolerance: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
+    def _craig(
+        self, b: Tensor, tolerance: Tensor, *, relative: bool, floor: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x = J⁺b and ‖b - Jx‖.
 
         The tolerance is one of ‖b - Jx‖/‖b‖, or, not relative, of the distance ‖b - Jx‖/σ, σ being
-        the size of J as seen in ‖Jᵀb‖/‖b‖.
+        the size of J as seen in ‖Jᵀb‖/‖b‖. A distance of `floor` is enough in any case: of what
+        rounding made, a part is outside of the range of J, and more iterations would blow it up.
         """
         eps = torch.finfo(b.dtype).eps
         r, p = b, self._jacobian.adjoint(b)
         rr, qq = lengths(r).square(), lengths(p).square()
         sigma2 = qq * _inverse(rr)
         limit = tolerance.square() * (rr if relative else sigma2)
+        if floor is not None:
+            limit = torch.maximum(limit, floor.square() * sigma2)
         x = None
         steps = self._steps(b)
         for step in steps:
