@@ -17,7 +17,16 @@ from riemopt.nn.constrain import (
     unconstrain,
 )
 from riemopt.nn.table import LostManifoldError
-from riemopt.optim import RiemannianAdam, RiemannianAdamW, RiemannianOptimizer, RiemannianSGD
+from riemopt.optim import (
+    RiemannianAdagrad,
+    RiemannianAdam,
+    RiemannianAdamW,
+    RiemannianNAdam,
+    RiemannianOptimizer,
+    RiemannianRMSprop,
+    RiemannianSGD,
+    riemannian,
+)
 
 __version__ = "0.1.0"
 
@@ -26,15 +35,19 @@ __all__ = [
     "LostManifoldError",
     "Manifold",
     "ManifoldParameter",
+    "RiemannianAdagrad",
     "RiemannianAdam",
     "RiemannianAdamW",
+    "RiemannianNAdam",
     "RiemannianOptimizer",
+    "RiemannianRMSprop",
     "RiemannianSGD",
     "constrain",
     "constraints",
     "manifold_of",
     "manifolds",
     "project_",
+    "riemannian",
     "swa_utils",
     "unconstrain",
 ]

@@ -1,13 +1,13 @@
 """Riemannian optimizers with the signatures of torch's own."""
 
 from riemopt.optim.adam import RiemannianAdam, RiemannianAdamW
-from riemopt.optim.optimizer import RiemannianOptimizer
-from riemopt.optim.riemannian import (
+from riemopt.optim.classes import (
     RiemannianAdagrad,
     RiemannianNAdam,
     RiemannianRMSprop,
     riemannian,
 )
+from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
 
 __all__ = [

@@ -66,7 +66,7 @@ class StandIns:
         return x, g
 
     def _know_finite(self, largest: Tensor) -> None:
-        lr = self.group["lr"]
+        lr = self.group.get("lr", 0.0)
         lr = lr.to(largest.device, largest.dtype) if isinstance(lr, Tensor) else lr
         finite = (largest + abs(lr)).isfinite()  # neither is negative
         self._finite = None if linalg.known_all(finite) else finite
@@ -177,7 +177,7 @@ class StandIns:
         """Whether torch would read the learning rate from the device of the weights."""
         if self.group.get("capturable", True) or self.stack.device.type in ("cpu", "meta"):
             return False
-        return isinstance(self.group["lr"], Tensor)
+        return isinstance(self.group.get("lr"), Tensor)
 
     def _can_be_fused(self) -> bool:
         counters = [state.get("step") for state in self.states]
