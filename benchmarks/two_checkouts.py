@@ -6,8 +6,10 @@
 Each checkout runs in a process of its own, which sets up workloads of `riemopt bench speed` (the
 quick ones, or those named) and then waits. The two are asked for a block of steps in turns, the
 first one changing, so that only one computes at a time and both see the same moods of the machine.
-The ratio is the median of the ratios of neighbouring blocks. Options are equal: where the older
-checkout does not know a name of `second_moment`, it is given the old one.
+Two processes of one checkout differ by as much as a tenth, so all is done with several pairs of new
+processes. Shown are the quartiles of the ratios of neighbouring blocks, of all pairs together.
+Options are equal: where the older checkout does not know a name of `second_moment`, it is given the
+old one.
 """
 
 from __future__ import annotations
@@ -131,11 +133,25 @@ def compare(before: Checkout, after: Checkout, case: dict[str, Any], rounds: int
     return np.array(ratios)
 
 
+def _case(workload: Any, method: str, threads: int) -> dict[str, Any]:
+    items = [
+        (
+            "Euclidean" if item.surface is None else type(item.surface).__name__,
+            item.shape,
+            item.count,
+        )
+        for item in workload.items
+    ]
+    optimizer, options = METHODS[method]
+    return {"items": items, "optimizer": optimizer, "options": options, "threads": threads}
+
+
 def main(
     before: Annotated[Path, typer.Argument(help="Folder of the older checkout.")],
     after: Annotated[Path, typer.Argument(help="Folder of the newer checkout.")],
     workload: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Pairs of blocks for each case.")] = 31,
+    rounds: Annotated[int, typer.Option(min=3, help="Pairs of blocks for each case.")] = 11,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of new processes.")] = 6,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Write the quartiles here, as JSON.")] = None,
 ) -> None:
@@ -143,22 +159,21 @@ def main(
     from riemopt_bench.speed.workloads import WORKLOADS
 
     chosen = [w for w in WORKLOADS.values() if (w.name in workload if workload else w.quick)]
-    pair = Checkout(before), Checkout(after)
     table = Table("workload", "optimizer", "lower", "median", "upper", title="after ÷ before")
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for _ in track(range(pairs), "measuring", console=Console(stderr=True)):
+        pair = Checkout(before), Checkout(after)
+        for one in chosen:
+            for name in METHODS:
+                found = compare(*pair, _case(one, name, threads), rounds)
+                ratios.setdefault((one.name, name), []).extend(found.tolist())
+        for checkout in pair:
+            checkout.close()
     rows = []
-    cases = [(w, name) for w in chosen for name in METHODS]
-    for one, name in track(cases, "measuring", console=Console(stderr=True)):
-        items = [
-            ("Euclidean" if i.surface is None else type(i.surface).__name__, i.shape, i.count)
-            for i in one.items
-        ]
-        optimizer, options = METHODS[name]
-        case = {"items": items, "optimizer": optimizer, "options": options, "threads": threads}
-        quartiles = np.percentile(compare(*pair, case, rounds), [25, 50, 75]).round(3).tolist()
-        table.add_row(one.name, name, *map(str, quartiles))
-        rows.append({"workload": one.name, "optimizer": name, "quartiles": quartiles})
-    for checkout in pair:
-        checkout.close()
+    for (title, name), values in ratios.items():
+        quartiles = np.percentile(values, [25, 50, 75]).round(3).tolist()
+        table.add_row(title, name, *map(str, quartiles))
+        rows.append({"workload": title, "optimizer": name, "quartiles": quartiles})
     Console().print(table)
     if out is not None:
         out.write_text(json.dumps(rows, indent=1) + "\n")

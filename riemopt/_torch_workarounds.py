@@ -27,15 +27,15 @@ import torch
 from torch import Tensor
 
 
-def copy_into(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Write each of `values` into its target; the faster way for one tensor is `copy_`.
+def copy_into(targets: Sequence[Tensor], values: Tensor) -> None:
+    """Write `(K, *shape)` values into K targets.
 
     workaround: inductor_copy_keyerror
     """
     if len(targets) == 1 and not torch.compiler.is_compiling():
-        targets[0].copy_(values[0])
+        targets[0].copy_(values.squeeze(0))
     else:
-        torch._foreach_copy_(list(targets), list(values))
+        torch._foreach_copy_(list(targets), list(values.unbind()))
 
 
 def add_scaled(x: Tensor, u: Tensor, t: float) -> Tensor:

@@ -179,7 +179,7 @@ class Stack:
 
     @staticmethod
     def _write(targets: list[Tensor], values: Tensor) -> None:
-        _torch_workarounds.copy_into(targets, values.unbind())  # workaround: inductor_copy_keyerror
+        _torch_workarounds.copy_into(targets, values)  # workaround: inductor_copy_keyerror
 
 
 class Plan(NamedTuple):

@@ -77,13 +77,20 @@ def finish(
     y, shortened = steps.move(manifold, x, step.u, step.t, checked)
     if shortened is not None:
         optimizer._shortened.add(shortened)
+    if type(manifold).after_move is not Manifold.after_move:
+        _keep_momentum(optimizer, stack, manifold, x, y)
+    stack.store_points(y)
+
+
+def _keep_momentum(
+    optimizer: RiemannianOptimizer, stack: Stack, manifold: Manifold, x: Tensor, y: Tensor
+) -> None:
     for key in optimizer.tangent_state:
         if key in stack.states[0]:
             m = stack.load(key)
             kept = manifold.after_move(x, y, m)
             if kept is not m:
                 stack.store(key, kept, (y != x).flatten(1).any(1))
-    stack.store_points(y)
 
 
 def take_parts(

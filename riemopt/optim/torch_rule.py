@@ -61,9 +61,12 @@ def step(optimizer: RiemannianOptimizer, work: Work) -> None:
         [stack for stack in stacks if not optimizer._has_own_rule(stack.manifold)]
         for _, stacks in work
     ]
-    if not any(stacks) and all(manifold is None for of in optimizer._manifolds for manifold in of):
-        type(optimizer)._base_step(optimizer)
-        return
+    if not any(stacks):
+        free = [manifold is None for manifolds in optimizer._manifolds for manifold in manifolds]
+        if all(free):
+            type(optimizer)._base_step(optimizer)
+        if all(free) or not any(free):
+            return
     lent = [
         [StandIns(optimizer, group, stack) for stack in own]
         for (group, _), own in zip(work, stacks, strict=True)
