@@ -233,16 +233,26 @@ def over(
 ) -> pytest.MarkDecorator:
     """Parametrise `(case, shape, dtype)` over the cases `where` holds and the shapes of `kinds`.
 
-    Small shapes only, if `kinds` is "small".
+    Small shapes only, if `kinds` is "small". Of shape × dtype every other pair is marked slow, in
+    a chequered pattern: each shape meets half of the dtypes, and each dtype half of the shapes.
     """
-    chosen = [case for case in (CASES if cases is None else cases) if where(case)]
-    parameters = [
-        pytest.param(case, shape, dtype, id=f"{case.manifold}-{kind}-{name(dtype)}")
-        for case in chosen
-        for kind, shape in case.shapes.items()
-        if kinds is None or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
-        for dtype in dtypes
-    ]
+    dtypes = list(dtypes)
+    parameters = []
+    for case in CASES if cases is None else cases:
+        if not where(case):
+            continue
+        shapes = [
+            (kind, shape)
+            for kind, shape in case.shapes.items()
+            if kinds is None
+            or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
+        ]
+        for i, (kind, shape) in enumerate(shapes):
+            for j, dtype in enumerate(dtypes):
+                thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % 2
+                label = f"{case.manifold}-{kind}-{name(dtype)}"
+                marks = [pytest.mark.slow] if thinned else []
+                parameters.append(pytest.param(case, shape, dtype, id=label, marks=marks))
     return pytest.mark.parametrize(("case", "shape", "dtype"), parameters)
 
 
