@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from riemopt import linalg
+from riemopt.manifolds import Manifold
 from riemopt.optim import adam as adams
 from riemopt.optim import sgd as sgds
 from riemopt.optim import stand_ins
@@ -237,6 +238,8 @@ def euclidean_gradient_lent(self):
 
 class Ambient:
     """A manifold whose gradient is the Euclidean one."""
+
+    after_move = Manifold.after_move
 
     def __init__(self, manifold):
         self._manifold = manifold
