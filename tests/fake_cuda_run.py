@@ -144,7 +144,7 @@ def attempt(function: Callable[[], object]) -> str:
 def steps() -> dict[str, str]:
     cases = {}
     for make in OPTIMIZERS:
-        for case in MANIFOLDS if make in ("momentum", "adam", "point") else FEW:
+        for case in MANIFOLDS if make in ("adam", "point") else FEW:
             here = f"{make}, {case}"
             cases[here] = lambda a=(make, case): step_twice(build(*a))
             cases[f"{here}, tensors"] = lambda a=(make, case): step_with_tensors_for_numbers(*a)

@@ -260,3 +260,14 @@ def over_cases(where: Callable[[Case], Any] = lambda case: True) -> pytest.MarkD
     """Parametrise `case` alone."""
     chosen = [case for case in CASES if where(case)]
     return pytest.mark.parametrize("case", chosen, ids=[str(case.manifold) for case in chosen])
+
+
+def chequered(names: str, rows: Iterable[Any], columns: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parametrise two arguments over rows × columns; every other pair is marked slow."""
+    columns = list(columns)
+    parameters = [
+        pytest.param(row, column, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
+    return pytest.mark.parametrize(names, parameters)

@@ -104,6 +104,7 @@ def test_on_four_processes(tmp_path):
     assert errors(4, tmp_path, names_of("FOUR")) == {}
 
 
+@pytest.mark.slow
 def test_example():
     stdout, stderr = launch(2, ROOT / "examples" / "fsdp_training.py")
     assert "resumed run identical: True" in stdout, stderr

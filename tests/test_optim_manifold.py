@@ -22,7 +22,7 @@ from riemopt.manifolds import (
     Symmetric,
     Toeplitz,
 )
-from tests.manifold_cases import PACKED, POSE, triangle, two_equations
+from tests.manifold_cases import PACKED, POSE, chequered, triangle, two_equations
 
 POINTS = {
     "sphere": (Sphere(), (4, 6)),
@@ -58,6 +58,7 @@ OPTIMIZERS = {
 }
 every_point = pytest.mark.parametrize("point", POINTS)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS)
+point_and_optimizer = chequered("point, make", POINTS, OPTIMIZERS)
 
 
 def _parameter(point, dtype=torch.float64, seed=0):
@@ -88,8 +89,7 @@ def _satisfies(p, units=10):
     return p.manifold.violation(p.detach()).max() <= bound
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64], ids=str
 )
@@ -206,8 +206,7 @@ def test_adam_on_stiefel_commutes_with_rotations_on_both_sides():
 # --- options ---------------------------------------------------------------------------------
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 def test_maximize_is_the_step_for_the_negative_gradient(point, make):
     p, q = _parameter(point), _parameter(point)
     a, b = OPTIMIZERS[make]([p], maximize=True), OPTIMIZERS[make]([q])
@@ -323,8 +322,7 @@ def test_differentiable_through_two_steps(make):
 # --- bad steps -------------------------------------------------------------------------------
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 def test_zero_gradient_or_zero_lr_changes_no_bit(point, make):
     for lr, scale in ((0.0, 1.0), (0.1, 0.0)):
         p = _parameter(point, torch.float32)
@@ -337,8 +335,7 @@ def test_zero_gradient_or_zero_lr_changes_no_bit(point, make):
         assert torch.equal(p, before)
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing_but_its_count(point, make, bad):
     p, q = _parameter(point, seed=1), _parameter(point, seed=2)
@@ -373,8 +370,7 @@ def test_first_gradient_not_finite(make):
     assert _satisfies(p)
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 @pytest.mark.parametrize("lr", [1e-30, 1.0, 1e6])
 def test_any_learning_rate_ends_on_the_surface(point, make, lr):
     p = _parameter(point, torch.float32)
@@ -385,8 +381,7 @@ def test_any_learning_rate_ends_on_the_surface(point, make, lr):
     assert _satisfies(p)
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 def test_gradients_are_never_written(point, make):
     p = _parameter(point)
     optimizer = OPTIMIZERS[make]([p])
@@ -426,8 +421,7 @@ def test_sparse_gradient_of_a_constrained_weight_is_refused():
 # --- state -----------------------------------------------------------------------------------
 
 
-@every_point
-@every_optimizer
+@point_and_optimizer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 def test_resume_is_bit_for_bit(point, make, dtype, tmp_path):
     p = _parameter(point, dtype)

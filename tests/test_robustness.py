@@ -16,7 +16,7 @@ from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, Riemanni
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
 from tests.bounds import eps, smaller_side, wide
 from tests.laws import assert_on_surface
-from tests.manifold_cases import PACKED, POSE, generator, two_equations
+from tests.manifold_cases import PACKED, POSE, chequered, generator, two_equations
 
 OPTIMIZERS = {
     "sgd": lambda params, **o: RiemannianSGD(params, **{"lr": 0.1, **o}),
@@ -159,10 +159,10 @@ MISPLACED = [  # a scaled symmetric matrix is symmetric
 ]
 
 
-@every_optimizer
-@pytest.mark.parametrize(("point", "edit"), MISPLACED)
+@chequered("place, make", MISPLACED, OPTIMIZERS)
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_weight_that_was_edited_is_pulled_back_by_the_next_step(make, point, edit, steps_before):
+def test_a_weight_that_was_edited_is_pulled_back_by_the_next_step(place, make, steps_before):
+    point, edit = place
     p = _parameter(point)
     optimizer = OPTIMIZERS[make]([p], lr=0.01)
     _run(optimizer, [p], steps_before)
