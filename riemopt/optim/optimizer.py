@@ -6,7 +6,7 @@ for bit. Constrained ones are stepped in stacks of equal manifold, shape, dtype 
 carry, rule and move (`riemopt.optim.step`). The rule is the torch optimizer's own step, run on the
 tangent gradient (`riemopt.optim.torch_rule`), unless the class has one of its own:
 
-    class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...     # torch's rule
+    class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...  # torch's rule
 
 `_manifolds` runs parallel to `param_groups`, so that it stays right when a trainer swaps tensors of
 a group for sharded or moved ones. Nothing of ours is in `param_groups` or `state_dict()`.
@@ -198,10 +198,7 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """How often a constrained parameter was left as it was since its step was not finite.
-
-        Two parameters left out of one `step()` count twice. Reading it synchronises.
-        """
+        """How often a step of one parameter was not finite and left it as it was. Synchronises."""
         return self._skipped.total()
 
     @property
