@@ -5,8 +5,8 @@ test in tests/test_torch_workarounds.py that fails while the error lives; once i
 repaired the error and what is here can go.
 
 fused_adam_strides
-    The fused Adam of torch 2.13 on CPUs pairs the entries of a parameter that is not contiguous
-    with those of its gradient by their place in memory. Both are made contiguous before.
+    The fused SGD and Adam of torch 2.13 on CPUs pair the entries of a parameter and its gradient by
+    their place in memory, also where the strides differ. Both are made contiguous before.
 inductor_copy_keyerror
     Inductor of torch 2.13 raises KeyError on CPUs where it fuses two loops that write into
     arguments of the graph (pytorch #196570). `copy_into` copies by the foreach operation in a
