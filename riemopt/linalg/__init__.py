@@ -12,6 +12,7 @@ Which algorithm serves which tensors is decided here and nowhere else (`backends
 a step synchronises with the host: a value is read only where that costs nothing.
 """
 
+from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
     is_recorded_outside,
@@ -104,6 +105,7 @@ __all__ = [
     "move_and_normalise",
     "normalise",
     "on_host_numbers",
+    "outside_autocast",
     "plus_adjoint",
     "polar",
     "polar_step",

@@ -15,12 +15,44 @@ value are what lets an optimizer step equal manifolds together.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
 from riemopt import linalg
+
+_COMPUTES = (
+    "proj_tangent",
+    "retract",
+    "project",
+    "violation",
+    "egrad2rgrad",
+    "carry",
+    "carry_mean",
+    "after_move",
+    "inner",
+    "norm",
+    "transport",
+    "curve",
+    "curve_with_fraction",
+    "random_point",
+    "random_tangent",
+    "exp",
+    "log",
+    "dist",
+    "tolerance",
+    "linearised_at",
+    "prepare",
+)
+"""The methods of the contract that compute with tensors."""
+
+
+def _compute_outside_autocast(cls: type) -> None:
+    for name in _COMPUTES:
+        method = cls.__dict__.get(name)
+        if callable(method):
+            setattr(cls, name, linalg.outside_autocast(method))
 
 
 class Manifold(ABC):
@@ -31,7 +63,8 @@ class Manifold(ABC):
     the metric is the ambient one, ⟨u, v⟩ = Re Σ conj(u)·v.
 
     No method used in an optimizer's step (all but `project`, `random_point`, `exp`, `log`, `dist`)
-    may synchronise with the host on an accelerator.
+    may synchronise with the host on an accelerator. All compute as if no `torch.autocast` were
+    around the call; a class that inherits from this one need do nothing for that.
     """
 
     dims_are_explicit: ClassVar[bool] = False
@@ -40,6 +73,10 @@ class Manifold(ABC):
     `constrain` asks it when a convolution kernel is put on a manifold of matrices: it refuses to
     take each kh×kw slice for a point unless the user has said so.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _compute_outside_autocast(cls)
 
     @property
     @abstractmethod
@@ -272,3 +309,6 @@ class Manifold(ABC):
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
             self._reject(shape, "square matrices (*batch, n, n) with n ≥ 1")
+
+
+_compute_outside_autocast(Manifold)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.testing import (
     behaviour,
@@ -25,6 +26,7 @@ from riemopt.testing.synchronisation import step_reads_nothing_on_the_host
 REPEATS = 5
 
 
+@outside_autocast
 def check_manifold(
     manifold: Manifold,
     *where: Where,
@@ -74,6 +76,7 @@ def check_manifold(
     return _report("check_manifold", laws, manifold, where, skip, dtype, seed, repeats)
 
 
+@outside_autocast
 def check_projection(
     manifold: Manifold,
     *where: Where,
@@ -90,6 +93,7 @@ def check_projection(
     return _report("check_projection", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_retraction(
     manifold: Manifold,
     *where: Where,
@@ -114,6 +118,7 @@ def check_retraction(
     return _report("check_retraction", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_transport(
     manifold: Manifold,
     *where: Where,
@@ -129,6 +134,7 @@ def check_transport(
     return _report("check_transport", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_gradient(
     function: Function,
     manifold: Manifold,
