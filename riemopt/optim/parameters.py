@@ -15,19 +15,47 @@ if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
 
 
-def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
+class Positions:
+    """Where a parameter stands in an optimizer's groups, without going through them each time."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[tuple[int, int]]] = {}
+
+    def of(self, param: Tensor, groups: list[dict[str, Any]]) -> list[tuple[int, int]]:
+        """Group and index; looked up again where trainers may have exchanged the tensors."""
+        known = self._known.get(id(param), [])
+        if not known or not all(self._holds(groups, *position, param) for position in known):
+            self._known = {}
+            for index, group in enumerate(groups):
+                for i, p in enumerate(group["params"]):
+                    self._known.setdefault(id(p), []).append((index, i))
+        return self._known.get(id(param), [])
+
+    @staticmethod
+    def _holds(groups: list[dict[str, Any]], index: int, i: int, param: Tensor) -> bool:
+        return (
+            index < len(groups)
+            and i < len(groups[index]["params"])
+            and groups[index]["params"][i] is param
+        )
+
+
+def manifolds_of_group(
+    params: list[Tensor], named: Manifold | None, places: table.Places | None = None
+) -> list[Manifold | None]:
     """Where the parameters of a group lie, as the step uses it; None for unconstrained ones.
 
     Args:
         params: the group's parameters.
         named: the manifold that the group names, which holds for all of them.
+        places: where parameters stand in the tables, if that has been looked up just now.
 
     Raises:
         ValueError: `named` contradicts what a parameter is constrained to, or a shape is wrong.
         LostManifoldError: see `riemopt.nn.table.resolve`.
         NotImplementedError: it is spread over processes so that it cannot be stepped.
     """
-    found = table.resolve(params)
+    found = table.resolve(params, places)
     for p, manifold in zip(params, found, strict=True):
         if named is not None and manifold is not None and manifold != named:
             raise ValueError(
