@@ -522,9 +522,6 @@ def test_constraints_that_are_left_say_why_and_hold_on():
         layer.weight *= 2
     assert why(layer).startswith("the weight would change")
     assert layer.weight.manifold == Stiefel()
-    layer = constrain(nn.Linear(3, 3), "weight", Stiefel())
-    layer.again = layer.weight
-    assert why(layer) == "it is tied to again, which is not constrained by itself"
     layer = constrain(nn.Linear(2, 4, dtype=torch.bfloat16), "weight", Stiefel())
     assert why(layer).startswith("torch refuses: ")  # it has no QR in bfloat16
     layer = constrain(nn.Linear(3, 3), "weight", Euclidean())

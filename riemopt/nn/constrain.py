@@ -143,30 +143,34 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: it is not constrained.
     """
-    places = table.Places()
-    entries = whole_table(module, places)
+    entries = table.table_of(module)
+    if entries is None or name not in entries:
+        entries = whole_table(module, table.Places(module.parameters(recurse=False)))
     if entries is None or name not in entries:
         known = sorted(entries) if entries is not None else []
         raise ValueError(
             f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
         )
-    released = entries[name].manifold
-    param = entries.parameter(name)
-    renamed = entries.renamed(name) if param is None else []
+    param, released = entries.parameter(name), entries[name].manifold
+    params = entries.renamed(name) if param is None else [param]
     entries.remove(name)
-    for p in renamed if param is None else [param]:
-        _release(p, released, places)
+    places = table.Places(params)
+    for p in params:
+        _release(p, released, places.of(p))
     return module
 
 
-def _release(param: Tensor, manifold: Manifold, places: table.Places) -> None:
+def _release(param: Tensor, manifold: Manifold, places: list[table.Place]) -> None:
     """Take `param` off `manifold`, wherever it is said to lie there."""
-    for entries, name in places.of(param):
-        if name in entries and entries[name].manifold == manifold:
-            entries.remove(name)
     if carried_by(param) in (None, manifold):
         unmark(param)
-    table.announce(param, table.manifold_of(param))
+    left = carried_by(param)
+    for entries, name in places:
+        if entries[name].manifold == manifold:
+            entries.remove(name)
+        else:
+            left = entries[name].manifold
+    table.announce(param, left)
 
 
 class Constraint(NamedTuple):

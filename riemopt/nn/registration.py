@@ -77,7 +77,7 @@ def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -
         return
     if entries is not None and entries.has_renamed(param, name):
         return
-    if known is not None and known.manifold != entry.manifold and Places().of(param):
+    if known is not None and known.manifold != entry.manifold and Places([param]).of(param):
         return  # tied to two manifolds, which the next optimizer says
     refuse_kernel_as_batch(module, entry.manifold)
     adopt(module, name, entry, param)

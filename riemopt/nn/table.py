@@ -23,6 +23,7 @@ from riemopt.manifolds import Manifold
 from riemopt.nn.parameter import carried_by, mark
 
 _ATTRIBUTE = "_manifold_table"
+_RENAMED = "_orig"
 
 Converter = Callable[[Any], Manifold]
 # Converters of the manifolds of other packages, which a tensor may carry, by package; and the
@@ -69,7 +70,8 @@ class ManifoldTable:
         self.owner = owner
         """The class of the module, for messages."""
         self._parameters, self._modules, self._entries = parameters, modules, entries
-        _TABLES.add(self)
+        if entries:
+            _TABLES.add(self)
 
     def belongs_to(self, module: nn.Module) -> bool:
         """Whether `module` keeps its parameters in the dict that this table is about."""
@@ -107,10 +109,13 @@ class ManifoldTable:
     def set(self, name: str, entry: Entry) -> None:
         """Constrain `name`."""
         self._entries[name] = entry
+        _TABLES.add(self)
 
     def remove(self, name: str) -> None:
         """Forget `name`."""
         del self._entries[name]
+        if not self._entries:  # one that is empty need not be looked through
+            _TABLES.discard(self)
 
     def parameter(self, name: str) -> Tensor | None:
         """The tensor now stored under `name`; if parametrize took over, its `original`."""
@@ -127,28 +132,24 @@ class ManifoldTable:
     def has_renamed(self, param: Tensor, name: str) -> bool:
         """Whether `param`, now `name`, is what another constrained name stood for.
 
-        Pruning and spectral_norm rename a weight and compute another under its old name, which then
-        is lost; when they are removed the old name comes back.
+        Pruning and spectral_norm store a weight as `weight_orig` and compute another as `weight`,
+        which then is lost; when they are removed `weight` is the stored one again.
         """
-        return any(
-            other != name and (self.parameter(other) is param or self._may_have_been(other, param))
-            for other in self
-        )
+        old = name.removesuffix(_RENAMED)
+        return old != name and (self.parameter(old) is param or self._may_have_been(old, param))
 
     def renamed(self, name: str) -> list[Tensor]:
-        """What a lost `name` may have stood for: parameters of the module under no known name."""
-        known = {id(self.parameter(n)) for n in self}
+        """What a lost `name` may have stood for."""
         maps = self._modules.get("parametrizations")
         replaced = maps[name] if isinstance(maps, nn.ModuleDict) and name in maps else None
-        params = [*self._parameters.values(), *(replaced.parameters() if replaced else ())]
-        return [
-            p
-            for p in params
-            if p is not None and id(p) not in known and self._may_have_been(name, p)
+        params = [
+            self._parameters.get(name + _RENAMED),
+            *(replaced.parameters() if replaced else ()),
         ]
+        return [p for p in params if p is not None and self._may_have_been(name, p)]
 
     def _may_have_been(self, name: str, param: Tensor) -> bool:
-        return self.is_lost(name) and carried_by(param) == self[name].manifold
+        return name in self and self.is_lost(name) and carried_by(param) == self[name].manifold
 
 
 _TABLES: "weakref.WeakSet[ManifoldTable]" = weakref.WeakSet()
@@ -182,19 +183,28 @@ Place = tuple[ManifoldTable, str]
 
 
 class Places:
-    """Where each parameter stands in the tables: one pass through them, for many parameters."""
+    """Where parameters stand in the tables: one pass through all of them.
 
-    def __init__(self) -> None:
+    Args:
+        params: those that are asked for; None for any.
+    """
+
+    def __init__(self, params: Iterable[Tensor] | None = None) -> None:
+        wanted = None if params is None else set(map(id, params))
         self._found: dict[int, list[Place]] = {}
         self._lost: dict[int, str] = {}
         for table in tuple(_TABLES):
             for name in table._entries:
                 param = table.parameter(name)
-                if param is not None:
+                if param is None:
+                    self._note_if_lost(table, name)
+                elif wanted is None or id(param) in wanted:
                     self._found.setdefault(id(param), []).append((table, name))
-                elif table.is_lost(name):
-                    message = f"{table.owner} has no parameter {name!r} any more, which"
-                    self._lost.update(dict.fromkeys(map(id, table._parameters.values()), message))
+
+    def _note_if_lost(self, table: ManifoldTable, name: str) -> None:
+        if table.is_lost(name):
+            message = f"{table.owner} has no parameter {name!r} any more, which"
+            self._lost.update(dict.fromkeys(map(id, table._parameters.values()), message))
 
     def of(self, param: Tensor) -> list[Place]:
         """The tables and names that `param` has."""
@@ -210,6 +220,12 @@ class Places:
         Raises:
             LostManifoldError, ValueError: as `resolve`.
         """
+        if id(param) in self._lost:
+            raise LostManifoldError(
+                f"{self._lost[id(param)]} was constrained. Something replaced it (pruning, "
+                "weight_norm, a parametrization with several originals). Call riemopt.unconstrain "
+                "on that name, or undo the replacement before the optimizer is built."
+            )
         places, carried = self.of(param), carried_by(param)
         manifolds = {table[name].manifold for table, name in places} | ({carried} - {None})
         if len(manifolds) > 1:
@@ -225,12 +241,6 @@ class Places:
             if carried is None:
                 mark(param, *table[name])
             return table[name].manifold
-        if id(param) in self._lost:
-            raise LostManifoldError(
-                f"{self._lost[id(param)]} was constrained. Something replaced it (pruning, "
-                "weight_norm, a parametrization with several originals). Call riemopt.unconstrain "
-                "on that name, or undo the replacement before the optimizer is built."
-            )
         _refuse_flat(param)
         return carried or converted(getattr(param, "manifold", None))
 
@@ -247,7 +257,8 @@ def resolve(params: Iterable[Tensor], places: Places | None = None) -> list[Mani
             parameter any more, so that a step would leave its surface without a word.
         ValueError: tied weights that are constrained to different manifolds.
     """
-    places = places or Places()
+    params = list(params)
+    places = places or Places(params)
     return [places.manifold(param) for param in params]
 
 
@@ -260,7 +271,7 @@ def manifold_of(param: Tensor) -> Manifold | None:
     Raises:
         LostManifoldError, ValueError: as `resolve`, for a parameter that does not say it itself.
     """
-    return carried_by(param) or Places().manifold(param)
+    return carried_by(param) or Places([param]).manifold(param)
 
 
 def _refuse_flat(param: Tensor) -> None:

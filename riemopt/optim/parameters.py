@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class Positions:
-    """Where a parameter stands in an optimizer's groups, without going through them each time."""
+    """Where parameters stand in an optimizer's groups: found without going through them each time.
+
+    Trainers exchange tensors in groups without a word, so what is known is checked when it is used.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, list[tuple[int, int]]] = {}
 
     def of(self, param: Tensor, groups: list[dict[str, Any]]) -> list[tuple[int, int]]:
-        """Group and index; looked up again where trainers may have exchanged the tensors."""
+        """Group and index of `param`, if nothing was exchanged since they were `renew`ed."""
         known = self._known.get(id(param), [])
-        if not known or not all(self._holds(groups, *position, param) for position in known):
-            self._known = {}
-            for index, group in enumerate(groups):
-                for i, p in enumerate(group["params"]):
-                    self._known.setdefault(id(p), []).append((index, i))
-        return self._known.get(id(param), [])
+        return [
+            (g, i)
+            for g, i in known
+            if g < len(groups) and i < len(groups[g]["params"]) and groups[g]["params"][i] is param
+        ]
 
-    @staticmethod
-    def _holds(groups: list[dict[str, Any]], index: int, i: int, param: Tensor) -> bool:
-        return (
-            index < len(groups)
-            and i < len(groups[index]["params"])
-            and groups[index]["params"][i] is param
-        )
+    def renew(self, groups: list[dict[str, Any]]) -> None:
+        """Go through all groups."""
+        self._known = {}
+        for g, group in enumerate(groups):
+            for i, p in enumerate(group["params"]):
+                self._known.setdefault(id(p), []).append((g, i))
 
 
 def manifolds_of_group(

@@ -22,7 +22,6 @@ from riemopt.interop.parametrize.weights import (
     close,
     compute,
     own_class,
-    owners,
     random_state_kept,
     remove_maps,
 )
@@ -64,7 +63,7 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
     left: dict[str, str] = {}
     for places in _constrained(model).values():
         try:
-            done.update(_convert(model, places, orthogonal_map))
+            done.update(_convert(places, orthogonal_map))
         except NotConvertedError as error:
             left.update({full: str(error) for full, _, _ in places})
     return Report(done, left)
@@ -84,16 +83,11 @@ def _constrained(model: nn.Module) -> dict[int, list[Place]]:
     return found
 
 
-def _convert(
-    model: nn.Module, places: list[Place], orthogonal_map: str | None
-) -> dict[str, nn.Module]:
+def _convert(places: list[Place], orthogonal_map: str | None) -> dict[str, nn.Module]:
     full, module, name = places[0]
     param = module._parameters.get(name)
     if param is None:
         raise NotConvertedError("a parametrization was registered on top of the constraint")
-    for other, _ in owners(model)[id(param)]:
-        if not any(other == place[0] for place in places):
-            raise NotConvertedError(f"it is tied to {other}, which is not constrained by itself")
     if isinstance(module, ParametrizationList):
         return _weight_norm(full, module, name)
     here = table.table_of(module)
