@@ -5,6 +5,7 @@ forgotten, with and without a reference cycle and a collector that runs; the opt
 manifold all the same, and its steps must end on the surface.
 """
 
+import contextlib
 import copy
 import gc
 import io
@@ -203,47 +204,44 @@ def steps_end_on(manifold, params, cls=RiemannianSGD):
     assert "1 on" in repr(optimizer)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """The collector looks at what these tests make, and not at all of torch."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+FREED, IN_A_CYCLE, COLLECTED = "freed", "in a cycle", "in a cycle, collected"
 
 
-@pytest.fixture(params=["freed", "in a cycle", "in a cycle, collected"])
-def forget(request):
-    """What becomes of the old owner once the caller has dropped it."""
+@contextlib.contextmanager
+def forgotten(box, fate):
+    """Drop the old owner, the only thing in `box`, while the collector does not run by itself."""
     gc.disable()
-
-    def forget(layer):
-        if request.param != "freed":
-            layer.itself = [layer]
-        del layer
-        if request.param == "in a cycle, collected":
+    try:
+        if fate != FREED:
+            box[0].itself = [box[0]]
+        alive = weakref.ref(box.pop())
+        if fate == COLLECTED:
             gc.collect()
-
-    yield forget
-    gc.enable()
+            assert alive() is None
+        assert fate != IN_A_CYCLE or alive() is not None
+        yield
+    finally:
+        gc.enable()
 
 
 COPIES = ("nn.Parameter(p)", "deepcopy of a wrapper", "pickle", "torch.save", "swap_tensors")
 
 
-@pytest.mark.parametrize("take", TAKE)
+CASES = [(take, fate) for take in TAKE for fate in (FREED, IN_A_CYCLE)]
+CASES += [(take, COLLECTED) for take in ("another layer", "wrapper", "export", "pickle")]
+
+
+@pytest.mark.parametrize(("take", "fate"), CASES)
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_constraint_goes_with_the_parameter(make, take, forget):
-    old = make(Stiefel())
+def test_the_constraint_goes_with_the_parameter(make, take, fate):
+    box = [make(Stiefel())]
     if make is after_to_empty and (take in COPIES or take.startswith("tied")):
-        assert constraints(old)  # they keep of a Parameter what has been looked at
-    new = TAKE[take](old)
-    box = [old]
-    del old
-    forget(box.pop())
-    assert [c.manifold for c in constraints(new)] == [Stiefel()]
-    steps_end_on(Stiefel(), new.parameters())
-    assert all(c.satisfied for c in constraints(new))
+        assert constraints(box[0])  # they keep of a Parameter what has been looked at
+    new = TAKE[take](box[0])
+    with forgotten(box, fate):
+        assert [c.manifold for c in constraints(new)] == [Stiefel()]
+        steps_end_on(Stiefel(), new.parameters())
+        assert all(c.satisfied for c in constraints(new))
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -262,16 +260,15 @@ def test_the_constraint_goes_with_the_parameter(make, take, forget):
     ],
     ids=["list", "dict", "parameters()", "deepcopy", "copy", "pickle", "nn.Parameter", "held", "d"],
 )
-def test_a_loose_parameter_carries_its_constraint(make, take, forget):
-    old = make(Stiefel())
+@pytest.mark.parametrize("fate", [FREED, IN_A_CYCLE])
+def test_a_loose_parameter_carries_its_constraint(make, take, fate):
+    box = [make(Stiefel())]
     if make is after_to_empty:
-        assert constraints(old)
-    params = take(old)
-    box = [old]
-    del old
-    forget(box.pop())
-    assert manifold_of(params[0]) == Stiefel()
-    steps_end_on(Stiefel(), params)
+        assert constraints(box[0])
+    params = take(box[0])
+    with forgotten(box, fate):
+        assert manifold_of(params[0]) == Stiefel()
+        steps_end_on(Stiefel(), params)
 
 
 @pytest.mark.parametrize("cls", [RiemannianSGD, RiemannianAdam, riemopt.RiemannianRMSprop])
@@ -382,17 +379,16 @@ def test_a_compiled_forward_has_no_breaks(make):
 # --- released, contradicted, lost ---
 
 
-def test_a_weight_that_was_taken_over_can_be_released(forget):
-    old = by_constrain(Stiefel())
-    new = linear(old.weight)
-    box = [old]
-    del old
-    forget(box.pop())
-    optimizer = RiemannianAdam(new.parameters())
-    unconstrain(new, "weight")
-    assert manifold_of(new.weight) is None
-    assert constraints(new) == []
-    assert "1 unconstrained" in repr(optimizer)
+@pytest.mark.parametrize("fate", [FREED, IN_A_CYCLE, COLLECTED])
+def test_a_weight_that_was_taken_over_can_be_released(fate):
+    box = [by_constrain(Stiefel())]
+    new = linear(box[0].weight)
+    with forgotten(box, fate):
+        optimizer = RiemannianAdam(new.parameters())
+        unconstrain(new, "weight")
+        assert manifold_of(new.weight) is None
+        assert constraints(new) == []
+        assert "1 unconstrained" in repr(optimizer)
     gc.collect()
     assert manifold_of(new.weight) is None
     constrain(new, "weight", Sphere())
