@@ -23,7 +23,6 @@ from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
-from riemopt.nn.parameter import carried_by
 from riemopt.optim import state, torch_rule
 from riemopt.optim.parameters import Positions, as_stepped, manifolds_of_group
 from riemopt.optim.stack import Plan, Stack
@@ -50,7 +49,6 @@ class RiemannianOptimizer(Optimizer):
     _manifolds: list[list[Manifold | None]]
     _plans: dict[int, Plan]
     _positions: Positions
-    _looks_again: bool = True
     _places: table.Places | None = None
     _skipped: Counter
     _shortened: Counter
@@ -125,35 +123,14 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        self._looks_again = True
+        self._positions.add(len(self.param_groups) - 1, self.param_groups[-1])
         table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
         """Called by the table of manifolds when `param` is constrained or released."""
-        positions = self._positions.of(param, self.param_groups)
-        if not positions and manifold is not None:
-            self._looks_again = True  # not now: it mostly is the parameter of another optimizer
-            return
-        if not positions:
-            self._positions.renew(self.param_groups)
-            positions = self._positions.of(param, self.param_groups)
-        self._set_manifold(manifold, positions)
-
-    def _set_manifold(self, manifold: Manifold | None, positions: list[tuple[int, int]]) -> None:
-        for g, i in positions:
-            group = self.param_groups[g]
-            param = group["params"][i]
+        for g, i in self._positions.of(param, self.param_groups):
             self._manifolds[g][i] = as_stepped(param, manifold)
-            state.conform(self, group, param, self._manifolds[g][i])
-
-    def _look_again(self) -> None:
-        """Find what was constrained after a trainer had put it into a group."""
-        self._looks_again = False
-        self._positions.renew(self.param_groups)
-        for g, manifolds in enumerate(self._manifolds):
-            for i, p in enumerate(self.param_groups[g]["params"]):
-                if manifolds[i] is None and (manifold := carried_by(p)) is not None:
-                    self._set_manifold(manifold, [(g, i)])
+            state.conform(self, self.param_groups[g], param, self._manifolds[g][i])
 
     def _groups(self) -> list[tuple[dict[str, Any], list[Manifold | None]]]:
         """Each group with the manifolds of its parameters."""
@@ -163,8 +140,6 @@ class RiemannianOptimizer(Optimizer):
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
-        if self._looks_again:
-            self._look_again()
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
     # --- the step ---
@@ -271,11 +246,11 @@ class RiemannianOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
         self._plans, self._positions = {}, Positions()
+        for g, group in enumerate(self.param_groups):
+            self._positions.add(g, group)
         table.listen(self)
 
     def __repr__(self) -> str:
-        if self._looks_again:
-            self._look_again()
         counts: dict[str, int] = {}
         for manifold in (m for manifolds in self._manifolds for m in manifolds):
             name = "unconstrained" if manifold is None else f"on {manifold}"

@@ -22,23 +22,25 @@ class Positions:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, list[tuple[int, int]]] = {}
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def add(self, g: int, group: dict[str, Any]) -> None:
+        """Note the parameters of group number `g`; one that is there twice is searched for."""
+        for i, p in enumerate(group["params"]):
+            twice = id(p) in self._known
+            self._known[id(p)] = (g, len(group["params"]) if twice else i)
 
     def of(self, param: Tensor, groups: list[dict[str, Any]]) -> list[tuple[int, int]]:
-        """Group and index of `param`, if nothing was exchanged since they were `renew`ed."""
-        known = self._known.get(id(param), [])
+        """Group and index of `param`; none if it is not there."""
+        g, i = self._known.get(id(param), (0, 0))
+        if g < len(groups) and i < len(groups[g]["params"]) and groups[g]["params"][i] is param:
+            return [(g, i)]
         return [
             (g, i)
-            for g, i in known
-            if g < len(groups) and i < len(groups[g]["params"]) and groups[g]["params"][i] is param
+            for g, group in enumerate(groups)
+            for i, p in enumerate(group["params"])
+            if p is param
         ]
-
-    def renew(self, groups: list[dict[str, Any]]) -> None:
-        """Go through all groups."""
-        self._known = {}
-        for g, group in enumerate(groups):
-            for i, p in enumerate(group["params"]):
-                self._known.setdefault(id(p), []).append((g, i))
 
 
 def manifolds_of_group(
