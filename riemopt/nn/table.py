@@ -108,8 +108,10 @@ class ManifoldTable:
 
     def set(self, name: str, entry: Entry) -> None:
         """Constrain `name`."""
+        global _changes
         self._entries[name] = entry
         _TABLES.add(self)
+        _changes += 1
 
     def remove(self, name: str) -> None:
         """Forget `name`."""
@@ -154,6 +156,7 @@ class ManifoldTable:
 
 _TABLES: "weakref.WeakSet[ManifoldTable]" = weakref.WeakSet()
 _LISTENERS: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_changes = 0
 
 
 def table_of(module: nn.Module, *, create: bool = False) -> ManifoldTable | None:
@@ -166,6 +169,11 @@ def table_of(module: nn.Module, *, create: bool = False) -> ManifoldTable | None
         table = ManifoldTable(module, {})
         module.__dict__[_ATTRIBUTE] = table
     return table
+
+
+def changes() -> int:
+    """How many names have been constrained so far: the same number, nothing new."""
+    return _changes
 
 
 def listen(optimizer: Listener) -> None:

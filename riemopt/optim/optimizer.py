@@ -49,6 +49,7 @@ class RiemannianOptimizer(Optimizer):
     _manifolds: list[list[Manifold | None]]
     _plans: dict[int, Plan]
     _positions: Positions
+    _unknown: set[type]
     _places: table.Places | None = None
     _skipped: Counter
     _shortened: Counter
@@ -57,6 +58,7 @@ class RiemannianOptimizer(Optimizer):
 
         def __init__(self, *args, **kwargs):
             self._manifolds, self._plans, self._positions = [], {}, Positions()
+            self._unknown = set()
             self._skipped, self._shortened = Counter(), Counter()
             self._places = table.Places()  # looked up once for all groups
             super().__init__(*args, **kwargs)
@@ -119,7 +121,7 @@ class RiemannianOptimizer(Optimizer):
         super().add_param_group(param_group)
         try:
             params = self.param_groups[-1]["params"]
-            self._manifolds.append(manifolds_of_group(params, named, self._places))
+            self._manifolds.append(manifolds_of_group(params, named, self._places, self._unknown))
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -245,7 +247,7 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
-        self._plans, self._positions = {}, Positions()
+        self._plans, self._positions, self._unknown = {}, Positions(), set()
         for g, group in enumerate(self.param_groups):
             self._positions.add(g, group)
         table.listen(self)

@@ -10,6 +10,7 @@ from riemopt.distributed.dtensor import is_dtensor
 from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.optim.off_manifold import warn_of_unknown
 
 if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
@@ -44,7 +45,7 @@ class Positions:
 
 
 def manifolds_of_group(
-    params: list[Tensor], named: Manifold | None, places: table.Places | None = None
+    params: list[Tensor], named: Manifold | None, places: table.Places | None, unknown: set[type]
 ) -> list[Manifold | None]:
     """Where the parameters of a group lie, as the step uses it; None for unconstrained ones.
 
@@ -52,6 +53,7 @@ def manifolds_of_group(
         params: the group's parameters.
         named: the manifold that the group names, which holds for all of them.
         places: where parameters stand in the tables, if that has been looked up just now.
+        unknown: types of foreign manifolds that the optimizer has warned of; warns of new ones.
 
     Raises:
         ValueError: `named` contradicts what a parameter is constrained to, or a shape is wrong.
@@ -59,6 +61,8 @@ def manifolds_of_group(
         NotImplementedError: it is spread over processes so that it cannot be stepped.
     """
     found = table.resolve(params, places)
+    if named is None:
+        warn_of_unknown(params, found, unknown)
     for p, manifold in zip(params, found, strict=True):
         if named is not None and manifold is not None and manifold != named:
             raise ValueError(
