@@ -15,6 +15,7 @@ a step synchronises with the host: a value is read only where that costs nothing
 from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
+    eager_only,
     is_recorded_outside,
     is_traced,
     known_all,
@@ -83,6 +84,7 @@ __all__ = [
     "cubic_cut",
     "cubic_step",
     "divide",
+    "eager_only",
     "exact_products",
     "gram",
     "gram_defect",

@@ -29,8 +29,9 @@ _LOOKED_AT: "weakref.WeakKeyDictionary[Optimizer, tuple[int, int]]" = weakref.We
 _WARNED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
+@linalg.eager_only
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if isinstance(optimizer, RiemannianOptimizer) or linalg.is_traced():
+    if isinstance(optimizer, RiemannianOptimizer):
         return
     now = table.changes(), len(optimizer.param_groups)
     if _LOOKED_AT.get(optimizer) == now:
@@ -41,7 +42,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = [(p, m) for p, m in weights if has_closure or p.grad is not None]
     if stepped:
         _WARNED.add(optimizer)
-        warnings.warn(_message(optimizer, stepped), OffManifoldWarning, stacklevel=3)
+        warnings.warn(_message(optimizer, stepped), OffManifoldWarning, stacklevel=4)
     if stepped or not weights:
         _LOOKED_AT[optimizer] = now
 
