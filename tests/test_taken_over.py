@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import weakref
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -254,11 +255,12 @@ def test_the_constraint_goes_with_the_parameter(make, take, fate):
         lambda layer: copy.deepcopy([layer.weight]),
         lambda layer: [copy.copy(layer.weight)],
         lambda layer: pickle.loads(pickle.dumps([layer.weight])),
+        lambda layer: [pickle.loads(bytes(ForkingPickler.dumps(layer.weight)))],
         lambda layer: [nn.Parameter(layer.weight)],
         lambda layer: Holder(layer).hidden,
         lambda layer: copy.deepcopy(Holder(layer)).hidden,
     ],
-    ids=["list", "dict", "parameters()", "deepcopy", "copy", "pickle", "nn.Parameter", "held", "d"],
+    ids=["list", "dict", "all", "deepcopy", "copy", "pickle", "fork", "nn.Parameter", "held", "h"],
 )
 @pytest.mark.parametrize("fate", [FREED, IN_A_CYCLE])
 def test_a_loose_parameter_carries_its_constraint(make, take, fate):

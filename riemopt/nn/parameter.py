@@ -39,16 +39,16 @@ class ManifoldParameter(nn.Parameter):
     def __new__(
         cls,
         data: Tensor,
-        manifold: Manifold | None = None,
+        manifold: Manifold = None,  # type: ignore[assignment] # only loaders leave it out
         requires_grad: bool | None = None,
         *,
         tangent_grad: bool = False,
     ) -> "ManifoldParameter":
         """Project `data` and wrap it."""
         if manifold is None and requires_grad is not None:
-            # Loaders make a parameter anew as `type(p)(data, requires_grad=…)`, and write it into
-            # the module, whose table knows the manifold.
-            return nn.Parameter(data, requires_grad)  # type: ignore[return-value]
+            # They make a parameter anew as `type(p)(data, requires_grad=…)`, and write it into the
+            # module, whose table knows the manifold.
+            return nn.Parameter(data, requires_grad)
         check_value(data, manifold)
         value = data.detach()
         value = value.clone() if value.is_meta else manifold.project(value)
@@ -127,7 +127,7 @@ def unmark(param: Tensor) -> None:
     param.__dict__.pop("manifold", None)
     param.__dict__.pop("tangent_grad", None)
     if type(param) is ManifoldParameter:
-        param.__class__ = nn.Parameter
+        param.__class__ = nn.Parameter  # type: ignore[assignment]
 
 
 def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
