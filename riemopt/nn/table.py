@@ -203,7 +203,9 @@ class Places:
         self._lost: dict[int, str] = {}
         for table in tuple(_TABLES):
             for name in table._entries:
-                param = table.parameter(name)
+                param: Tensor | None = table._parameters.get(name)  # the usual case, made fast
+                if param is None:
+                    param = table.parameter(name)
                 if param is None:
                     self._note_if_lost(table, name)
                 elif wanted is None or id(param) in wanted:
