@@ -25,6 +25,7 @@ from riemopt.linalg.backends import (
     steps_are_known_to_count,
 )
 from riemopt.linalg.copies import Copies
+from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
@@ -83,6 +84,7 @@ __all__ = [
     "combine",
     "cubic_cut",
     "cubic_step",
+    "derivative_of_inner",
     "divide",
     "eager_only",
     "exact_products",

@@ -11,6 +11,7 @@ from riemopt.testing import (
     behaviour,
     flags,
     geodesics,
+    hessians,
     metrics,
     projections,
     retractions,
@@ -70,6 +71,7 @@ def check_manifold(
         metrics.carried_mean_is_its_definition,
         *flags.LAWS,
         *geodesics.LAWS,
+        *hessians.LAWS,
         *behaviour.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )
