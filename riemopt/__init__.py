@@ -18,6 +18,7 @@ from riemopt.nn.constrain import (
 )
 from riemopt.nn.table import LostManifoldError
 from riemopt.optim import (
+    OffManifoldWarning,
     RiemannianAdagrad,
     RiemannianAdam,
     RiemannianAdamW,
@@ -35,6 +36,7 @@ __all__ = [
     "LostManifoldError",
     "Manifold",
     "ManifoldParameter",
+    "OffManifoldWarning",
     "RiemannianAdagrad",
     "RiemannianAdam",
     "RiemannianAdamW",

@@ -18,9 +18,14 @@ matrix_exp_of_one_matrix
     `torch.linalg.matrix_exp` of one matrix, of a norm at which it takes the polynomial of degree 8,
     has a wrong coefficient: an error of 1e-10 in float64 and 1e-5 in float32 (pytorch #196592).
     `matrix_exp` computes a batch of two.
+parameter_of_parameter
+    `torch.nn.Parameter(p)` of torch 2.13 raises RuntimeError where p is of a subclass of Parameter
+    for which `detach` gives a plain tensor, as it does for Parameter itself. A `ManifoldParameter`
+    gives one of its own kind to that caller alone.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -44,6 +49,15 @@ def add_scaled(x: Tensor, u: Tensor, t: float) -> Tensor:
     workaround: inductor_stale_alpha
     """
     return x + t * u if torch.compiler.is_compiling() else torch.add(x, u, alpha=t)
+
+
+def is_made_a_parameter() -> bool:
+    """Whether the method that asks was called by `torch.nn.Parameter(p)`.
+
+    workaround: parameter_of_parameter
+    """
+    maker = getattr(torch.nn.Parameter.__new__, "__code__", None)
+    return not torch.compiler.is_compiling() and sys._getframe(2).f_code is maker
 
 
 def matrix_exp(a: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def test_unconstrain_releases_the_weight_everywhere():
     assert unconstrain(layer, "weight") is layer
     assert manifold_of(layer.weight) is None
     assert constraints(layer) == []
-    assert "no manifold any more" in repr(layer.weight)
+    assert type(layer.weight) is nn.Parameter
     assert repr(optimizer).count("constrained") == 1
     assert "2 unconstrained" in repr(optimizer)
     with pytest.raises(ValueError, match=r"'weight'.*not constrained"):

@@ -46,6 +46,14 @@ def test_matrix_exp_of_one_matrix(dtype):
     assert error <= 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.xfail(reason="parameter_of_parameter")
+def test_a_parameter_of_a_subclass_is_made_a_parameter():
+    class Own(torch.nn.Parameter):
+        pass
+
+    torch.nn.Parameter(torch.Tensor._make_subclass(Own, torch.ones(2), True))
+
+
 @pytest.mark.slow
 @needs_a_compiler
 @pytest.mark.xfail(reason="inductor_copy_keyerror: pytorch #196570")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from riemopt.manifolds import Flattened, Manifold
 from riemopt.nn import table
-from riemopt.nn.parameter import adopt
+from riemopt.nn.registration import adopt
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ def enter(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> No
     if not x.is_meta and not satisfies(manifold, x):
         param.copy_(manifold.project(x))
     adopt(module, name, table.Entry(manifold), param)
-    table.announce(param)
+    table.announce(param, manifold)

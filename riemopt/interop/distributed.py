@@ -31,7 +31,7 @@ def shard_placement(param: Tensor) -> Shard | None:
     Raises:
         NotImplementedError: the weight must not be cut along any dimension; says what to do.
     """
-    manifold = table.resolve([param])[0]
+    manifold = table.manifold_of(param)
     if manifold is None or not manifold.is_constraint:
         return None
     return Shard(dimension_to_cut(manifold, param.shape))

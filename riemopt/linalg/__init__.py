@@ -15,6 +15,7 @@ a step synchronises with the host: a value is read only where that costs nothing
 from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
+    eager_only,
     is_recorded_outside,
     is_traced,
     known_all,
@@ -85,6 +86,7 @@ __all__ = [
     "cubic_step",
     "derivative_of_inner",
     "divide",
+    "eager_only",
     "exact_products",
     "gram",
     "gram_defect",

@@ -6,6 +6,8 @@ impossible (meta, fake and functorch tensors), and the number of products is fix
 are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algorithm.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +17,17 @@ from torch import Tensor
 def is_traced() -> bool:
     """Whether torch.compile or torch.export is making a graph of what is called."""
     return torch.compiler.is_compiling()
+
+
+def eager_only(function: Callable[..., None]) -> Callable[..., None]:
+    """`function`, that does nothing where torch.compile or torch.export traces it."""
+
+    @functools.wraps(function)
+    def in_eager_mode(*args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            function(*args)
+
+    return in_eager_mode
 
 
 def is_wrapped(a: Tensor) -> bool:

@@ -20,8 +20,15 @@ from torch import Tensor, nn
 from riemopt.distributed.dtensor import assign_whole_, whole
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
-from riemopt.nn.parameter import ManifoldParameter, adopt, check_value, refuse_kernel_as_batch
-from riemopt.nn.tangent_grad import remove_tangent_grad
+from riemopt.nn.parameter import (
+    ManifoldParameter,
+    carried_by,
+    check_value,
+    refuse_kernel_as_batch,
+    unmark,
+)
+from riemopt.nn.registration import adopt, tables_in, whole_table
+from riemopt.nn.table import manifold_of
 
 __all__ = [
     "Constraint",
@@ -89,8 +96,8 @@ def constrain(
     for key, param in params.items():
         _assign(param, points[key])
         adopt(module, key, table.Entry(chosen[key], tangent_grad), param)
-    for param in params.values():
-        table.announce(param)
+    for key, param in params.items():
+        table.announce(param, chosen[key])
     return module
 
 
@@ -116,9 +123,10 @@ def _refuse_contradiction(
     module: nn.Module, chosen: Mapping[str, Manifold], params: Mapping[str, Tensor]
 ) -> None:
     """Raise `ValueError` where one parameter, under this name or another, has two manifolds."""
-    found = dict(zip(map(id, params.values()), table.resolve(params.values()), strict=True))
+    found: dict[int, Manifold] = {}
     for name, param in params.items():
-        tied = found[id(param)] or chosen[name]
+        known = found.get(id(param)) or carried_by(param)
+        tied = known or table.converted(getattr(param, "manifold", None)) or chosen[name]
         found[id(param)] = tied
         if tied != chosen[name]:
             raise ValueError(
@@ -130,30 +138,39 @@ def _refuse_contradiction(
 def unconstrain(module: nn.Module, name: str) -> nn.Module:
     """Release the parameter `name` of `module`; its value stays. Returns `module`.
 
+    A tied parameter is released in all modules that have it.
+
     Raises:
         ValueError: it is not constrained.
     """
     entries = table.table_of(module)
     if entries is None or name not in entries:
+        entries = whole_table(module, table.Places(module.parameters(recurse=False)))
+    if entries is None or name not in entries:
         known = sorted(entries) if entries is not None else []
         raise ValueError(
             f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
         )
-    param = entries.parameter(name)
+    param, released = entries.parameter(name), entries[name].manifold
+    params = entries.renamed(name) if param is None else [param]
     entries.remove(name)
-    if param is not None:
-        remove_tangent_grad(param)
-        param.__dict__.pop("manifold", None)
-        table.announce(param)
+    places = table.Places(params)
+    for p in params:
+        _release(p, released, places.of(p))
     return module
 
 
-def manifold_of(param: Tensor) -> Manifold | None:
-    """The manifold that `param` is constrained to, or None.
-
-    Asks the tables of all live modules, then the parameter itself.
-    """
-    return table.resolve([param])[0]
+def _release(param: Tensor, manifold: Manifold, places: list[table.Place]) -> None:
+    """Take `param` off `manifold`, wherever it is said to lie there."""
+    if carried_by(param) in (None, manifold):
+        unmark(param)
+    left = carried_by(param)
+    for entries, name in places:
+        if entries[name].manifold == manifold:
+            entries.remove(name)
+        else:
+            left = entries[name].manifold
+    table.announce(param, left)
 
 
 class Constraint(NamedTuple):
@@ -183,9 +200,9 @@ def constraints(model: nn.Module) -> list[Constraint]:
         LostManifoldError: a constrained name is not a parameter any more.
     """
     report = []
-    for name, param, entry in _constrained(model):
-        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
-        report.append(Constraint(name, entry.manifold, violation, tolerance))
+    for name, param, manifold in _constrained(model):
+        violation, tolerance = _measure(whole(param.detach()), manifold)
+        report.append(Constraint(name, manifold, violation, tolerance))
     return report
 
 
@@ -201,26 +218,26 @@ def project_(model: nn.Module) -> nn.Module:
         ValueError: a weight is not finite, or has no nearest point; none has been changed then.
         LostManifoldError: a constrained name is not a parameter any more.
     """
-    found = [(n, p, e) for n, p, e in _constrained(model) if not p.is_meta]
-    for name, param, entry in found:
-        check_value(whole(param), entry.manifold, name)
+    found = [(name, p, manifold) for name, p, manifold in _constrained(model) if not p.is_meta]
+    for name, param, manifold in found:
+        check_value(whole(param), manifold, name)
     moved = []
-    for _, param, entry in found:
-        violation, tolerance = _measure(whole(param.detach()), entry.manifold)
+    for _, param, manifold in found:
+        violation, tolerance = _measure(whole(param.detach()), manifold)
         if not violation <= tolerance:
-            moved.append((param, _point(param, entry.manifold)))
+            moved.append((param, _point(param, manifold)))
     for param, point in moved:
         _assign(param, point)
     return model
 
 
-def _constrained(model: nn.Module) -> list[tuple[str, Tensor, table.Entry]]:
-    found: dict[int, tuple[str, Tensor, table.Entry]] = {}
-    for prefix, entries in table.tables_in(model):
+def _constrained(model: nn.Module) -> list[tuple[str, Tensor, Manifold]]:
+    found: dict[int, tuple[str, Tensor, Manifold]] = {}
+    for prefix, _, entries in tables_in(model):
         for name in entries:
             param = entries.parameter(name)
             if param is not None:
-                found.setdefault(id(param), (prefix + name, param, entries[name]))
+                found.setdefault(id(param), (prefix + name, param, entries[name].manifold))
             elif entries.is_lost(name):
                 raise table.LostManifoldError(
                     f"{prefix + name} was constrained to {entries[name].manifold} and is not a "

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from riemopt._torch_workarounds import is_made_a_parameter
 from riemopt.manifolds import Manifold
-from riemopt.nn import table
-from riemopt.nn.tangent_grad import ensure_tangent_grad, keep_tangent_grads
+from riemopt.nn.tangent_grad import ensure_tangent_grad, remove_tangent_grad
 
 
 class ManifoldParameter(nn.Parameter):
     """A Parameter whose stored value is the point of `manifold` nearest to `data`.
 
-    Assigned to a module, it is entered in that module's table, which then holds the constraint
-    whatever becomes of this object (see `riemopt.nn.table`). A loose one carries it itself, through
-    `copy.deepcopy`, `pickle` and `torch.save`/`torch.load(weights_only=True)`.
+    It carries the constraint to whatever module it is assigned to, and through `copy.deepcopy`,
+    `pickle` and `torch.save`/`torch.load(weights_only=True)`. The table of that module holds the
+    constraint too, whatever becomes of this object (see `riemopt.nn.table`). A Parameter that
+    `riemopt.constrain` is given becomes one, without being copied.
 
     Args:
         data: floating-point or complex tensor of a shape that `manifold` accepts.
@@ -39,20 +39,35 @@ class ManifoldParameter(nn.Parameter):
     def __new__(
         cls,
         data: Tensor,
-        manifold: Manifold,
-        requires_grad: bool = True,
+        manifold: Manifold = None,  # type: ignore[assignment] # only loaders leave it out
+        requires_grad: bool | None = None,
         *,
         tangent_grad: bool = False,
     ) -> "ManifoldParameter":
         """Project `data` and wrap it."""
+        if manifold is None and requires_grad is not None:
+            # They make a parameter anew as `type(p)(data, requires_grad=…)`, and write it into the
+            # module, whose table knows the manifold.
+            return nn.Parameter(data, requires_grad)
         check_value(data, manifold)
         value = data.detach()
         value = value.clone() if value.is_meta else manifold.project(value)
         state = {"manifold": manifold, "tangent_grad": tangent_grad}
-        return _rebuild_manifold_parameter(value, requires_grad, state)
+        return _rebuild_manifold_parameter(value, requires_grad is not False, state)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is done in `__new__`, as in `torch.nn.Parameter`."""
+
+    def detach(self) -> Tensor:
+        """As `torch.Tensor.detach`; `torch.nn.Parameter(self)` has the same manifold.
+
+        workaround: parameter_of_parameter
+        """
+        value = super().detach()
+        if is_made_a_parameter() and carried_by(self) is not None:
+            state = {key: self.__dict__[key] for key in ("manifold", "tangent_grad")}
+            return _rebuild_manifold_parameter(value, False, state)
+        return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldParameter":
         if id(self) not in memo:
@@ -82,6 +97,37 @@ def _rebuild_manifold_parameter(
     if state.get("tangent_grad") and requires_grad:
         ensure_tangent_grad(param, state["manifold"])
     return param
+
+
+def carried_by(param: Tensor) -> Manifold | None:
+    """The manifold that the Parameter object carries itself, if it is one of ours."""
+    manifold = getattr(param, "manifold", None)
+    return manifold if isinstance(manifold, Manifold) else None
+
+
+def mark(param: Tensor, manifold: Manifold, tangent_grad: bool = False) -> None:
+    """Let the Parameter object carry its manifold, through copies and pickles too.
+
+    It stays the same object; a plain Parameter becomes a `ManifoldParameter`, as torch changes the
+    class of a lazy one. Another package's `manifold` on it is left, since its code relies on it.
+    """
+    if tangent_grad:
+        ensure_tangent_grad(param, manifold)
+    if carried_by(param) is None and getattr(param, "manifold", None) is not None:
+        return
+    if type(param) is nn.Parameter:
+        param.__class__ = ManifoldParameter
+    # Nothing else: accelerate makes a new one as `type(p)(data, requires_grad=…, **p.__dict__)`.
+    param.__dict__.update(manifold=manifold, tangent_grad=tangent_grad)
+
+
+def unmark(param: Tensor) -> None:
+    """Undo `mark`: a `ManifoldParameter` becomes a plain Parameter."""
+    remove_tangent_grad(param)
+    param.__dict__.pop("manifold", None)
+    param.__dict__.pop("tangent_grad", None)
+    if type(param) is ManifoldParameter:
+        param.__class__ = nn.Parameter  # type: ignore[assignment]
 
 
 def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
@@ -116,28 +162,4 @@ def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
         )
 
 
-def adopt(module: nn.Module, name: str, entry: table.Entry, param: Tensor) -> None:
-    """Write `name`, under which `param` is stored, into the module's table.
-
-    With `tangent_grad`, hook the gradient too.
-    """
-    entries = table.table_of(module, create=True)
-    assert entries is not None
-    entries.set(name, entry)
-    if entry.tangent_grad:
-        ensure_tangent_grad(param, entry.manifold)
-        keep_tangent_grads(module)
-
-
-def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-    """Called by torch for every parameter that any module registers."""
-    manifold = getattr(param, "manifold", None)
-    if isinstance(manifold, Manifold):
-        assert param is not None
-        refuse_kernel_as_batch(module, manifold)
-        tangent_grad = bool(getattr(param, "tangent_grad", False))
-        adopt(module, name, table.Entry(manifold, tangent_grad), param)
-
-
-register_module_parameter_registration_hook(_on_registration)
 torch.serialization.add_safe_globals([_rebuild_manifold_parameter])

@@ -1,16 +1,13 @@
 """Gradients that are made tangent as soon as backward has accumulated them: `tangent_grad=True`.
 
 A hook on the parameter projects its gradient. It is lost whenever torch makes a new object for the
-same weight, so the module restores it before each forward pass.
+same weight, so the module restores it before each forward pass (`riemopt.nn.registration`).
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from riemopt.manifolds import Manifold
-from riemopt.nn import table
 
 
 class TangentGrad:
@@ -46,19 +43,3 @@ def remove_tangent_grad(param: Tensor) -> None:
     hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
     for key in [k for k, h in hooks.items() if isinstance(h, TangentGrad)]:
         del hooks[key]
-
-
-def keep_tangent_grads(module: nn.Module) -> None:
-    """Let `module` restore lost hooks before each forward pass."""
-    if restore_tangent_grads not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(restore_tangent_grads)
-
-
-def restore_tangent_grads(module: nn.Module, args: Any) -> None:
-    """Forward pre-hook: hook each parameter that the module's table gives a tangent gradient."""
-    entries = table.table_of(module)
-    for name in entries or ():
-        assert entries is not None
-        param = entries.parameter(name)
-        if param is not None and entries[name].tangent_grad:
-            ensure_tangent_grad(param, entries[name].manifold)

@@ -1,5 +1,6 @@
 """Riemannian optimizers with the signatures of torch's own."""
 
+from riemopt.optim import torch_steps  # noqa: F401 (it warns of torch's own steps)
 from riemopt.optim.adam import RiemannianAdam, RiemannianAdamW
 from riemopt.optim.classes import (
     RiemannianAdagrad,
@@ -7,10 +8,12 @@ from riemopt.optim.classes import (
     RiemannianRMSprop,
     riemannian,
 )
+from riemopt.optim.off_manifold import OffManifoldWarning
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
 
 __all__ = [
+    "OffManifoldWarning",
     "RiemannianAdagrad",
     "RiemannianAdam",
     "RiemannianAdamW",

@@ -121,6 +121,13 @@ def riemannian(
     return cast(type[_T], _make(cls, decay_is_decoupled, acts_by_entry))
 
 
+def riemannian_name(cls: type[Optimizer]) -> str | None:
+    """How the Riemannian class of `cls` is written; None where there is none."""
+    if cls in _NAMED:
+        return f"riemopt.{_NAMED[cls].__name__}"
+    return None if issubclass(cls, tuple(_REFUSED)) else f"riemopt.riemannian({cls.__name__})"
+
+
 def _named(
     named: type[RiemannianOptimizer], decay_is_decoupled: bool | None, acts_by_entry: bool | None
 ) -> type[RiemannianOptimizer]:

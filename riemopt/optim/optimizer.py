@@ -24,7 +24,7 @@ from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
-from riemopt.optim.parameters import as_stepped, manifolds_of_group
+from riemopt.optim.parameters import Positions, as_stepped, manifolds_of_group
 from riemopt.optim.stack import Plan, Stack
 from riemopt.optim.step import Carried, Request, Step
 from riemopt.optim.take import Counter, take, take_parts
@@ -48,15 +48,21 @@ class RiemannianOptimizer(Optimizer):
     _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
     _plans: dict[int, Plan]
+    _positions: Positions
+    _unknown: set[type]
+    _places: table.Places | None = None
     _skipped: Counter
     _shortened: Counter
 
     if not TYPE_CHECKING:  # editors show the signature of the torch optimizer then
 
         def __init__(self, *args, **kwargs):
-            self._manifolds, self._plans = [], {}
+            self._manifolds, self._plans, self._positions = [], {}, Positions()
+            self._unknown = set()
             self._skipped, self._shortened = Counter(), Counter()
+            self._places = table.Places()  # looked up once for all groups
             super().__init__(*args, **kwargs)
+            self._places = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,19 +120,19 @@ class RiemannianOptimizer(Optimizer):
             raise TypeError(f"A manifold belongs under the key 'manifold'; got {misplaced}.")
         super().add_param_group(param_group)
         try:
-            self._manifolds.append(manifolds_of_group(self.param_groups[-1]["params"], named))
+            params = self.param_groups[-1]["params"]
+            self._manifolds.append(manifolds_of_group(params, named, self._places, self._unknown))
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._positions.add(len(self.param_groups) - 1, self.param_groups[-1])
         table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
         """Called by the table of manifolds when `param` is constrained or released."""
-        for group, manifolds in self._groups():
-            for i, p in enumerate(group["params"]):
-                if p is param:
-                    manifolds[i] = as_stepped(p, manifold)
-                    state.conform(self, group, p, manifolds[i])
+        for g, i in self._positions.of(param, self.param_groups):
+            self._manifolds[g][i] = as_stepped(param, manifold)
+            state.conform(self, self.param_groups[g], param, self._manifolds[g][i])
 
     def _groups(self) -> list[tuple[dict[str, Any], list[Manifold | None]]]:
         """Each group with the manifolds of its parameters."""
@@ -241,7 +247,9 @@ class RiemannianOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
-        self._plans = {}
+        self._plans, self._positions, self._unknown = {}, Positions(), set()
+        for g, group in enumerate(self.param_groups):
+            self._positions.add(g, group)
         table.listen(self)
 
     def __repr__(self) -> str:

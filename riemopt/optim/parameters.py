@@ -10,24 +10,59 @@ from riemopt.distributed.dtensor import is_dtensor
 from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.optim.off_manifold import warn_of_unknown
 
 if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
 
 
-def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Manifold | None]:
+class Positions:
+    """Where parameters stand in an optimizer's groups: found without going through them each time.
+
+    Trainers exchange tensors in groups without a word, so what is known is checked when it is used.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def add(self, g: int, group: dict[str, Any]) -> None:
+        """Note the parameters of group number `g`; one that is there twice is searched for."""
+        for i, p in enumerate(group["params"]):
+            twice = id(p) in self._known
+            self._known[id(p)] = (g, len(group["params"]) if twice else i)
+
+    def of(self, param: Tensor, groups: list[dict[str, Any]]) -> list[tuple[int, int]]:
+        """Group and index of `param`; none if it is not there."""
+        g, i = self._known.get(id(param), (0, 0))
+        if g < len(groups) and i < len(groups[g]["params"]) and groups[g]["params"][i] is param:
+            return [(g, i)]
+        return [
+            (g, i)
+            for g, group in enumerate(groups)
+            for i, p in enumerate(group["params"])
+            if p is param
+        ]
+
+
+def manifolds_of_group(
+    params: list[Tensor], named: Manifold | None, places: table.Places | None, unknown: set[type]
+) -> list[Manifold | None]:
     """Where the parameters of a group lie, as the step uses it; None for unconstrained ones.
 
     Args:
         params: the group's parameters.
         named: the manifold that the group names, which holds for all of them.
+        places: where parameters stand in the tables, if that has been looked up just now.
+        unknown: types of foreign manifolds that the optimizer has warned of; warns of new ones.
 
     Raises:
         ValueError: `named` contradicts what a parameter is constrained to, or a shape is wrong.
         LostManifoldError: see `riemopt.nn.table.resolve`.
         NotImplementedError: it is spread over processes so that it cannot be stepped.
     """
-    found = table.resolve(params)
+    found = table.resolve(params, places)
+    if named is None:
+        warn_of_unknown(params, found, unknown)
     for p, manifold in zip(params, found, strict=True):
         if named is not None and manifold is not None and manifold != named:
             raise ValueError(

@@ -22,7 +22,6 @@ from riemopt.interop.parametrize.weights import (
     close,
     compute,
     own_class,
-    owners,
     random_state_kept,
     remove_maps,
 )
@@ -30,7 +29,7 @@ from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
 from riemopt.nn import table
 from riemopt.nn.constrain import unconstrain
-from riemopt.nn.parameter import ManifoldParameter, adopt
+from riemopt.nn.registration import adopt, tables_in
 
 
 @outside_autocast
@@ -64,7 +63,7 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
     left: dict[str, str] = {}
     for places in _constrained(model).values():
         try:
-            done.update(_convert(model, places, orthogonal_map))
+            done.update(_convert(places, orthogonal_map))
         except NotConvertedError as error:
             left.update({full: str(error) for full, _, _ in places})
     return Report(done, left)
@@ -76,24 +75,19 @@ Place = tuple[str, nn.Module, str]
 def _constrained(model: nn.Module) -> dict[int, list[Place]]:
     """Where each constrained parameter is kept: its qualified names, modules and names there."""
     found: dict[int, list[Place]] = {}
-    for prefix, entries in table.tables_in(model):
+    for prefix, module, entries in tables_in(model):
         for name in entries:
-            param, module = entries.parameter(name), entries.owner
-            if param is not None and module is not None:
+            param = entries.parameter(name)
+            if param is not None:
                 found.setdefault(id(param), []).append((prefix + name, module, name))
     return found
 
 
-def _convert(
-    model: nn.Module, places: list[Place], orthogonal_map: str | None
-) -> dict[str, nn.Module]:
+def _convert(places: list[Place], orthogonal_map: str | None) -> dict[str, nn.Module]:
     full, module, name = places[0]
     param = module._parameters.get(name)
     if param is None:
         raise NotConvertedError("a parametrization was registered on top of the constraint")
-    for other, owner in owners(model)[id(param)]:
-        if not any(owner is place[1] for place in places):
-            raise NotConvertedError(f"it is tied to {other}, which is not constrained by itself")
     if isinstance(module, ParametrizationList):
         return _weight_norm(full, module, name)
     here = table.table_of(module)
@@ -121,16 +115,14 @@ def _release(places: list[Place]) -> list[table.Entry]:
         here = table.table_of(module)
         assert here is not None
         entries.append(here[name])
-        unconstrain(module, name)
+    unconstrain(*places[0][1:])  # and with it those that are tied to it
     return entries
 
 
 def _restore(places: list[Place], entries: list[table.Entry], param: nn.Parameter) -> None:
     for (_, module, name), entry in zip(places, entries, strict=True):
         adopt(module, name, entry, param)
-        if isinstance(param, ManifoldParameter):
-            param.manifold = entry.manifold
-    table.announce(param)
+    table.announce(param, entries[0].manifold)
 
 
 def _register(

@@ -1,0 +1,102 @@
+"""A Parameter that has a manifold enters the table of every module that registers it.
+
+layer.weight = ManifoldParameter(torch.randn(6, 4), Stiefel())  # enters the table of `layer`
+wrapper.weight = layer.weight                                   # and that of `wrapper`
+layer.weight = nn.Parameter(torch.randn(6, 4))                  # the table says: on Stiefel() too
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from riemopt.nn.parameter import carried_by, mark, refuse_kernel_as_batch
+from riemopt.nn.table import Entry, ManifoldTable, Places, table_of
+from riemopt.nn.tangent_grad import ensure_tangent_grad
+
+
+def adopt(module: nn.Module, name: str, entry: Entry, param: Tensor) -> None:
+    """Write `name`, under which `param` is stored, into the module's table; and mark `param`."""
+    entries = table_of(module, create=True)
+    assert entries is not None
+    entries.set(name, entry)
+    mark(param, *entry)
+    if entry.tangent_grad:
+        keep_tangent_grads(module)
+
+
+def whole_table(module: nn.Module, places: Places) -> ManifoldTable | None:
+    """The module's table, after what torch wrote past its registration has been entered and marked.
+
+    Args:
+        module: not searched further.
+        places: where parameters stand in all tables now.
+    """
+    entries = table_of(module)
+    for name in entries or ():
+        assert entries is not None
+        param = entries.parameter(name)
+        if param is not None and carried_by(param) is None:
+            mark(param, *entries[name])
+    for name, param in tuple(module._parameters.items()):
+        if param is None or (entries is not None and name in entries):
+            continue
+        entry = entry_carried_by(param) or places.entry(param)
+        if entry is not None and (entries is None or not entries.has_renamed(param, name)):
+            adopt(module, name, entry, param)
+            entries = table_of(module)
+    return entries
+
+
+def tables_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, ManifoldTable]]:
+    """`(prefix, module, table)` of every submodule that owns a constrained parameter."""
+    places = Places()
+    for prefix, module in model.named_modules():
+        entries = whole_table(module, places)
+        if entries is not None:
+            yield prefix + "." * bool(prefix), module, entries
+
+
+def entry_carried_by(param: Tensor | None) -> Entry | None:
+    """What a Parameter object says of itself, as the table would hold it."""
+    manifold = None if param is None else carried_by(param)
+    return None if manifold is None else Entry(manifold, bool(getattr(param, "tangent_grad", 0)))
+
+
+def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    """Called by torch for every parameter that any module registers."""
+    if param is None:
+        return
+    entry, entries = entry_carried_by(param), table_of(module)
+    known = entries[name] if entries is not None and name in entries else None
+    if entry is None:  # a new value, or a new object, for the same weight
+        known = known or entry_carried_by(module._parameters.get(name))
+        if known is not None:
+            adopt(module, name, known, param)
+        return
+    if entries is not None and entries.has_renamed(param, name):
+        return
+    if known is not None and known.manifold != entry.manifold and Places([param]).of(param):
+        return  # tied to two manifolds, which the next optimizer says
+    refuse_kernel_as_batch(module, entry.manifold)
+    adopt(module, name, entry, param)
+
+
+def keep_tangent_grads(module: nn.Module) -> None:
+    """Let `module` restore lost hooks before each forward pass."""
+    if restore_tangent_grads not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(restore_tangent_grads)
+
+
+def restore_tangent_grads(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook: hook each parameter that the module's table gives a tangent gradient."""
+    entries = table_of(module)
+    for name in entries or ():
+        assert entries is not None
+        param = entries.parameter(name)
+        if param is not None and entries[name].tangent_grad:
+            ensure_tangent_grad(param, entries[name].manifold)
+
+
+register_module_parameter_registration_hook(_on_registration)
