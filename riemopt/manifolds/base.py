@@ -67,6 +67,14 @@ class Manifold(ABC):
         """Whether all points have one ambient norm, so that weight decay has no tangent part."""
         return False
 
+    @property
+    def keeps_entries(self) -> bool:
+        """Whether some entries may have any value, and no step changes them.
+
+        `project` leaves them too, so that its derivative at a point is not `proj_tangent`.
+        """
+        return False
+
     # --- required ---
 
     @abstractmethod
@@ -266,8 +274,8 @@ class Manifold(ABC):
         options = [f"{name}={v!r}" for name, v in values.items() if v != defaults[name]]
         return f"{type(self).__name__}({', '.join(options)})"
 
-    def _reject(self, shape: Sequence[int], need: str) -> NoReturn:
-        raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.")
+    def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:
+        raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.{advice}")
 
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:

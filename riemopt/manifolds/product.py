@@ -25,13 +25,14 @@ class Product(Manifold):
         x = poses.random_point(100, 12)                      # (100, 9 + 3): a pose in each row
         poses.split(x)["rotation"]                           # (100, 3, 3), a view
         Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
-        Product([(Stiefel(), (3, E))], dim=-2)               # attention's (3E, E): three blocks E×E
+        Product([(Frozen(), 1), (Sphere(), -1)], dim=-2)     # a first row that no step changes
 
     Args:
         factors: by name, or in sequence: each a manifold and a shape. The dimension `dim` is cut
             into slices of prod(shape) entries, and that of each slice is unflattened to the shape:
             a factor has tensors `(*batch, *shape, *trailing)`. Where that is more than one of its
-            points, all of them belong to one point of the product.
+            points, all of them belong to one point of the product. One number of all shapes may
+            be -1, for what is left. For equal blocks of rows see `RowBlocks`.
         dim: the dimension that is cut, from the end: a point is that one and all after it.
 
     The metric is the sum of the factors', and so are squared distance and dimension; the violation
@@ -65,8 +66,10 @@ class Product(Manifold):
         ndims = [len(shape) - dim - 1 for shape in shapes]
         from_end = [m.with_dims_from_end(n) for m, n in zip(manifolds, ndims, strict=True)]
         object.__setattr__(self, "manifolds", tuple(from_end))
+        if sum(n < 0 for shape in shapes for n in shape) > 1:
+            raise ValueError(f"Only one number of the shapes of Product can be -1; got {pairs!r}.")
         if dim == -1:
-            self.check_shape((sum(self.cut.sizes),))
+            self.check_shape((sum(map(abs, self.cut.sizes)),))
 
     def __repr__(self) -> str:
         pairs = list(zip(self.manifolds, self.cut.shapes, strict=True))
@@ -102,14 +105,14 @@ class Product(Manifold):
             raise ValueError(f"{self!r} joins a part for each of {[*keys]}; got {[*given]}.")
         tensors: list[Tensor] = [parts[key] for key in keys]
         self.cut.check_parts(tensors)
-        return self.cut.join(tensors)
+        joined = self.cut.join(tensors)
+        return joined.clone() if len(tensors) == 1 else joined
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        sizes = self.cut.sizes
-        if len(shape) < self.event_ndim or shape[self.cut.dim] != sum(sizes):
-            total = f"{' + '.join(map(str, sizes))} = {sum(sizes)}"
-            self._reject(shape, f"size {total} along dimension {self.cut.dim}")
+        if len(shape) < self.event_ndim or self.cut.sizes_in(shape[self.cut.dim]) is None:
+            need = f"{self._needed_size()} along dimension {self.cut.dim}"
+            self._reject(shape, need, self._hint(shape))
         for i, own in enumerate(self.cut.point_shapes(shape)):
             try:
                 self.manifolds[i].check_shape(own)
@@ -117,12 +120,38 @@ class Product(Manifold):
                 name = i if self.names is None else repr(self.names[i])
                 raise ValueError(f"Factor {name} of {self!r}: {error}") from None
 
+    def _needed_size(self) -> str:
+        sizes = self.cut.sizes
+        terms = [str(size) if size > 0 else f"a multiple of {-size}" for size in sizes]
+        total = f" = {sum(sizes)}" if len(sizes) > 1 and min(sizes) > 0 else ""
+        return f"size {' + '.join(terms)}{total}"
+
+    def _hint(self, shape: Sequence[int]) -> str:
+        """What to write where shapes of factors repeat the dimensions after the one that is cut."""
+        trailing = tuple(shape[len(shape) + self.cut.dim + 1 :]) if self.cut.dim < -1 else ()
+        own = self.cut.shapes[0]
+        repeated = len(own) > len(trailing) > 0 and own[len(own) - len(trailing) :] == trailing
+        if len(self.cut.shapes) > 1 or not repeated:
+            return ""
+        shorter = own[: len(own) - len(trailing)]
+        blocks, rest = divmod(shape[self.cut.dim], math.prod(shorter))
+        if rest or blocks < 1:
+            return ""
+        base = self.manifolds[0]
+        return (
+            f" The shape of a factor divides dimension {self.cut.dim} alone; what comes after it, "
+            f"{trailing}, stays. For {blocks} blocks of shape {own} write ({base!r}, "
+            f"{(blocks, *shorter)}), or RowBlocks({base!r}, {blocks}"
+            f"{f', dim={self.cut.dim}' * (self.cut.dim != -2)})."
+        )
+
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         total = 0
         for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
             entries = math.prod(own[d] for d in m.event_dims(len(own)))
-            total += math.prod(own) // entries * m.dim(own, is_complex=is_complex)
+            points = math.prod(own) // entries
+            total += points * m.dim(own, is_complex=is_complex) if points else 0
         return total
 
     @override
@@ -167,6 +196,11 @@ class Product(Manifold):
     @override
     def has_constant_norm(self) -> bool:
         return all(m.has_constant_norm for m in self.manifolds)
+
+    @property
+    @override
+    def keeps_entries(self) -> bool:
+        return any(m.keeps_entries for m in self.manifolds)
 
     # --- geometry ---
 
@@ -296,6 +330,8 @@ def _factor(pair: Any) -> tuple[Manifold, tuple[int, ...]]:
         raise TypeError(
             f"A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got {pair!r}."
         )
-    if not shape or min(shape) < 1:
-        raise ValueError(f"A factor of Product needs a shape of positive numbers; got {pair!r}.")
+    if not shape or any(n < 1 and n != -1 for n in shape):
+        raise ValueError(
+            f"A factor of Product needs a shape of positive numbers, or -1; got {pair!r}."
+        )
     return manifold, tuple(shape)
