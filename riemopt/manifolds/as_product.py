@@ -7,10 +7,9 @@ from functools import wraps
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-from torch import Tensor
 from typing_extensions import override
 
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.base import Manifold, require_manifold
 from riemopt.manifolds.frozen import Frozen
 from riemopt.manifolds.product import Factor, Product
 
@@ -105,9 +104,9 @@ class RowBlocks(AsProduct):
         constrain(attention, "in_proj_weight", RowBlocks(Stiefel(), 3 * heads)) # each head of each
         constrain(lstm, "weight_hh_l0", RowBlocks(Stiefel(), 4))                # (4H, H): four H×H
 
-    A tensor `(*batch, blocks·n, p)` is seen as `(*batch, blocks, n, p)`, a view. All blocks make one
-    point, as in `Product`, which has blocks of different sizes or manifolds too: the metric is the
-    sum, the violation the largest, `second_moment="point"` one for all.
+    A tensor `(*batch, blocks·n, p)` is seen as `(*batch, blocks, n, p)`, a view. All blocks make
+    one point, as in `Product`, which has blocks of different sizes or manifolds too: the metric is
+    the sum, the violation the largest, `second_moment="point"` one for all.
 
     Args:
         base: where each block lies.
@@ -132,7 +131,7 @@ class RowBlocks(AsProduct):
             raise ValueError(
                 f"RowBlocks cuts a dimension before the last one, dim=-2 or less; got dim={dim!r}."
             )
-        object.__setattr__(self, "base", _manifold(base, "RowBlocks"))
+        object.__setattr__(self, "base", require_manifold(base, "RowBlocks: a manifold"))
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "dim_of_rows", dim)
         object.__setattr__(self, "product", Product([(base, (blocks, -1))], dim))
@@ -149,7 +148,7 @@ class RowBlocks(AsProduct):
 @final
 @dataclass(frozen=True, init=False, repr=False)
 class ExceptRows(AsProduct):
-    """Tables `(*batch, n, p)` whose rows are points of `base`, but for some, which stay as they are.
+    """Tables `(*batch, n, p)` whose rows are points of `base`, but for some that no step changes.
 
         ExceptRows(Sphere(), rows=0)        # row 0 has any value, and no step changes it
 
@@ -175,7 +174,7 @@ class ExceptRows(AsProduct):
         if not given or not all(isinstance(row, int) for row in given):
             error = TypeError if given else ValueError
             raise error(f"ExceptRows needs the numbers of one or more rows; got {rows!r}.")
-        if not points_are_rows(_manifold(base, "ExceptRows")):
+        if not points_are_rows(require_manifold(base, "ExceptRows: a manifold")):
             raise ValueError(f"ExceptRows needs a manifold whose points are rows; got {base!r}.")
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "rows", tuple(sorted(set(given), key=lambda r: (r < 0, r))))
@@ -197,7 +196,7 @@ def points_are_rows(manifold: Manifold) -> bool:
 
 
 def _runs(base: Manifold, rows: Sequence[int]) -> list[Factor]:
-    """The table from top to bottom: rows of `base`, and the others, those next to each other in one.
+    """The table from top to bottom: runs of rows of `base`, and between them those that stay.
 
     Between rows that count from the first and from the last is what is left.
     """
@@ -212,10 +211,3 @@ def _runs(base: Manifold, rows: Sequence[int]) -> list[Factor]:
         factors.append((Frozen(), 1))
         factors += [(base, following - row - 1)] if following - row > 1 else []
     return factors
-
-
-def _manifold(base: Any, name: str) -> Manifold:
-    if not isinstance(base, Manifold):
-        hint = f"; write {base.__name__}()" if isinstance(base, type) else ""
-        raise TypeError(f"{name} needs a manifold, such as Sphere(); got {base!r}{hint}.")
-    return base

@@ -15,12 +15,13 @@ value are what lets an optimizer step equal manifolds together.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from riemopt import linalg
+from riemopt.manifolds.elsewhere import OURS, hint_for
 
 
 class Manifold(ABC):
@@ -34,13 +35,6 @@ class Manifold(ABC):
     may synchronise with the host on an accelerator.
     """
 
-    dims_are_explicit: ClassVar[bool] = False
-    """True for a class whose options say which dimensions make a point, or of what shape it is.
-
-    `constrain` asks it when a convolution kernel is put on a manifold of matrices: it refuses to
-    take each kh×kw slice for a point unless the user has said so.
-    """
-
     @property
     @abstractmethod
     def event_ndim(self) -> int:
@@ -48,6 +42,15 @@ class Manifold(ABC):
 
         Code for any manifold asks `event_dims(ndim)`, which is right for `Sphere(dim=0)` too.
         """
+
+    @property
+    def dims_are_explicit(self) -> bool:
+        """True where options say which dimensions make a point, or of what shape it is.
+
+        `constrain` asks it when a convolution kernel is put on a manifold: it refuses to take each
+        kh×kw slice, or each row of one, for a point unless the user has said so.
+        """
+        return False
 
     @property
     def is_constraint(self) -> bool:
@@ -227,6 +230,13 @@ class Manifold(ABC):
 
     # --- numbers ---
 
+    def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
+        """Whether points of a tensor of `shape` are isolated, so that no step can move them.
+
+        `constrain` refuses them. A manifold overrides it where `dim` is expensive.
+        """
+        return self.dim(shape, is_complex=is_complex) == 0
+
     def tolerance(self, x: Tensor) -> Tensor:
         """The `violation` that rounding explains: 10·eps·√n·max(1, max |x|); the batch's shape.
 
@@ -274,9 +284,27 @@ class Manifold(ABC):
         options = [f"{name}={v!r}" for name, v in values.items() if v != defaults[name]]
         return f"{type(self).__name__}({', '.join(options)})"
 
+    if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in OURS:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name!r}; write {OURS[name]}.",
+                    name=name,
+                    obj=self,
+                )
+            return object.__getattribute__(self, name)  # raises, by the words of a property
+
     def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:
         raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.{advice}")
 
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
             self._reject(shape, "square matrices (*batch, n, n) with n ≥ 1")
+
+
+def require_manifold(given: Any, what: str = "A manifold instance") -> Manifold:
+    """`given`; `TypeError` that says what to write if it is no instance of `Manifold`."""
+    if isinstance(given, Manifold):
+        return given
+    raise TypeError(f"{what} is needed, such as Stiefel(); got {given!r}{hint_for(given)}.")

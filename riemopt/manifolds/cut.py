@@ -27,7 +27,7 @@ class Cut:
 
     @property
     def sizes(self) -> list[int]:
-        """Entries along `dim` of each slice; of the one with a -1, minus what they are a multiple of."""
+        """Entries along `dim` of each slice; -k for a multiple of k, in the slice with a -1."""
         return [math.prod(shape) for shape in self.shapes]
 
     def sizes_in(self, total: int) -> list[int] | None:

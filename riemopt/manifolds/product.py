@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.cut import Cut
+from riemopt.manifolds.elsewhere import hint_for
 
 Factor = tuple[Manifold, int | Sequence[int]]
 Parts = dict[str, Tensor] | tuple[Tensor, ...]
@@ -327,8 +328,10 @@ def _factor(pair: Any) -> tuple[Manifold, tuple[int, ...]]:
     shape = (shape,) if isinstance(shape, int) else shape
     sized = isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)
     if not isinstance(manifold, Manifold) or not sized:
+        hint = "" if isinstance(manifold, Manifold) or not sized else hint_for(manifold)
         raise TypeError(
-            f"A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got {pair!r}."
+            "A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got "
+            f"{pair!r}{hint}."
         )
     if not shape or any(n < 1 and n != -1 for n in shape):
         raise ValueError(

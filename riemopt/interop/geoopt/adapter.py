@@ -1,6 +1,7 @@
 """A geoopt manifold behind the contract of `riemopt.manifolds.Manifold`."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from riemopt.interop.geoopt.flaws import (
 )
 from riemopt.linalg import upcast
 from riemopt.manifolds import Manifold
+
+# A random point of more entries may take seconds.
+_LARGEST_SAMPLED = 4096
+_ROUNDING = 1e-8
 
 
 @final
@@ -197,6 +202,18 @@ class GeooptManifold(Manifold):
         units = torch.cat([units, 1j * units]) if is_complex else units
         images = twin.proj_tangent(x.expand_as(units), units)
         return round((units.conj() * images).real.sum().item())
+
+    @override
+    def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
+        """Whether the projection of a random vector is 0; of points of up to 4096 entries."""
+        event = tuple(shape[len(shape) - self.event_ndim :])
+        if math.prod(event) > _LARGEST_SAMPLED:
+            return False
+        twin = GeooptManifold(in_double(self._core))
+        x = sample(twin.theirs, event, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        u = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        return bool((twin.proj_tangent(x, u).abs() < _ROUNDING * u.abs().max()).all())
 
     def random_point(
         self,

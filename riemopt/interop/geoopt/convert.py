@@ -5,7 +5,7 @@ from typing import Any
 import geoopt
 from torch import nn
 
-from riemopt.interop.common import Report, by_slices, enter
+from riemopt.interop.common import Report, as_read, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
 from riemopt.nn import table
@@ -90,7 +90,12 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
             if entries is not None and name in entries:
                 left[full] = f"it is on {entries[name].manifold} already"
                 continue
-            manifold = by_slices(module, from_geoopt(param.manifold, native=native), param.ndim)
+            try:
+                manifold = from_geoopt(param.manifold, native=native)
+                manifold = as_read(module, name, param, manifold)
+            except ValueError as error:
+                left[full] = str(error)
+                continue
             if not bool(param.isfinite().all()):
                 left[full] = "its values are not finite"
                 continue
