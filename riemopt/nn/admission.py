@@ -109,11 +109,12 @@ def _for_table(module: nn.Embedding | nn.EmbeddingBag, manifold: Manifold) -> Ma
     row = module.padding_idx
     if row is None:
         return manifold
-    base, rows = manifold, {row}
+    last = row == module.num_embeddings - 1
+    base, rows = manifold, {-1 if last else row}  # no rows come after the last one
     if isinstance(manifold, ExceptRows):
         if {row, row - module.num_embeddings} & {*manifold.rows}:
             return manifold
-        base, rows = manifold.base, {row, *manifold.rows}
+        base, rows = manifold.base, {*rows, *manifold.rows}
     if not points_are_rows(base):
         raise ValueError(
             f"The row padding_idx={row} of this {kind} is not to change, but is a part of the "
