@@ -124,6 +124,7 @@ class RowBlocks(AsProduct):
     dim_of_rows: int
 
     def __init__(self, base: Manifold, blocks: int, dim: int = -2) -> None:
+        require_manifold(base, "RowBlocks: a manifold")
         if not isinstance(blocks, int) or blocks < 1:
             error = ValueError if isinstance(blocks, int) else TypeError
             raise error(f"RowBlocks needs a number of blocks, 1 or more; got {blocks!r}.")
@@ -131,7 +132,7 @@ class RowBlocks(AsProduct):
             raise ValueError(
                 f"RowBlocks cuts a dimension before the last one, dim=-2 or less; got dim={dim!r}."
             )
-        object.__setattr__(self, "base", require_manifold(base, "RowBlocks: a manifold"))
+        object.__setattr__(self, "base", base)
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "dim_of_rows", dim)
         object.__setattr__(self, "product", Product([(base, (blocks, -1))], dim))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.manifolds.elsewhere import OURS, hint_for
+from riemopt.manifolds.elsewhere import advice_for, hint_for
 
 
 class Manifold(ABC):
@@ -287,12 +287,10 @@ class Manifold(ABC):
     if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in OURS:
-                raise AttributeError(
-                    f"{type(self).__name__} has no {name!r}; write {OURS[name]}.",
-                    name=name,
-                    obj=self,
-                )
+            advice = advice_for(name)
+            if advice is not None:
+                message = f"{type(self).__name__} has no {name!r}; {advice}."
+                raise AttributeError(message, name=name, obj=self)
             return object.__getattribute__(self, name)  # raises, by the words of a property
 
     def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:

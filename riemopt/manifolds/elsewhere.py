@@ -26,8 +26,10 @@ OURS = {
     "check_point_on_manifold": "violation(x) <= tolerance(x)",
     "assert_check_point_on_manifold": "violation(x) <= tolerance(x)",
     "check_vector": "check_shape(u.shape)",
+    "assert_check_vector": "check_shape(u.shape)",
     "check_vector_on_tangent": "torch.allclose(proj_tangent(x, u), u)",
     "assert_check_vector_on_tangent": "torch.allclose(proj_tangent(x, u), u)",
+    "name": "repr(manifold)",
     "ndim": "event_ndim, or event_dims(x.ndim)",
     "pack_point": "join(parts) of a Product",
     "unpack_tensor": "split(x) of a Product",
@@ -63,6 +65,13 @@ OURS = {
 }
 """Methods of the manifolds of other packages, and what to write here."""
 
+# What a manifold of geoopt, or a parametrization, has as an nn.Module.
+_OF_MODULES = (
+    *("device", "dtype", "to", "cpu", "cuda", "float", "double", "half"),
+    *("parameters", "buffers", "register_buffer", "requires_grad_", "state_dict"),
+    *("load_state_dict", "train", "eval", "forward", "right_inverse"),
+)
+
 _PACKAGES = {
     "geoopt": "riemopt.interop.geoopt.from_geoopt(…) makes one of it",
     "geotorch": "it is a parametrization; riemopt.interop.parametrize.from_parametrized takes one "
@@ -70,6 +79,18 @@ _PACKAGES = {
     "pymanopt": "take its counterpart in riemopt.manifolds",
     "geomstats": "take its counterpart in riemopt.manifolds",
 }
+
+
+def advice_for(name: str) -> str | None:
+    """What to write instead of the attribute `name`; None where nothing is known of it."""
+    if name in OURS:
+        return f"write {OURS[name]}"
+    if name in _OF_MODULES:
+        return (
+            "it is no nn.Module, and has no device, dtype or parameters: "
+            "riemopt.constrain(module, name, manifold) puts a weight on it"
+        )
+    return None
 
 
 def hint_for(given: Any) -> str:

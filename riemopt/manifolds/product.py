@@ -55,6 +55,12 @@ class Product(Manifold):
     cut: Cut
 
     def __init__(self, factors: Mapping[str, Factor] | Sequence[Factor], dim: int = -1) -> None:
+        if isinstance(factors, Manifold) or not isinstance(dim, int):
+            given = f"Product({factors!r}, {dim!r})"
+            raise TypeError(
+                "Product takes a dict or a list of factors, each a manifold and a shape, such as "
+                f"[(Stiefel(), (3, 3)), (Sphere(), 4)], and a dimension; got {given}."
+            )
         if not dim < 0:
             raise ValueError(f"Product counts dim from the end: it must be negative; got {dim!r}.")
         by_name = isinstance(factors, Mapping)
@@ -113,7 +119,7 @@ class Product(Manifold):
     def check_shape(self, shape: Sequence[int]) -> None:
         if len(shape) < self.event_ndim or self.cut.sizes_in(shape[self.cut.dim]) is None:
             need = f"{self._needed_size()} along dimension {self.cut.dim}"
-            self._reject(shape, need, self._hint(shape))
+            self._reject(shape, need, self._hint(shape) if len(shape) >= self.event_ndim else "")
         for i, own in enumerate(self.cut.point_shapes(shape)):
             try:
                 self.manifolds[i].check_shape(own)
@@ -129,21 +135,25 @@ class Product(Manifold):
 
     def _hint(self, shape: Sequence[int]) -> str:
         """What to write where shapes of factors repeat the dimensions after the one that is cut."""
-        trailing = tuple(shape[len(shape) + self.cut.dim + 1 :]) if self.cut.dim < -1 else ()
-        own = self.cut.shapes[0]
-        repeated = len(own) > len(trailing) > 0 and own[len(own) - len(trailing) :] == trailing
-        if len(self.cut.shapes) > 1 or not repeated:
+        size, trailing = shape[self.cut.dim], tuple(shape[len(shape) + self.cut.dim + 1 :])
+        n = len(trailing)
+        shorter = [own[:-n] if n and own[-n:] == trailing else own for own in self.cut.shapes]
+        if not all(shorter) or shorter == list(self.cut.shapes):
             return ""
-        shorter = own[: len(own) - len(trailing)]
-        blocks, rest = divmod(shape[self.cut.dim], math.prod(shorter))
-        if rest or blocks < 1:
+        rule = (
+            f" The shape of a factor divides dimension {self.cut.dim} alone; what comes after it, "
+            f"{trailing}, stays."
+        )
+        if sum(map(math.prod, shorter)) == size:
+            return f"{rule} Write {', '.join(map(str, shorter))} for the shapes."
+        blocks, rest = divmod(size, math.prod(shorter[0]))
+        if len(shorter) > 1 or rest:
             return ""
         base = self.manifolds[0]
+        dim = f", dim={self.cut.dim}" * (self.cut.dim != -2)
         return (
-            f" The shape of a factor divides dimension {self.cut.dim} alone; what comes after it, "
-            f"{trailing}, stays. For {blocks} blocks of shape {own} write ({base!r}, "
-            f"{(blocks, *shorter)}), or RowBlocks({base!r}, {blocks}"
-            f"{f', dim={self.cut.dim}' * (self.cut.dim != -2)})."
+            f"{rule} For {blocks} blocks of shape {self.cut.shapes[0]} write "
+            f"({base!r}, {(blocks, *shorter[0])}), or RowBlocks({base!r}, {blocks}{dim})."
         )
 
     @override

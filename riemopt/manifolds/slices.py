@@ -68,7 +68,8 @@ class Slices(Manifold):
         if not dims:
             self._reject(shape, "a tensor with at least one dimension")
         if any(not -ndim <= d < ndim for d in dims):
-            self._reject(shape, f"a tensor that has {_named(dims)}")
+            advice = " (dim says which dimensions make a point; sizes are those of the tensor.)"
+            self._reject(shape, f"a tensor that has {_named(dims)}", advice)
         if len({d % ndim for d in dims}) != len(dims):
             self._reject(shape, "distinct dimensions")
         if any(shape[d] == 0 for d in dims):

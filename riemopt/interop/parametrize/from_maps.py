@@ -18,6 +18,7 @@ from riemopt.interop.parametrize.weights import (
 )
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.nn.admission import require_module
 
 # A computed weight may be off its manifold by so many times what rounding explains: matrix_exp and
 # a base that has been multiplied many times are less exact than a retraction.
@@ -53,6 +54,7 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     Returns:
         The manifold of each parameter that is constrained now; of each weight that is left, why.
     """
+    require_module(model)
     known = owners(model)
     groups: dict[int, list[Weight]] = {}
     for weight in parametrized_weights(model):
