@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import (
-    FixedSum,
     ExceptRows,
+    FixedSum,
     Flattened,
     LevelSet,
     Product,
