@@ -20,6 +20,7 @@ from riemopt import (
     project_,
     unconstrain,
 )
+from riemopt.interop.distributed import shard_placement
 from riemopt.interop.geoopt import adopt, from_geoopt
 from riemopt.interop.parametrize import (
     ScaledDirection,
@@ -493,6 +494,12 @@ def test_gates_heads_and_groups(layer, name, manifold, rows):
     RiemannianAdam([weight], lr=0.1).step()
     for block in weight.detach().flatten(1).split(rows):
         torch.testing.assert_close(block @ block.mT, torch.eye(rows), atol=1e-5, rtol=0)
+
+
+def test_blocks_that_are_cut_over_processes_are_refused():
+    layer = constrain(nn.LSTM(3, 8), "weight_hh_l0", RowBlocks(Stiefel(), 4))
+    with pytest.raises(NotImplementedError, match=r"RowBlocks\(Stiefel\(\), 4\).*whole on each"):
+        shard_placement(layer.weight_hh_l0)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Stiefel(Manifold):
         retraction: Retraction | Literal["polar", "cubic", "qr", "cayley"] | None = None,
         metric: Literal["euclidean", "canonical"] = "euclidean",
     ) -> None:
-        if isinstance(retraction, int) or isinstance(metric, int):
+        if isinstance(metric, int):
             given = f"Stiefel({retraction!r}, {metric!r})"
             raise TypeError(f"Sizes are those of the tensor: write Stiefel(); got {given}.")
         if metric not in ("euclidean", "canonical"):
