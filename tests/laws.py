@@ -10,7 +10,7 @@ and dtype unless it says otherwise. Each file states its laws and runs them over
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import FlatSubspace, Manifold, Product
+from riemopt.manifolds import FlatSubspace, Frozen, Manifold, Product
 from riemopt.testing.law import Law, Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
 from riemopt.testing.slopes import Curve
@@ -41,6 +41,7 @@ def assert_law(
 
 
 def assert_on_surface(manifold: Manifold, x: Tensor) -> None:
+    manifold = getattr(manifold, "product", manifold)
     if isinstance(manifold, Product):  # each factor has a bound of its own
         for factor, part in zip(manifold.manifolds, manifold.cut.split(x), strict=True):
             assert_on_surface(factor, part)
@@ -59,8 +60,11 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
     """‖project(a)‖ times the condition number of the nearest point."""
     y = manifold.project(wide(a))
     manifold = TWINS.get(manifold, manifold)
+    manifold = getattr(manifold, "product", manifold)
     if isinstance(manifold, FlatSubspace):
         return length(manifold, a) + length(manifold, y)
+    if isinstance(manifold, Frozen):
+        return length(manifold, a)
     if isinstance(manifold, Product):
         scales = zip(manifold.manifolds, manifold.cut.split(a), strict=True)
         batch = y.ndim - manifold.event_ndim

@@ -19,11 +19,13 @@ from riemopt.manifolds import (
     AffineSubspace,
     Circulant,
     Euclidean,
+    ExceptRows,
     FixedSum,
     Flattened,
     LevelSet,
     Manifold,
     Product,
+    RowBlocks,
     SkewSymmetric,
     Sparsity,
     Sphere,
@@ -103,6 +105,7 @@ THREES: Shapes = {"empty": (0, 3, 3), "square": (3, 3)}
 POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
 SEVENS: Shapes = {"vector": (7,), "batch": (2, 3, 7)}
 EIGHTEENS: Shapes = {"vector": (18,), "batch": (2, 18)}
+TABLES: Shapes = {"tall": (6, 4), "batch": (2, 5, 3)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -191,7 +194,9 @@ CASES = [
     Case(POSE, POSES, "ambient", ("exp",)),
     Case(RIGID_MOTION, SEVENS, "ambient", ALL_FORMS),
     Case(PACKED, EIGHTEENS, "", ("exp",)),
-    Case(Product([(Stiefel(), (3, 2))], dim=-2), BLOCKS, "ambient", ("exp",)),
+    Case(RowBlocks(Stiefel(), 3), BLOCKS, "ambient", ("exp",)),
+    Case(ExceptRows(Sphere(), rows=0), TABLES, "ambient", ALL_FORMS),
+    Case(ExceptRows(FixedSum(), rows=(1, -1)), TABLES, "ambient", ALL_FORMS),
 ]
 # fmt: on
 

@@ -16,10 +16,12 @@ from torch.utils._pytree import tree_leaves
 import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import (
+    ExceptRows,
     FixedSum,
     Flattened,
     LevelSet,
     Product,
+    RowBlocks,
     SkewSymmetric,
     Sphere,
     Stiefel,
@@ -100,6 +102,8 @@ MANIFOLDS = {
     "sparsity": (triangle(), (4, 4)),
     "toeplitz": (Toeplitz(), (5, 3)),
     "product": (POSE, (3, 12)),
+    "row-blocks": (RowBlocks(Stiefel(), 2), (6, 3)),
+    "padding": (ExceptRows(Sphere(), 0), (4, 6)),
     "product-blocks": (Product([(triangle(), (2, 4))], dim=-2), (8, 4)),
     "level-set": (LevelSet(unit_norm, event_ndim=1), (4, 6)),
     "level-set-two": (LevelSet(unit_norm, torch.sum), (3, 4)),

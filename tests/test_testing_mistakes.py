@@ -51,6 +51,12 @@ class ClaimsNothing(Sphere):
     is_constraint = False
 
 
+class ClaimsToKeep(Sphere):
+    """Is let off the laws that what it keeps would break."""
+
+    keeps_entries = True
+
+
 class AcceptsAnything(Sphere):
     """Every shape is right."""
 
@@ -195,6 +201,7 @@ PLANTS = [
     plant(ClaimsConstantNorm, "norm is constant as claimed", shape=(3, 3)),
     plant(ClaimsLinear, "linearity is as claimed"),
     plant(ClaimsNothing, "absence of a constraint is as claimed"),
+    plant(ClaimsToKeep, "entries are kept as claimed"),
     plant(planted.AcosDistance, "dist is length of geodesic"),
     plant(planted.ChordDistance, "dist is length of geodesic"),
     plant(WrongDist, "dist agrees with norm"),

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from riemopt.manifolds import Flattened, Manifold
+from riemopt.manifolds.slices import Slices
 from riemopt.nn import table
+from riemopt.nn.admission import check_moves, placed
 from riemopt.nn.registration import adopt
 
 
@@ -29,15 +31,24 @@ class Report:
         return "\n".join(lines) or "nothing to do"
 
 
-def by_slices(module: nn.Module, manifold: Manifold, ndim: int) -> Manifold:
-    """`manifold`, applied to each kh×kw slice of a convolution kernel.
+def as_read(module: nn.Module, name: str, param: Tensor, manifold: Manifold) -> Manifold:
+    """`manifold` as torch's parametrizations, geotorch and geoopt read it for this weight.
 
-    That is how torch's parametrizations, geotorch and geoopt read a kernel. `riemopt.constrain`
-    refuses it unless `Flattened(…, event_ndim=2)` says so.
+    They take the last dimensions for a point: each kh×kw slice of a convolution kernel, or each row
+    of one. `riemopt.constrain` refuses that unless it is said. The padding row of a table stays.
+
+    Raises:
+        ValueError: no step could move the points, or the layer moves them itself.
     """
-    kernel = isinstance(module, nn.modules.conv._ConvNd) and ndim > 2
-    matrices = manifold.is_constraint and manifold.event_dims(ndim) == (-2, -1)
-    return Flattened(manifold, event_ndim=2) if kernel and matrices else manifold
+    if isinstance(module, nn.modules.conv._ConvNd) and param.ndim > 2 and manifold.is_constraint:
+        if manifold.event_dims(param.ndim) == (-2, -1):
+            manifold = Flattened(manifold, event_ndim=2)
+        elif isinstance(manifold, Slices) and not manifold.dims_are_explicit:
+            manifold = manifold.along([param.ndim - 1])
+    else:
+        manifold = placed(module, name, param, manifold)
+    check_moves(param, manifold)
+    return manifold
 
 
 def satisfies(manifold: Manifold, x: Tensor) -> bool:

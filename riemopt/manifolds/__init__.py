@@ -3,12 +3,14 @@
 import torch
 
 from riemopt.manifolds.affine import AffineSubspace
+from riemopt.manifolds.as_product import ExceptRows, RowBlocks
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flattened import Flattened
+from riemopt.manifolds.frozen import Frozen
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
 from riemopt.manifolds.product import Product
@@ -28,15 +30,18 @@ __all__ = [
     "Constant",
     "Cubic",
     "Euclidean",
+    "ExceptRows",
     "FixedSum",
     "FlatSubspace",
     "Flattened",
+    "Frozen",
     "LevelSet",
     "LinearSubspace",
     "Manifold",
     "Polar",
     "Product",
     "Retraction",
+    "RowBlocks",
     "SkewSymmetric",
     "Sparsity",
     "Sphere",

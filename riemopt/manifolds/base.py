@@ -15,12 +15,13 @@ value are what lets an optimizer step equal manifolds together.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from riemopt import linalg
+from riemopt.manifolds.elsewhere import advice_for, hint_for
 
 _COMPUTES = (
     "proj_tangent",
@@ -70,13 +71,6 @@ class Manifold(ABC):
     around the call; a class that inherits from this one need do nothing for that.
     """
 
-    dims_are_explicit: ClassVar[bool] = False
-    """True for a class whose options say which dimensions make a point, or of what shape it is.
-
-    `constrain` asks it when a convolution kernel is put on a manifold of matrices: it refuses to
-    take each kh×kw slice for a point unless the user has said so.
-    """
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _compute_outside_autocast(cls)
@@ -88,6 +82,15 @@ class Manifold(ABC):
 
         Code for any manifold asks `event_dims(ndim)`, which is right for `Sphere(dim=0)` too.
         """
+
+    @property
+    def dims_are_explicit(self) -> bool:
+        """True where options say which dimensions make a point, or of what shape it is.
+
+        `constrain` asks it when a convolution kernel is put on a manifold: it refuses to take each
+        kh×kw slice, or each row of one, for a point unless the user has said so.
+        """
+        return False
 
     @property
     def is_constraint(self) -> bool:
@@ -105,6 +108,14 @@ class Manifold(ABC):
     @property
     def has_constant_norm(self) -> bool:
         """Whether all points have one ambient norm, so that weight decay has no tangent part."""
+        return False
+
+    @property
+    def keeps_entries(self) -> bool:
+        """Whether some entries may have any value, and no step changes them.
+
+        `project` leaves them too, so that its derivative at a point is not `proj_tangent`.
+        """
         return False
 
     # --- required ---
@@ -293,6 +304,13 @@ class Manifold(ABC):
 
     # --- numbers ---
 
+    def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
+        """Whether points of a tensor of `shape` are isolated, so that no step can move them.
+
+        `constrain` refuses them. A manifold overrides it where `dim` is expensive.
+        """
+        return self.dim(shape, is_complex=is_complex) == 0
+
     def tolerance(self, x: Tensor) -> Tensor:
         """The `violation` that rounding explains: 10·eps·√n·max(1, max |x|); the batch's shape.
 
@@ -340,8 +358,17 @@ class Manifold(ABC):
         options = [f"{name}={v!r}" for name, v in values.items() if v != defaults[name]]
         return f"{type(self).__name__}({', '.join(options)})"
 
-    def _reject(self, shape: Sequence[int], need: str) -> NoReturn:
-        raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.")
+    if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
+
+        def __getattr__(self, name: str) -> NoReturn:
+            advice = advice_for(name)
+            if advice is not None:
+                message = f"{type(self).__name__} has no {name!r}; {advice}."
+                raise AttributeError(message, name=name, obj=self)
+            return object.__getattribute__(self, name)  # raises, by the words of a property
+
+    def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:
+        raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.{advice}")
 
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
@@ -349,3 +376,10 @@ class Manifold(ABC):
 
 
 _compute_outside_autocast(Manifold)
+
+
+def require_manifold(given: Any, what: str = "A manifold instance") -> Manifold:
+    """`given`; `TypeError` that says what to write if it is no instance of `Manifold`."""
+    if isinstance(given, Manifold):
+        return given
+    raise TypeError(f"{what} is needed, such as Stiefel(); got {given!r}{hint_for(given)}.")

@@ -46,8 +46,8 @@ class FixedSum(Slices, FlatSubspace):
         return self._describe(*[f"total={self.total}"] * (self.total != 0))
 
     @override
-    def with_dims_from_end(self, ndim: int) -> Manifold:
-        return FixedSum(self.event_dims(ndim), self.total)
+    def along(self, dims: Sequence[int]) -> Manifold:
+        return FixedSum(dims, self.total)
 
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.elsewhere import hint_for
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 # What a method returns: a tensor of the shape of a point, one number for each point, or neither.
@@ -92,7 +93,7 @@ class Flattened(Manifold):
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, Manifold) or self.base.event_dims(3) != (-2, -1):
-            hint = f"; write {self.base.__name__}()" if isinstance(self.base, type) else ""
+            hint = "" if isinstance(self.base, Manifold) else hint_for(self.base)
             raise ValueError(f"Flattened needs a manifold of matrices; got {self.base!r}{hint}.")
         if self.event_ndim < 2:
             raise ValueError(f"Flattened needs event_ndim ≥ 2; got {self.event_ndim!r}.")

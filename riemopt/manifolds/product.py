@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.cut import Cut
+from riemopt.manifolds.elsewhere import hint_for
 
 Factor = tuple[Manifold, int | Sequence[int]]
 Parts = dict[str, Tensor] | tuple[Tensor, ...]
@@ -25,13 +26,14 @@ class Product(Manifold):
         x = poses.random_point(100, 12)                      # (100, 9 + 3): a pose in each row
         poses.split(x)["rotation"]                           # (100, 3, 3), a view
         Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
-        Product([(Stiefel(), (3, E))], dim=-2)               # attention's (3E, E): three blocks E×E
+        Product([(Frozen(), 1), (Sphere(), -1)], dim=-2)     # a first row that no step changes
 
     Args:
         factors: by name, or in sequence: each a manifold and a shape. The dimension `dim` is cut
             into slices of prod(shape) entries, and that of each slice is unflattened to the shape:
             a factor has tensors `(*batch, *shape, *trailing)`. Where that is more than one of its
-            points, all of them belong to one point of the product.
+            points, all of them belong to one point of the product. One number of all shapes may
+            be -1, for what is left. For equal blocks of rows see `RowBlocks`.
         dim: the dimension that is cut, from the end: a point is that one and all after it.
 
     The metric is the sum of the factors', and so are squared distance and dimension; the violation
@@ -53,6 +55,12 @@ class Product(Manifold):
     cut: Cut
 
     def __init__(self, factors: Mapping[str, Factor] | Sequence[Factor], dim: int = -1) -> None:
+        if isinstance(factors, Manifold) or not isinstance(dim, int):
+            given = f"Product({factors!r}, {dim!r})"
+            raise TypeError(
+                "Product takes a dict or a list of factors, each a manifold and a shape, such as "
+                f"[(Stiefel(), (3, 3)), (Sphere(), 4)], and a dimension; got {given}."
+            )
         if not dim < 0:
             raise ValueError(f"Product counts dim from the end: it must be negative; got {dim!r}.")
         by_name = isinstance(factors, Mapping)
@@ -65,8 +73,10 @@ class Product(Manifold):
         ndims = [len(shape) - dim - 1 for shape in shapes]
         from_end = [m.with_dims_from_end(n) for m, n in zip(manifolds, ndims, strict=True)]
         object.__setattr__(self, "manifolds", tuple(from_end))
+        if sum(n < 0 for shape in shapes for n in shape) > 1:
+            raise ValueError(f"Only one number of the shapes of Product can be -1; got {pairs!r}.")
         if dim == -1:
-            self.check_shape((sum(self.cut.sizes),))
+            self.check_shape((sum(map(abs, self.cut.sizes)),))
 
     def __repr__(self) -> str:
         pairs = list(zip(self.manifolds, self.cut.shapes, strict=True))
@@ -102,14 +112,14 @@ class Product(Manifold):
             raise ValueError(f"{self!r} joins a part for each of {[*keys]}; got {[*given]}.")
         tensors: list[Tensor] = [parts[key] for key in keys]
         self.cut.check_parts(tensors)
-        return self.cut.join(tensors)
+        joined = self.cut.join(tensors)
+        return joined.clone() if len(tensors) == 1 else joined
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
-        sizes = self.cut.sizes
-        if len(shape) < self.event_ndim or shape[self.cut.dim] != sum(sizes):
-            total = f"{' + '.join(map(str, sizes))} = {sum(sizes)}"
-            self._reject(shape, f"size {total} along dimension {self.cut.dim}")
+        if len(shape) < self.event_ndim or self.cut.sizes_in(shape[self.cut.dim]) is None:
+            need = f"{self._needed_size()} along dimension {self.cut.dim}"
+            self._reject(shape, need, self._hint(shape) if len(shape) >= self.event_ndim else "")
         for i, own in enumerate(self.cut.point_shapes(shape)):
             try:
                 self.manifolds[i].check_shape(own)
@@ -117,12 +127,42 @@ class Product(Manifold):
                 name = i if self.names is None else repr(self.names[i])
                 raise ValueError(f"Factor {name} of {self!r}: {error}") from None
 
+    def _needed_size(self) -> str:
+        sizes = self.cut.sizes
+        terms = [str(size) if size > 0 else f"a multiple of {-size}" for size in sizes]
+        total = f" = {sum(sizes)}" if len(sizes) > 1 and min(sizes) > 0 else ""
+        return f"size {' + '.join(terms)}{total}"
+
+    def _hint(self, shape: Sequence[int]) -> str:
+        """What to write where shapes of factors repeat the dimensions after the one that is cut."""
+        size, trailing = shape[self.cut.dim], tuple(shape[len(shape) + self.cut.dim + 1 :])
+        n = len(trailing)
+        shorter = [own[:-n] if n and own[-n:] == trailing else own for own in self.cut.shapes]
+        if not all(shorter) or shorter == list(self.cut.shapes):
+            return ""
+        rule = (
+            f" The shape of a factor divides dimension {self.cut.dim} alone; what comes after it, "
+            f"{trailing}, stays."
+        )
+        if sum(map(math.prod, shorter)) == size:
+            return f"{rule} Write {', '.join(map(str, shorter))} for the shapes."
+        blocks, rest = divmod(size, math.prod(shorter[0]))
+        if len(shorter) > 1 or rest:
+            return ""
+        base = self.manifolds[0]
+        dim = f", dim={self.cut.dim}" * (self.cut.dim != -2)
+        return (
+            f"{rule} For {blocks} blocks of shape {self.cut.shapes[0]} write "
+            f"({base!r}, {(blocks, *shorter[0])}), or RowBlocks({base!r}, {blocks}{dim})."
+        )
+
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         total = 0
         for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
             entries = math.prod(own[d] for d in m.event_dims(len(own)))
-            total += math.prod(own) // entries * m.dim(own, is_complex=is_complex)
+            points = math.prod(own) // entries
+            total += points * m.dim(own, is_complex=is_complex) if points else 0
         return total
 
     @override
@@ -167,6 +207,11 @@ class Product(Manifold):
     @override
     def has_constant_norm(self) -> bool:
         return all(m.has_constant_norm for m in self.manifolds)
+
+    @property
+    @override
+    def keeps_entries(self) -> bool:
+        return any(m.keeps_entries for m in self.manifolds)
 
     # --- geometry ---
 
@@ -301,9 +346,13 @@ def _factor(pair: Any) -> tuple[Manifold, tuple[int, ...]]:
     shape = (shape,) if isinstance(shape, int) else shape
     sized = isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)
     if not isinstance(manifold, Manifold) or not sized:
+        hint = "" if isinstance(manifold, Manifold) or not sized else hint_for(manifold)
         raise TypeError(
-            f"A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got {pair!r}."
+            "A factor of Product is a manifold and a shape, (Stiefel(), (3, 3)); got "
+            f"{pair!r}{hint}."
         )
-    if not shape or min(shape) < 1:
-        raise ValueError(f"A factor of Product needs a shape of positive numbers; got {pair!r}.")
+    if not shape or any(n < 1 and n != -1 for n in shape):
+        raise ValueError(
+            f"A factor of Product needs a shape of positive numbers, or -1; got {pair!r}."
+        )
     return manifold, tuple(shape)

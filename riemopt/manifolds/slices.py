@@ -1,5 +1,6 @@
 """Points that are slices of a tensor along named dimensions, instead of the last ones."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,21 @@ class Slices(Manifold):
     `dim` is also the name of a method of the contract, so the option is kept as `slice_dims`.
     """
 
-    dims_are_explicit = True
-
     slice_dims: tuple[int, ...] | None
+
+    @property
+    @override
+    def dims_are_explicit(self) -> bool:
+        """False for the default, `dim=-1`, by which nobody has said anything."""
+        return self.slice_dims != (-1,)
+
+    @abstractmethod
+    def along(self, dims: Sequence[int]) -> Manifold:
+        """The same manifold with other dimensions of a point."""
+
+    @override
+    def with_dims_from_end(self, ndim: int) -> Manifold:
+        return self.along(self.event_dims(ndim))
 
     def _set_dims(self, dim: int | Sequence[int] | None) -> None:
         dims = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
@@ -52,9 +65,16 @@ class Slices(Manifold):
     def check_shape(self, shape: Sequence[int]) -> None:
         ndim = len(shape)
         dims = self.slice_dims if self.slice_dims is not None else tuple(range(ndim))
-        if not dims or any(not -ndim <= d < ndim for d in dims):
-            self._reject(shape, f"a tensor that has dimension {self.slice_dims or '0 or more'}")
+        if not dims:
+            self._reject(shape, "a tensor with at least one dimension")
+        if any(not -ndim <= d < ndim for d in dims):
+            advice = " (dim says which dimensions make a point; sizes are those of the tensor.)"
+            self._reject(shape, f"a tensor that has {_named(dims)}", advice)
         if len({d % ndim for d in dims}) != len(dims):
             self._reject(shape, "distinct dimensions")
         if any(shape[d] == 0 for d in dims):
             self._reject(shape, "at least one entry along each dimension of a point")
+
+
+def _named(dims: Sequence[int]) -> str:
+    return f"dimension{'s' * (len(dims) > 1)} {', '.join(map(str, dims))}"

@@ -47,8 +47,8 @@ class Sphere(Slices):
         return self._describe(*[f"radius={self.radius}"] * (self.radius != 1))
 
     @override
-    def with_dims_from_end(self, ndim: int) -> Manifold:
-        return Sphere(self.event_dims(ndim), self.radius)
+    def along(self, dims: Sequence[int]) -> Manifold:
+        return Sphere(dims, self.radius)
 
     @property
     @override

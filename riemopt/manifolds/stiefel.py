@@ -47,6 +47,9 @@ class Stiefel(Manifold):
         retraction: Retraction | Literal["polar", "cubic", "qr", "cayley"] | None = None,
         metric: Literal["euclidean", "canonical"] = "euclidean",
     ) -> None:
+        if isinstance(metric, int):
+            given = f"Stiefel({retraction!r}, {metric!r})"
+            raise TypeError(f"Sizes are those of the tensor: write Stiefel(); got {given}.")
         if metric not in ("euclidean", "canonical"):
             raise ValueError(f"metric must be 'euclidean' or 'canonical'; got {metric!r}.")
         object.__setattr__(self, "retraction", retraction_of(retraction))

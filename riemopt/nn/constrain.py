@@ -20,13 +20,8 @@ from torch import Tensor, nn
 from riemopt.distributed.dtensor import assign_whole_, whole
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
-from riemopt.nn.parameter import (
-    ManifoldParameter,
-    carried_by,
-    check_value,
-    refuse_kernel_as_batch,
-    unmark,
-)
+from riemopt.nn.admission import check_moves, check_value, parameter_of, placed, require_module
+from riemopt.nn.parameter import ManifoldParameter, carried_by, unmark
 from riemopt.nn.registration import adopt, tables_in, whole_table
 from riemopt.nn.table import manifold_of
 
@@ -70,6 +65,9 @@ def constrain(
     that optimizers and tied weights keep working. A Riemannian optimizer finds the constraint
     whether it is built before or after this call. Of several, none is changed if one is refused.
 
+    The padding row of an `nn.Embedding` stays as it is: its weight is put on `ExceptRows(manifold,
+    …)`. Points that are slices of a convolution kernel must be asked for by their dimensions.
+
     Args:
         module: the module that owns the parameter.
         name: its name there, without dots; or names and their manifolds.
@@ -82,15 +80,20 @@ def constrain(
     Raises:
         AttributeError: `module` has no such parameter of its own.
         TypeError: `manifold` is not an instance of `Manifold`, or arguments are swapped.
-        ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite.
+        ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite;
+            the layer would take other points than are meant, or no step could move them.
     """
+    if not isinstance(name, str | Mapping):
+        parameter_of(module, name)  # raises
     if not isinstance(name, Mapping):
         chosen: dict[str, Any] = {name: manifold}
     elif manifold is None:
         chosen = dict(name)
     else:
         raise TypeError(f"A dict says which manifold each name has; got {manifold!r} as well.")
-    params = {key: _admit(module, key, m) for key, m in chosen.items()}
+    admitted = {key: _admit(module, key, m) for key, m in chosen.items()}
+    params = {key: param for key, (param, _) in admitted.items()}
+    chosen = {key: placed_on for key, (_, placed_on) in admitted.items()}
     _refuse_contradiction(module, chosen, params)
     points = {key: _point(param, chosen[key]) for key, param in params.items()}
     for key, param in params.items():
@@ -101,9 +104,9 @@ def constrain(
     return module
 
 
-def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
-    """The parameter, if it can be put on the manifold."""
-    param = _parameter(module, name)
+def _admit(module: nn.Module, name: str, manifold: Manifold) -> tuple[Tensor, Manifold]:
+    """The parameter, if it can be put on the manifold, and the manifold as it holds of it."""
+    param = parameter_of(module, name)
     entries = table.table_of(module)
     if entries is not None and name in entries:
         raise ValueError(
@@ -112,11 +115,12 @@ def _admit(module: nn.Module, name: str, manifold: Manifold) -> Tensor:
         )
     try:
         check_value(param, manifold)
+        manifold = placed(module, name, param, manifold)
+        check_moves(param, manifold)
     except (TypeError, ValueError) as error:
         error.args = (f"{name!r} of {type(module).__name__}: {error}",)
         raise
-    refuse_kernel_as_batch(module, manifold)
-    return param
+    return param, manifold
 
 
 def _refuse_contradiction(
@@ -143,6 +147,7 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: it is not constrained.
     """
+    require_module(module)
     entries = table.table_of(module)
     if entries is None or name not in entries:
         entries = whole_table(module, table.Places(module.parameters(recurse=False)))
@@ -232,6 +237,7 @@ def project_(model: nn.Module) -> nn.Module:
 
 
 def _constrained(model: nn.Module) -> list[tuple[str, Tensor, Manifold]]:
+    require_module(model)
     found: dict[int, tuple[str, Tensor, Manifold]] = {}
     for prefix, _, entries in tables_in(model):
         for name in entries:
@@ -266,25 +272,3 @@ def _point(param: Tensor, manifold: Manifold) -> Tensor | None:
 def _assign(param: Tensor, point: Tensor | None) -> None:
     if point is not None:
         assign_whole_(param, point)
-
-
-def _parameter(module: nn.Module, name: str) -> Tensor:
-    if not isinstance(module, nn.Module) or not isinstance(name, str):
-        raise TypeError(
-            "constrain takes a module, the name of its parameter and a manifold; got "
-            f"{type(module).__name__} and {name!r} for the first two."
-        )
-    param = module._parameters.get(name)
-    if param is not None:
-        return param
-    if nn.utils.parametrize.is_parametrized(module, name):
-        raise AttributeError(
-            f"{name!r} of {type(module).__name__} is computed by a parametrization. Take that away "
-            "with torch.nn.utils.parametrize.remove_parametrizations, then constrain it."
-        )
-    known = [n for n, p in module._parameters.items() if p is not None]
-    owner, _, last = name.rpartition(".")
-    hint = f" Call constrain(model.get_submodule({owner!r}), {last!r}, …)." if owner else ""
-    raise AttributeError(
-        f"{type(module).__name__} has no parameter {name!r}; it has {known}.{hint}"
-    )

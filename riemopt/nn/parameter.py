@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from riemopt._torch_workarounds import is_made_a_parameter
 from riemopt.manifolds import Manifold
+from riemopt.nn.admission import check_moves, check_value
 from riemopt.nn.tangent_grad import ensure_tangent_grad, remove_tangent_grad
 
 
@@ -29,8 +30,9 @@ class ManifoldParameter(nn.Parameter):
             logging and torch's own optimizers see the Riemannian gradient (of the ambient metric).
 
     Raises:
-        TypeError: `manifold` is not an instance of `Manifold`.
-        ValueError: the shape is wrong, the dtype is an integer, or `data` is not finite.
+        TypeError: `data` is not a tensor, or `manifold` not an instance of `Manifold`.
+        ValueError: the shape is wrong, or of isolated points; the dtype is an integer; `data` is
+            sparse, or not finite.
     """
 
     manifold: Manifold
@@ -50,6 +52,7 @@ class ManifoldParameter(nn.Parameter):
             # module, whose table knows the manifold.
             return nn.Parameter(data, requires_grad)
         check_value(data, manifold)
+        check_moves(data, manifold)
         value = data.detach()
         value = value.clone() if value.is_meta else manifold.project(value)
         state = {"manifold": manifold, "tangent_grad": tangent_grad}
@@ -128,38 +131,6 @@ def unmark(param: Tensor) -> None:
     param.__dict__.pop("tangent_grad", None)
     if type(param) is ManifoldParameter:
         param.__class__ = nn.Parameter  # type: ignore[assignment]
-
-
-def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
-    """Raise `TypeError` or `ValueError` unless `data` has a nearest point on `manifold`."""
-    if not isinstance(manifold, Manifold):
-        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
-        raise TypeError(
-            f"A manifold instance is needed, such as Stiefel(); got {manifold!r}{hint}."
-        )
-    if nn.parameter.is_lazy(data):
-        raise ValueError("A lazy parameter has no shape yet; run the module once, then constrain.")
-    if not (data.is_floating_point() or data.is_complex()):
-        raise ValueError(f"{manifold} needs a floating-point or complex tensor; got {data.dtype}.")
-    manifold.check_shape(data.shape)
-    concrete = type(data) in (Tensor, nn.Parameter, ManifoldParameter) and not data.is_meta
-    if concrete and not bool(data.isfinite().all()):
-        raise ValueError(f"{name} has entries that are not finite; no point is nearest to it.")
-
-
-def refuse_kernel_as_batch(module: nn.Module, manifold: Manifold) -> None:
-    """Raise `ValueError` where a convolution kernel would be taken for a batch of matrices."""
-    if not isinstance(module, nn.modules.conv._ConvNd) or not manifold.is_constraint:
-        return
-    ndim = module.weight.ndim
-    matrices = manifold.event_dims(ndim) == (-2, -1) and not manifold.dims_are_explicit
-    if matrices and ndim > 2:
-        raise ValueError(
-            f"{manifold} on the kernel of a {type(module).__name__}, of shape "
-            f"{tuple(module.weight.shape)}, would constrain each slice of its last two dimensions. "
-            f"For the matrix (out, in·k) use Flattened({manifold}, event_ndim={ndim}); if slices "
-            f"are meant, Flattened({manifold}, event_ndim=2)."
-        )
 
 
 torch.serialization.add_safe_globals([_rebuild_manifold_parameter])

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from riemopt.nn.parameter import carried_by, mark, refuse_kernel_as_batch
+from riemopt.nn.admission import check_registered
+from riemopt.nn.parameter import carried_by, mark
 from riemopt.nn.table import Entry, ManifoldTable, Places, table_of
 from riemopt.nn.tangent_grad import ensure_tangent_grad
 
@@ -79,7 +80,7 @@ def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -
         return
     if known is not None and known.manifold != entry.manifold and Places([param]).of(param):
         return  # tied to two manifolds, which the next optimizer says
-    refuse_kernel_as_batch(module, entry.manifold)
+    check_registered(module, name, param, entry.manifold)
     adopt(module, name, entry, param)
 
 

@@ -279,8 +279,12 @@ def manifold_of(param: Tensor) -> Manifold | None:
     through.
 
     Raises:
+        TypeError: `param` is not a tensor (or None, as a bias may be).
         LostManifoldError, ValueError: as `resolve`, for a parameter that does not say it itself.
     """
+    if param is not None and not isinstance(param, Tensor):
+        hint = "; for a module call riemopt.constraints" if isinstance(param, nn.Module) else ""
+        raise TypeError(f"manifold_of takes a parameter; got {type(param).__name__}{hint}.")
     return carried_by(param) or Places([param]).manifold(param)
 
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
+from riemopt.manifolds.elsewhere import hint_for
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
 from riemopt.optim.parameters import Positions, as_stepped, manifolds_of_group
@@ -114,7 +115,10 @@ class RiemannianOptimizer(Optimizer):
         param_group = dict(param_group)
         named = param_group.pop("manifold", None)
         if named is not None and not isinstance(named, Manifold):
-            raise TypeError(f"A group's 'manifold' must be an instance of Manifold; got {named!r}.")
+            raise TypeError(
+                f"A group's 'manifold' must be an instance of Manifold; got {named!r}"
+                f"{hint_for(named)}."
+            )
         misplaced = [key for key, value in param_group.items() if isinstance(value, Manifold)]
         if misplaced:
             raise TypeError(f"A manifold belongs under the key 'manifold'; got {misplaced}.")

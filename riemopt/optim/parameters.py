@@ -10,6 +10,7 @@ from riemopt.distributed.dtensor import is_dtensor
 from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.nn.admission import check_moves
 from riemopt.optim.off_manifold import warn_of_unknown
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
     if manifold is None or not manifold.is_constraint:
         return None
     manifold.check_shape(param.shape)
+    check_moves(param, manifold)
     manifold.prepare(param)
     return manifold.with_dims_from_end(param.ndim)
 

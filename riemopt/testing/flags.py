@@ -10,6 +10,7 @@ from riemopt.testing.law import (
     equality,
     joined,
     law,
+    need,
     rounding,
 )
 from riemopt.testing.sampling import ambient, length, tangent
@@ -67,8 +68,24 @@ def absence_of_a_constraint_is_as_claimed(
     )
 
 
+@law(
+    "keeps_entries: what `proj_tangent` makes 0 stays in `retract` and in `project`",
+    "Set keeps_entries = False.",
+)
+def entries_are_kept_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """Bit for bit, for some entries. Two other laws are then not asked."""
+    _claimed(manifold, "keeps_entries")
+    a, b = ambient(x, gen), ambient(x, gen)
+    kept = (manifold.proj_tangent(x, a) == 0) & (manifold.proj_tangent(x, b) == 0)
+    need(bool(kept.any()), "every entry moves")
+    y = manifold.retract(x, tangent(manifold, x, gen))
+    need(torch.equal(y[kept], x[kept]), "retract changes an entry whose tangents are 0")
+    need(torch.equal(manifold.project(a)[kept], a[kept]), "project changes such an entry")
+
+
 LAWS = (
     norm_is_constant_as_claimed,
     linearity_is_as_claimed,
     absence_of_a_constraint_is_as_claimed,
+    entries_are_kept_as_claimed,
 )

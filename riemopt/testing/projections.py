@@ -74,6 +74,8 @@ def projection_has_rank_dim(manifold: Manifold, x: Tensor, gen: Generator) -> No
 )
 def projection_is_derivative_of_project(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
     """The tangent space is that of the surface. Double."""
+    if manifold.keeps_entries:
+        raise NotApplicableError("keeps_entries: `project` leaves what no step changes")
     a = ambient(x, gen)
     a = a * (size(x) / size(a))
     Pa = manifold.proj_tangent(x, a)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
+from riemopt.manifolds.base import require_manifold
 
 DOUBLE = (torch.float64, torch.complex128)
 # Points and vectors come from different seeds: a vector that a point was made of is not generic.
@@ -50,11 +51,7 @@ def samples(
         ValueError: no place; a dtype other than float64 and complex128; a shape that the manifold
             refuses, or an empty one; a point that is off the surface.
     """
-    if not isinstance(manifold, Manifold):
-        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
-        raise TypeError(
-            f"A manifold instance is needed, such as Stiefel(); got {manifold!r}{hint}."
-        )
+    require_manifold(manifold)
     if not where:
         raise ValueError("Say where to check: a shape such as (5, 2), or a point.")
     if not seeds:

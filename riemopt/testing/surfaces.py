@@ -158,6 +158,8 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
     )
     if codimension == 0:
         raise NotApplicableError("an open set has no normal directions")
+    if manifold.keeps_entries:
+        raise NotApplicableError("keeps_entries: what no step changes may have any value")
     for _ in range(min(codimension, DIRECTIONS)):
         n = _normal(manifold, x, ambient(x, gen), seen)
         small, large = (manifold.violation(x + t * n) for t in (1e-6, 1e-4))

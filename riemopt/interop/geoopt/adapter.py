@@ -1,6 +1,7 @@
 """A geoopt manifold behind the contract of `riemopt.manifolds.Manifold`."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,6 +198,12 @@ class GeooptManifold(Manifold):
         units = torch.cat([units, 1j * units]) if is_complex else units
         images = twin.proj_tangent(x.expand_as(units), units)
         return round((units.conj() * images).real.sum().item())
+
+    @override
+    def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
+        """Of points of one entry, such as a 1×1 doubly stochastic matrix; geoopt refuses others."""
+        one = math.prod(shape[len(shape) - self.event_ndim :]) == 1
+        return one and self.dim(shape, is_complex=is_complex) == 0
 
     def random_point(
         self,

@@ -3,12 +3,13 @@
 from typing import Any
 
 import geoopt
-from torch import nn
+from torch import Tensor, nn
 
-from riemopt.interop.common import Report, by_slices, enter
+from riemopt.interop.common import Report, as_read, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
 from riemopt.nn import table
+from riemopt.nn.admission import require_module
 
 
 def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
@@ -39,7 +40,14 @@ def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
         TypeError: it is not an instance of `geoopt.manifolds.base.Manifold`.
     """
     if not isinstance(manifold, geoopt.manifolds.base.Manifold):
-        hint = f"; write {manifold.__name__}()" if isinstance(manifold, type) else ""
+        hint = ""
+        if isinstance(manifold, type):
+            hint = f"; write {manifold.__name__}()"
+        elif isinstance(manifold, Manifold):
+            hint = ", which is one of riemopt already"
+        elif isinstance(manifold, Tensor):
+            kind = type(manifold).__name__
+            raise TypeError(f"from_geoopt takes a manifold; got {kind}. Give it its .manifold.")
         raise TypeError(
             f"from_geoopt takes an instance of a geoopt manifold; got {manifold!r}{hint}."
         )
@@ -79,6 +87,7 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
         The manifold of each parameter that was adopted; those that were constrained before, or
         whose values are not finite, are left.
     """
+    require_module(model)
     done: dict[str, Any] = {}
     left: dict[str, str] = {}
     for prefix, module in model.named_modules():
@@ -90,7 +99,12 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
             if entries is not None and name in entries:
                 left[full] = f"it is on {entries[name].manifold} already"
                 continue
-            manifold = by_slices(module, from_geoopt(param.manifold, native=native), param.ndim)
+            try:
+                manifold = from_geoopt(param.manifold, native=native)
+                manifold = as_read(module, name, param, manifold)
+            except ValueError as error:
+                left[full] = str(error)
+                continue
             if not bool(param.isfinite().all()):
                 left[full] = "its values are not finite"
                 continue

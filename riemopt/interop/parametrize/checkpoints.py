@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from riemopt.interop.parametrize.from_maps import from_parametrized
+from riemopt.interop.parametrize.hooks import hooked_weights
 from riemopt.interop.parametrize.to_maps import to_parametrized
 
 
@@ -37,7 +38,9 @@ def convert_state_dict(
     if to not in ("constrained", "parametrized"):
         raise ValueError(f"to must be 'constrained' or 'parametrized'; got {to!r}.")
     convert = from_parametrized if to == "constrained" else to_parametrized
-    twin = copy.deepcopy(model)
+    # What a hook has computed has a graph, of which torch makes no deep copy.
+    computed = [getattr(weight.module, weight.tensor_name) for weight in hooked_weights(model)]
+    twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     twin.load_state_dict(state_dict)
     report = convert(twin, **options)
     if not report.done:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from riemopt.interop.common import Report, by_slices, enter, satisfies
+from riemopt.interop.common import Report, as_read, enter, satisfies
+from riemopt.interop.parametrize.hooks import convert_hooked, hooked_weights
 from riemopt.interop.parametrize.maps import ScaledDirection
 from riemopt.interop.parametrize.recognize import Manifolds, is_weight_norm, target
 from riemopt.interop.parametrize.weights import (
@@ -13,10 +14,12 @@ from riemopt.interop.parametrize.weights import (
     owners,
     parametrized_weights,
     remove_maps,
+    set_value,
 )
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.nn.admission import require_module
 
 # A computed weight may be off its manifold by so many times what rounding explains: matrix_exp and
 # a base that has been multiplied many times are less exact than a retraction.
@@ -35,6 +38,8 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
                                                           `Sphere(dim, radius)`
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
     SO, Stiefel                                           `SkewSymmetric()`, `Stiefel()`
+    `torch.nn.utils.weight_norm`, by hooks                as `weight_norm` above
+    `torch.nn.utils.prune`, W∘mask                        `Sparsity(mask)`
     ====================================================  ========================================
 
     A weight is converted or left as a whole. The value is the computed one, bit for bit where it
@@ -51,6 +56,7 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     Returns:
         The manifold of each parameter that is constrained now; of each weight that is left, why.
     """
+    require_module(model)
     known = owners(model)
     groups: dict[int, list[Weight]] = {}
     for weight in parametrized_weights(model):
@@ -64,6 +70,11 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
             done.update(_convert(group, *found[0]))
         except NotConvertedError as error:
             left.update({weight.name: str(error) for weight in group})
+    for hooked in hooked_weights(model):
+        try:
+            done.update(convert_hooked(hooked, known))
+        except NotConvertedError as error:
+            left[hooked.name] = str(error)
     return Report(done, left)
 
 
@@ -87,9 +98,8 @@ def _examine(weight: Weight, manifolds: Manifolds) -> tuple[Manifold, Tensor]:
     value = compute(maps)
     if value.dtype != maps.original.dtype:
         raise NotConvertedError(f"the map changes {maps.original.dtype} to {value.dtype}")
-    manifold = by_slices(weight.module, manifold, value.ndim)
     _check(manifold, value)
-    return manifold, value
+    return _admit(weight, value, manifold), value
 
 
 def _constraint_on(weight: Weight, original: Tensor) -> Manifold | None:
@@ -107,14 +117,20 @@ def _direction(weight: Weight) -> tuple[Manifold, Tensor]:
     """V/‖V‖, and its sphere."""
     _, v = weight.originals
     scaled = ScaledDirection(weight.maps[0].dim)  # type: ignore[arg-type]
-    with torch.no_grad():
-        direction = v / torch.norm_except_dim(v, 2, scaled.dim)
     try:
-        sphere = scaled.sphere(v.ndim).with_dims_from_end(v.ndim)
+        sphere, direction = scaled.direction(v)
     except ValueError:
         raise NotConvertedError("each entry has a length of its own, and no direction") from None
     _check(sphere, direction)
+    _admit(weight, direction, sphere)
     return sphere, direction
+
+
+def _admit(weight: Weight, value: Tensor, manifold: Manifold) -> Manifold:
+    try:
+        return as_read(weight.module, weight.tensor_name, value, manifold)
+    except ValueError as error:
+        raise NotConvertedError(str(error)) from None
 
 
 def _check(manifold: Manifold, value: Tensor) -> None:
@@ -158,7 +174,7 @@ def _convert(group: list[Weight], manifold: Manifold, value: Tensor) -> dict[str
             names.update(_scale_direction(weight, manifold, value))
             continue
         remove_maps(weight)
-        _set(param, value)
+        set_value(param, value)
         enter(weight.module, weight.tensor_name, param, manifold)
         names[weight.name] = manifold
     return names
@@ -167,13 +183,7 @@ def _convert(group: list[Weight], manifold: Manifold, value: Tensor) -> dict[str
 def _scale_direction(weight: Weight, sphere: Manifold, value: Tensor) -> dict[str, Manifold]:
     scaled = ScaledDirection(weight.maps[0].dim)  # type: ignore[arg-type]
     weight.maps[0] = scaled.train(weight.module.training)
-    _set(weight.originals[1], value)
+    set_value(weight.originals[1], value)
     enter(weight.maps, "original1", weight.originals[1], sphere)
     prefix = weight.name.removesuffix(weight.tensor_name)
     return {f"{prefix}parametrizations.{weight.tensor_name}.original1": sphere}
-
-
-def _set(param: Tensor, value: Tensor) -> None:
-    """Give the Parameter object a new value, contiguous, and no gradient."""
-    param.data = value.contiguous()
-    param.grad = None

@@ -81,6 +81,17 @@ class ScaledDirection(nn.Module):
         super().__init__()
         self.dim = -1 if dim is None else dim
 
+    def direction(self, v: Tensor) -> tuple[Sphere, Tensor]:
+        """V/‖V‖ and where it lies, with dimensions counted from the end.
+
+        Raises:
+            ValueError: no dimension is left for a direction.
+        """
+        sphere = self.sphere(v.ndim)
+        with torch.no_grad():
+            direction = v / torch.norm_except_dim(v, 2, self.dim)
+        return Sphere(sphere.event_dims(v.ndim), sphere.radius), direction
+
     def sphere(self, ndim: int) -> Sphere:
         """Where D lies, for a weight of `ndim` dimensions.
 

@@ -30,6 +30,7 @@ from riemopt.interop.parametrize.weights import (
     random_state_kept,
 )
 from riemopt.linalg import outside_autocast
+from riemopt.nn.admission import require_module
 
 
 @outside_autocast
@@ -62,6 +63,7 @@ def reimpose_(model: nn.Module) -> Report:
     Returns:
         How each weight was treated, and of each that was left, why.
     """
+    require_module(model)
     known = owners(model)
     done: dict[str, str] = {}
     left: dict[str, str] = {}
@@ -85,6 +87,7 @@ def reimpose_every(optimizer: Optimizer, model: nn.Module, steps: int) -> Remova
     """
     if not (isinstance(steps, int) and steps > 0):
         raise ValueError(f"steps must be a positive integer; got {steps!r}.")
+    require_module(model)
     if not parametrized_weights(model):
         raise ValueError(f"{type(model).__name__} has no parametrized weight to reimpose.")
     taken = 0

@@ -28,6 +28,7 @@ from riemopt.interop.parametrize.weights import (
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
 from riemopt.nn import table
+from riemopt.nn.admission import require_module
 from riemopt.nn.constrain import unconstrain
 from riemopt.nn.registration import adopt, tables_in
 
@@ -59,6 +60,7 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
             "orthogonal_map must be None, 'matrix_exp', 'cayley' or 'householder'; "
             f"got {orthogonal_map!r}."
         )
+    require_module(model)
     done: dict[str, nn.Module] = {}
     left: dict[str, str] = {}
     for places in _constrained(model).values():

@@ -116,3 +116,9 @@ def remove_maps(weight: Weight) -> None:
     own_class(weight.module)
     forget_cached(weight)
     parametrize.remove_parametrizations(weight.module, weight.tensor_name, leave_parametrized=False)
+
+
+def set_value(param: Tensor, value: Tensor) -> None:
+    """Give the Parameter object a new value, contiguous, and no gradient."""
+    param.data = value.contiguous()
+    param.grad = None

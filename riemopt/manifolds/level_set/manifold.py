@@ -19,6 +19,8 @@ from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space
 
 # How many random tensors are tried as the start of a random point.
 _DRAWS = 10
+# Points of more entries are not looked at by `is_discrete`.
+_FEW_ENTRIES = 64
 
 
 class _Linearised(NamedTuple):
@@ -349,6 +351,16 @@ class LevelSet(Manifold):
         c = self._equations(x)
         jacobian = torch.func.jacrev(c)(c.flatten(x))[0, :, 0]
         return math.prod(event) * (1 + is_complex) - int(torch.linalg.matrix_rank(jacobian))
+
+    @override
+    def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
+        """Of points of up to 64 entries; `dim` of larger ones takes long, and they have freedom."""
+        if math.prod(self._event(shape)) > _FEW_ENTRIES:
+            return False
+        try:
+            return self.dim(shape, is_complex=is_complex) == 0
+        except ValueError:  # no random point was found: the user's may be
+            return False
 
 
 def _recorded(*given: Any) -> bool:
