@@ -5,6 +5,7 @@ done, and `Places` goes through all of them.
 """
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -33,7 +34,10 @@ def looked_at(monkeypatch):
 
     monkeypatch.setattr(table.ManifoldTable, "parameter", counted_parameter)
     monkeypatch.setattr(table.Places, "__init__", counted_init)
-    return counts
+    gc.collect()  # a table that goes looks at its names too: not those of other tests
+    gc.disable()
+    yield counts
+    gc.enable()
 
 
 def layers(number):
