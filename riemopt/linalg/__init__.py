@@ -19,6 +19,7 @@ from riemopt.linalg.backends import (
     known_all,
     known_any,
     known_values,
+    places_in_memory,
     rounds,
     steps_are_known_to_count,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "move_and_normalise",
     "normalise",
     "on_host_numbers",
+    "places_in_memory",
     "plus_adjoint",
     "polar",
     "polar_step",

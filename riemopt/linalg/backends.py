@@ -6,6 +6,7 @@ impossible (meta, fake and functorch tensors), and the number of products is fix
 are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algorithm.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ def known_any(condition: Tensor) -> bool:
 def known_values(tensor: Tensor) -> list[Any] | None:
     """The entries of a vector where they are known for free, else None."""
     return tensor.tolist() if reads_are_free(tensor) else None
+
+
+def places_in_memory(tensors: Sequence[Tensor]) -> list[int]:
+    """The address of each tensor's values; 0 of tensors that stand for data which is nowhere."""
+    return [t.data_ptr() if type(t) is Tensor else 0 for t in tensors]
 
 
 def known_all(condition: Tensor) -> bool:

@@ -1,9 +1,10 @@
 """Parameters that are stepped as one batch: gathered, and written back.
 
-Parameters and gradients are copied into a batch at each step. The state is not: the tensors that a
-parameter finds in its state are views of one batch, made at the first step, so that only the points
-travel. They look and behave as if each parameter had its own, and are gathered again when something
-(a checkpoint, a user) has put other tensors in their place.
+Parameters and gradients are copied into a batch at each step. The state is not: the tensors in the
+state of the parameters share the memory of one batch, made at the first step, so that only the
+points travel. They stay the same objects, as in torch: whoever holds one reads and edits the live
+state. They are gathered again when something (a checkpoint, a user) has put other tensors, or other
+memory, in their place.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Stack:
         self.params = params
         self.states = states
         self.in_place = in_place
-        self._batches: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._batches: dict[str, _Batch] = {}
         self.distributed = is_dtensor(params[0])
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
@@ -111,7 +112,7 @@ class Stack:
         Of one parameter alone it may be a number, which fills the tensor. A parameter that has no
         such state yet gets zeros first.
         """
-        if key not in self.states[0]:
+        if self.states[0].get(key) is None:
             for p, state in zip(self.params, self.states, strict=True):
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
@@ -126,9 +127,7 @@ class Stack:
             value = torch.full_like(old, value)
         if accepted is not None:
             value = select(accepted, value, self.load(key))
-        batch, views = self._batches.get(key, (None, ()))
-        if batch is None or self.states[0][key] is not views[0]:
-            batch = self.batch(key)
+        batch = self.batch(key)
         if batch is not None:
             batch.copy_(value)
         elif self.in_place:
@@ -151,19 +150,26 @@ class Stack:
         """The batch of which the parameters' state tensors are views, if that can be."""
         if not self.has_batches:
             return None
-        batch, views = self._batches.get(key, (None, ()))
-        if batch is None or not same(views, [state[key] for state in self.states]):
-            batch = torch.stack([state[key] for state in self.states])
-            self.adopt({key: batch})
-        return batch
+        kept = self._batches.get(key)
+        tensors = [state[key] for state in self.states]
+        if kept is None or not kept.is_memory_of(tensors):
+            self.adopt({key: torch.stack(tensors)})
+        return self._batches[key].values
 
     def adopt(self, batches: dict[str, Tensor]) -> None:
-        """Make the parameters' state views of batches `(K, …)`; all of it or, on errors, none."""
+        """Let the parameters' state have the memory of batches `(K, …)`; all or, on errors, none.
+
+        A tensor that is there already stays the same object.
+        """
         views = {key: batch.unbind() for key, batch in batches.items()}
         for key, batch in batches.items():
             for state, view in zip(self.states, views[key], strict=True):
-                state[key] = view
-            self._batches[key] = batch, views[key]
+                there = state.get(key)
+                if isinstance(there, Tensor) and _may_have_memory_of(there, view):
+                    there.data = view
+                else:
+                    state[key] = view
+            self._batches[key] = _Batch.of(batch, [state[key] for state in self.states])
 
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(t) for t in tensors] if self.distributed else tensors
@@ -180,6 +186,33 @@ class Stack:
     @staticmethod
     def _write(targets: list[Tensor], values: Tensor) -> None:
         _torch_workarounds.copy_into(targets, values)  # workaround: inductor_copy_keyerror
+
+
+class _Batch(NamedTuple):
+    """The memory of one state tensor of all members of a stack."""
+
+    values: Tensor
+    """`(K, …)`."""
+    tensors: list[Tensor]
+    """What is in the state of each member."""
+    places: list[int]
+
+    @classmethod
+    def of(cls, values: Tensor, tensors: list[Tensor]) -> _Batch:
+        return cls(values, tensors, linalg.places_in_memory(tensors))
+
+    def is_memory_of(self, tensors: list[Tensor]) -> bool:
+        """Whether these are the tensors, and nobody gave them other memory (`tensor.data = …`)."""
+        return same(self.tensors, tensors) and self.places == linalg.places_in_memory(tensors)
+
+
+def _may_have_memory_of(tensor: Tensor, view: Tensor) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == view.shape
+        and tensor.dtype == view.dtype
+        and tensor.device == view.device
+    )
 
 
 class Plan(NamedTuple):
@@ -250,7 +283,7 @@ def _make_stacks(
         large = p.numel() > _STACK_NUMEL * part_count(p)
         alone = i if group.get("foreach") is False or large else None
         kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
-        buckets.setdefault((alone, manifold, *kind, frozenset(state)), []).append(i)
+        buckets.setdefault((alone, manifold, *kind, _present(state)), []).append(i)
     return [
         Stack(
             manifolds[members[0]],
@@ -265,7 +298,12 @@ def _make_stacks(
 def _signature(param: Tensor, state: dict[str, Any]) -> Any:
     grad = param.grad
     assert grad is not None
-    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
+    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, _present(state)
+
+
+def _present(state: dict[str, Any]) -> frozenset[str]:
+    """The keys of a state that hold something: None is what torch takes for no momentum yet."""
+    return frozenset(key for key, value in state.items() if value is not None)
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:

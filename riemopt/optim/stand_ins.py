@@ -285,7 +285,11 @@ class StandIns:
         stack, made = self.stack, {}
         for key, value in together.items():
             if isinstance(value, Tensor) and value.ndim == 0:
-                made[key] = value.expand(len(stack.params)).clone()
+                numbers = stack.batch(key) if key in self._lent else None
+                if numbers is None:
+                    made[key] = value.expand(len(stack.params)).clone()
+                else:
+                    numbers.copy_(value)
             elif isinstance(value, Tensor) and self._lent.get(key) is not value:
                 made[key] = value
             elif not isinstance(value, Tensor):
