@@ -9,7 +9,8 @@ tangent gradient (`riemopt.optim.torch_rule`), unless the class has one of its o
     class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...  # torch's rule
 
 `_manifolds` runs parallel to `param_groups`, so that it stays right when a trainer swaps tensors of
-a group for sharded or moved ones. Nothing of ours is in `param_groups` or `state_dict()`.
+a group for sharded, moved, grown or pruned ones. Nothing of ours is in `param_groups` or
+`state_dict()`.
 """
 
 from collections.abc import Callable
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from riemopt import linalg
 from riemopt.distributed import exchange
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
-from riemopt.optim.parameters import as_stepped, manifolds_of_group
+from riemopt.optim.parameters import as_stepped, follow, manifolds_of_group
 from riemopt.optim.stack import Plan, Stack
 from riemopt.optim.step import Carried, Request, Step
 from riemopt.optim.take import Counter, take, take_parts
@@ -46,14 +48,16 @@ class RiemannianOptimizer(Optimizer):
 
     _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
+    _seen: list[list[int]]
     _plans: dict[int, Plan]
+    _written_out: list[state.WrittenOut]
     _skipped: Counter
     _shortened: Counter
 
     if not TYPE_CHECKING:  # editors show the signature of the torch optimizer then
 
         def __init__(self, *args, **kwargs):
-            self._manifolds, self._plans = [], {}
+            self._manifolds, self._seen, self._plans, self._written_out = [], [], {}, []
             self._skipped, self._shortened = Counter(), Counter()
             super().__init__(*args, **kwargs)
 
@@ -117,6 +121,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._seen.append(_identities(self.param_groups[-1]))
         table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
@@ -128,13 +133,23 @@ class RiemannianOptimizer(Optimizer):
                     state.conform(self, group, p, manifolds[i])
 
     def _groups(self) -> list[tuple[dict[str, Any], list[Manifold | None]]]:
-        """Each group with the manifolds of its parameters."""
+        """Each group with the manifolds of its parameters.
+
+        Raises:
+            LostManifoldError: a group has more or fewer parameters than it was given.
+            ValueError: a new parameter is in the place of a constrained one, and does not fit.
+        """
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
             raise table.LostManifoldError(
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
+        if not linalg.is_traced():
+            seen = [_identities(group) for group in self.param_groups]
+            if seen != self._seen:
+                self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
+                self._seen = seen
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
     # --- the step ---
@@ -155,6 +170,7 @@ class RiemannianOptimizer(Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
+            state.settle(self)
             # Whatever is refused is refused here, before a parameter has moved.
             work = [
                 (group, self._stacks(i, group, manifolds))
@@ -215,9 +231,12 @@ class RiemannianOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state in the layout of the torch optimizer, which can load it.
 
-        What is one number for each point here is written out at the parameter's full size.
+        As in torch, its tensors are the live state. What is one number for each point is written
+        out at the parameter's full size, and stays so until the next step, which takes the mean
+        over each point where something was edited.
         """
-        return state.packed(self, super().state_dict())
+        state.write_out(self)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer state, also from a checkpoint of the torch optimizer.
@@ -231,12 +250,14 @@ class RiemannianOptimizer(Optimizer):
         state.load(self, super().load_state_dict, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
+        state.settle(self)
         own = ("_manifolds", "_skipped", "_shortened")
         return {**super().__getstate__(), **{key: getattr(self, key) for key in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
-        self._plans = {}
+        self._plans, self._written_out = {}, []
+        self.__dict__.setdefault("_seen", [_identities(group) for group in self.param_groups])
         table.listen(self)
 
     def __repr__(self) -> str:
@@ -246,3 +267,8 @@ class RiemannianOptimizer(Optimizer):
             counts[name] = counts.get(name, 0) + 1
         summary = ", ".join(f"{count} {name}" for name, count in counts.items())
         return f"{super().__repr__()[:-1]}\nParameters: {summary}\n)"
+
+
+def _identities(group: dict[str, Any]) -> list[int]:
+    """Which parameters a group has. Not references, which would keep exchanged ones in memory."""
+    return list(map(id, group["params"]))

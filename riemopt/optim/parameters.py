@@ -43,6 +43,50 @@ def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Man
     return theirs
 
 
+def follow(
+    groups: list[dict[str, Any]], seen: list[list[int]], manifolds: list[list[Manifold | None]]
+) -> list[list[Manifold | None]]:
+    """Where parameters lie after some were exchanged in their groups by hand.
+
+    A parameter that has moved to another place keeps its manifold. A new one has the manifold that
+    its module or itself says; without, that of the parameter whose place it has taken.
+
+    Args:
+        groups: as they are now, of as many parameters each as before.
+        seen: the identity of each parameter before.
+        manifolds: of each parameter before.
+
+    Raises:
+        ValueError: a new parameter does not fit the manifold of its place.
+        LostManifoldError: see `riemopt.nn.table.resolve`.
+    """
+    known = {
+        identity: manifold
+        for identities, theirs in zip(seen, manifolds, strict=True)
+        for identity, manifold in zip(identities, theirs, strict=True)
+    }
+    here = {id(p) for group in groups for p in group["params"]}
+
+    def now(p: Tensor, identity: int, manifold: Manifold | None) -> Manifold | None:
+        if id(p) == identity:
+            return manifold
+        if known.get(id(p)) is not None:
+            return known[id(p)]
+        own = table.resolve([p])[0]
+        if own is None and identity in here:  # the manifold has moved with its parameter
+            return None
+        try:
+            return as_stepped(p, manifold if own is None else own)
+        except ValueError as error:
+            error.args = (f"A parameter was put in the place of one on {manifold}: {error}",)
+            raise
+
+    return [
+        [now(*place) for place in zip(group["params"], identities, theirs, strict=True)]
+        for group, identities, theirs in zip(groups, seen, manifolds, strict=True)
+    ]
+
+
 def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
     """The manifold as the step uses it: None for a Euclidean one; dims counted from the end."""
     if manifold is None or not manifold.is_constraint:

@@ -29,7 +29,7 @@ from riemopt.distributed.geometry import parts_of
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.parameters import check_step
-from riemopt.optim.state import exact
+from riemopt.optim.state import exact, lay_out, layout_key
 from riemopt.optim.step import select
 
 if TYPE_CHECKING:
@@ -236,12 +236,12 @@ class Plan(NamedTuple):
         params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
         states = [optimizer.state[p] for p in params]
         options = (group.get("foreach") is False, group.get("differentiable", False))
-        signature = [options, *map(_signature, params, states)]
+        signature = [options, *_signatures(optimizer, params, states)]
         keeps = not linalg.is_traced()
         plan = optimizer._plans.get(index) if keeps else None
         if plan is None or not plan._fits(params, manifolds, states, signature):
             stacks = _make_stacks(optimizer, group, params, manifolds, states)
-            signature = [options, *map(_signature, params, states)]  # there may be a state now
+            signature = [options, *_signatures(optimizer, params, states)]  # with a state now
             plan = cls(params, manifolds, states, signature, stacks)
             if keeps:
                 optimizer._plans[index] = plan
@@ -277,6 +277,7 @@ def _make_stacks(
         assert p.grad is not None
         if not state and optimizer._has_own_rule(manifold):
             state.update(optimizer._initial_state(group, p, manifold))
+        lay_out(optimizer, p, manifold, state)
         optimizer._skipped.prepare(p.device)
         optimizer._shortened.prepare(p.device)
         # Not by the size of the own part: all processes must make the same stacks.
@@ -295,10 +296,15 @@ def _make_stacks(
     ]
 
 
-def _signature(param: Tensor, state: dict[str, Any]) -> Any:
-    grad = param.grad
-    assert grad is not None
-    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, _present(state)
+def _signatures(
+    optimizer: RiemannianOptimizer, params: list[Tensor], states: list[dict[str, Any]]
+) -> list[Any]:
+    signatures = []
+    for p, state in zip(params, states, strict=True):
+        assert p.grad is not None
+        kind = p.shape, p.dtype, p.device, p.grad.dtype, p.grad.is_sparse
+        signatures.append((kind, _present(state), layout_key(optimizer, p, state)))
+    return signatures
 
 
 def _present(state: dict[str, Any]) -> frozenset[str]:

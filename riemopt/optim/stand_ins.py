@@ -10,7 +10,6 @@ from torch import Tensor
 from riemopt import linalg
 from riemopt.distributed.dtensor import like_parameter, local_part
 from riemopt.distributed.exchange import Exchange
-from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import sharded_step
 from riemopt.optim import step as steps
@@ -76,10 +75,6 @@ class StandIns:
     def lend(self) -> None:
         """Make the tensors that the torch optimizer steps, and their state."""
         stack = self.stack
-        for state in stack.states if stack.params[0].dtype in HALF else ():
-            for key, value in state.items():  # made before the first step, in half precision
-                if isinstance(value, Tensor) and value.ndim and value.dtype in HALF:
-                    state[key] = value.float()
         if self._must_be_capturable():
             for state in stack.states:
                 for key, value in state.items():
