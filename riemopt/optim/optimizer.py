@@ -236,7 +236,10 @@ class RiemannianOptimizer(Optimizer):
         over each point where something was edited.
         """
         state.write_out(self)
-        return super().state_dict()
+        saved = super().state_dict()
+        # Ours to step with; in torch a parameter without state is not there, and loaders count it.
+        saved["state"] = {key: value for key, value in saved["state"].items() if value != {}}
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer state, also from a checkpoint of the torch optimizer.
