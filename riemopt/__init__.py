@@ -25,6 +25,7 @@ from riemopt.optim import (
     RiemannianOptimizer,
     RiemannianRMSprop,
     RiemannianSGD,
+    RiemannianSparseAdam,
     riemannian,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",
+    "RiemannianSparseAdam",
     "constrain",
     "constraints",
     "manifold_of",

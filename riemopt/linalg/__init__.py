@@ -14,6 +14,7 @@ a step synchronises with the host: a value is read only where that costs nothing
 
 from riemopt.linalg.backends import (
     adaptive,
+    identities,
     is_recorded_outside,
     is_traced,
     known_all,
@@ -60,6 +61,7 @@ from riemopt.linalg.products import (
     upcast,
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
+from riemopt.linalg.rows import Rows, coalesced, rows_of
 from riemopt.linalg.spheres import (
     mean_along_sphere,
     move_and_normalise,
@@ -71,6 +73,7 @@ from riemopt.linalg.steps import cap_norm, cubic_cut
 __all__ = [
     "HALF",
     "Copies",
+    "Rows",
     "adaptive",
     "add_identity",
     "add_product",
@@ -79,6 +82,7 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "coalesced",
     "combine",
     "cubic_cut",
     "cubic_step",
@@ -86,6 +90,7 @@ __all__ = [
     "exact_products",
     "gram",
     "gram_defect",
+    "identities",
     "identity_like",
     "inner",
     "inverse_cholesky",
@@ -115,6 +120,7 @@ __all__ = [
     "right_multiply",
     "root_plus",
     "rounds",
+    "rows_of",
     "skew",
     "small_correction",
     "squared_norm",

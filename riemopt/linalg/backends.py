@@ -67,6 +67,14 @@ def places_in_memory(tensors: Sequence[Tensor]) -> list[int]:
     return [t.data_ptr() if type(t) is Tensor else 0 for t in tensors]
 
 
+def identities(tensors: Sequence[Tensor]) -> list[int] | None:
+    """Which objects these are; None in a graph, whose tensors stand for others.
+
+    Not references, which would keep exchanged tensors in memory.
+    """
+    return None if is_traced() else list(map(id, tensors))
+
+
 def known_all(condition: Tensor) -> bool:
     """True only if every entry is known, for free, on the host to be True.
 

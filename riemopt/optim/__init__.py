@@ -5,6 +5,7 @@ from riemopt.optim.classes import (
     RiemannianAdagrad,
     RiemannianNAdam,
     RiemannianRMSprop,
+    RiemannianSparseAdam,
     riemannian,
 )
 from riemopt.optim.optimizer import RiemannianOptimizer
@@ -18,5 +19,6 @@ __all__ = [
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",
+    "RiemannianSparseAdam",
     "riemannian",
 ]

@@ -14,7 +14,7 @@ a group for sharded, moved, grown or pruned ones. Nothing of ours is in `param_g
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from riemopt.manifolds import Manifold
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
 from riemopt.optim.parameters import as_stepped, follow, manifolds_of_group
-from riemopt.optim.stack import Plan, Stack
+from riemopt.optim.plan import Plan
+from riemopt.optim.stack import Stack
 from riemopt.optim.step import Carried, Request, Step
 from riemopt.optim.take import Counter, take, take_parts
 
@@ -46,9 +47,12 @@ class RiemannianOptimizer(Optimizer):
     acts_by_entry: bool = False
     """Whether each entry is stepped by itself, so that equal weights may be stepped as one."""
 
+    sparse_gradients: Literal["refused", "taken", "needed"] = "refused"
+    """Whether parameters may have sparse gradients, of which the rows alone are stepped."""
+
     _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
-    _seen: list[list[int]]
+    _seen: list[list[int] | None]
     _plans: dict[int, Plan]
     _written_out: list[state.WrittenOut]
     _skipped: Counter
@@ -121,7 +125,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        self._seen.append(_identities(self.param_groups[-1]))
+        self._seen.append(linalg.identities(self.param_groups[-1]["params"]))
         table.listen(self)
 
     def _manifold_changed(self, param: Tensor, manifold: Manifold | None) -> None:
@@ -145,11 +149,10 @@ class RiemannianOptimizer(Optimizer):
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
-        if not linalg.is_traced():
-            seen = [_identities(group) for group in self.param_groups]
-            if seen != self._seen:
-                self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
-                self._seen = seen
+        seen = [linalg.identities(group["params"]) for group in self.param_groups]
+        if seen != self._seen and None not in seen:
+            self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
+            self._seen = seen
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
     # --- the step ---
@@ -260,7 +263,8 @@ class RiemannianOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
         self._plans, self._written_out = {}, []
-        self.__dict__.setdefault("_seen", [_identities(group) for group in self.param_groups])
+        if "_seen" not in self.__dict__:
+            self._seen = [linalg.identities(group["params"]) for group in self.param_groups]
         table.listen(self)
 
     def __repr__(self) -> str:
@@ -270,8 +274,3 @@ class RiemannianOptimizer(Optimizer):
             counts[name] = counts.get(name, 0) + 1
         summary = ", ".join(f"{count} {name}" for name, count in counts.items())
         return f"{super().__repr__()[:-1]}\nParameters: {summary}\n)"
-
-
-def _identities(group: dict[str, Any]) -> list[int]:
-    """Which parameters a group has. Not references, which would keep exchanged ones in memory."""
-    return list(map(id, group["params"]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from riemopt.distributed.dtensor import is_dtensor
 from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
+from riemopt.nn.tangent_grad import refuse_rows_that_are_no_points
 
 if TYPE_CHECKING:
     from riemopt.optim.optimizer import RiemannianOptimizer
@@ -44,7 +46,9 @@ def manifolds_of_group(params: list[Tensor], named: Manifold | None) -> list[Man
 
 
 def follow(
-    groups: list[dict[str, Any]], seen: list[list[int]], manifolds: list[list[Manifold | None]]
+    groups: list[dict[str, Any]],
+    seen: list[list[int] | None],
+    manifolds: list[list[Manifold | None]],
 ) -> list[list[Manifold | None]]:
     """Where parameters lie after some were exchanged in their groups by hand.
 
@@ -60,11 +64,9 @@ def follow(
         ValueError: a new parameter does not fit the manifold of its place.
         LostManifoldError: see `riemopt.nn.table.resolve`.
     """
-    known = {
-        identity: manifold
-        for identities, theirs in zip(seen, manifolds, strict=True)
-        for identity, manifold in zip(identities, theirs, strict=True)
-    }
+    known: dict[int, Manifold | None] = {}
+    for identities, theirs in zip(seen, manifolds, strict=True):
+        known.update(zip(identities or [], theirs, strict=True))
     here = {id(p) for group in groups for p in group["params"]}
 
     def now(p: Tensor, identity: int, manifold: Manifold | None) -> Manifold | None:
@@ -82,7 +84,7 @@ def follow(
             raise
 
     return [
-        [now(*place) for place in zip(group["params"], identities, theirs, strict=True)]
+        [now(*place) for place in zip(group["params"], identities or [], theirs, strict=True)]
         for group, identities, theirs in zip(groups, seen, manifolds, strict=True)
     ]
 
@@ -113,16 +115,19 @@ def check_step(
     """Refuse what cannot be stepped, before anything has changed.
 
     Raises:
-        RuntimeError: the gradient is sparse.
+        RuntimeError: the gradient is sparse, and the optimizer, an option or the manifold needs a
+            dense one; or the reverse.
         NotImplementedError: an option or the optimizer cannot be had for a weight that is spread
             over processes.
         ValueError: it is not known what weight decay is to do.
     """
     assert param.grad is not None
-    if param.grad.is_sparse:
+    if param.grad.layout != torch.strided:
+        _check_sparse(optimizer, param, manifold, group)
+    elif optimizer.sparse_gradients == "needed":
         raise RuntimeError(
-            f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
-            "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
+            f"{type(optimizer).__name__} does not support dense gradients, and a parameter on "
+            f"{manifold} has one; please consider RiemannianAdam instead."
         )
     parts, _ = parts_of(param, manifold)
     if parts is not None and group.get("differentiable"):
@@ -149,3 +154,40 @@ def check_step(
             f"gradient, or does it shrink the weight? Say which by riemannian({name}, "
             "decay_is_decoupled=False) or =True, or set weight_decay=0 for this group."
         )
+
+
+_NOT_OF_SPARSE = {
+    "weight_decay": "it acts on all rows",
+    "fused": "torch's fused kernels take dense gradients only",
+    "differentiable": "autograd does not record a step of rows",
+}
+
+
+def _check_sparse(
+    optimizer: RiemannianOptimizer, param: Tensor, manifold: Manifold, group: dict[str, Any]
+) -> None:
+    """Raise `RuntimeError` unless the rows alone of a sparse gradient can be stepped."""
+    assert param.grad is not None
+    name, dense = type(optimizer).__name__, "Use sparse=False in the layer that makes it."
+    seen = f"A parameter of shape {tuple(param.shape)} on {manifold} has a sparse gradient"
+    if optimizer.sparse_gradients == "refused":
+        raise RuntimeError(
+            f"{seen}. {name} does not support sparse gradients, please consider "
+            f"RiemannianSparseAdam or RiemannianSGD instead. {dense}"
+        )
+    if not param.grad.is_sparse or is_dtensor(param):
+        raise RuntimeError(f"{seen}, of {param.grad.layout}: only torch.sparse_coo is supported.")
+    refuse_rows_that_are_no_points(param.grad, manifold)
+    for option, reason in _NOT_OF_SPARSE.items():
+        if group.get(option):
+            raise RuntimeError(
+                f"{seen}, with which {option}={group[option]} of {name} is not supported: {reason}."
+                f" Leave the option out, or: {dense}"
+            )
+    for key, value in optimizer.state.get(param, {}).items():
+        is_sparse = isinstance(value, Tensor) and value.is_sparse
+        if is_sparse and value.sparse_dim() != param.grad.sparse_dim():
+            raise RuntimeError(
+                f"{seen}, with indices along {param.grad.sparse_dim()} dimensions, and its {key!r} "
+                f"along {value.sparse_dim()}. Let all gradients have the same."
+            )

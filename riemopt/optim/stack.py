@@ -20,25 +20,18 @@ from riemopt import _torch_workarounds, linalg
 from riemopt.distributed.dtensor import (
     cut_dims,
     is_dtensor,
-    layout,
+    like_parameter,
     local_gradient,
     local_part,
-    part_count,
 )
 from riemopt.distributed.geometry import parts_of
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim.parameters import check_step
-from riemopt.optim.state import exact, lay_out, layout_key
+from riemopt.optim.state import exact
 from riemopt.optim.step import select
 
 if TYPE_CHECKING:
-    from riemopt.optim.optimizer import RiemannianOptimizer
-
-# Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
-# stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
-# 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
-_STACK_NUMEL = 1 << 14
+    pass
 
 
 class Stack:
@@ -56,6 +49,8 @@ class Stack:
     Raises:
         NotImplementedError: see `parts_of`.
     """
+
+    has_sparse_gradient = False
 
     def __init__(
         self,
@@ -86,7 +81,11 @@ class Stack:
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
-        tensors = [p.grad for p in self.params if p.grad is not None]
+        tensors = [
+            p.grad.to_dense() if p.grad.is_sparse else p.grad
+            for p in self.params
+            if p.grad is not None
+        ]
         if self.distributed:
             tensors = list(map(local_gradient, tensors, self.params))
         grads = self._stack(tensors)
@@ -171,6 +170,26 @@ class Stack:
                     state[key] = view
             self._batches[key] = _Batch.of(batch, [state[key] for state in self.states])
 
+    # --- what a torch optimizer is lent ---
+
+    def part(self, value: Any) -> Any:
+        """What is stepped here of one parameter's state."""
+        return local_part(value) if isinstance(value, Tensor) else value
+
+    def give_back(self, index: int, key: str, value: Any) -> None:
+        """Take in what an optimizer made of the `part` of parameter number `index`."""
+        state = self.states[index]
+        if not self.distributed or not isinstance(value, Tensor) or value.ndim == 0:
+            state[key] = value
+        elif key not in state or local_part(state[key]) is not value:
+            state[key] = like_parameter(value, self.params[index])
+
+    def as_torch_takes_it(self, gradient: Tensor) -> Tensor:
+        """The gradient of one parameter, in the layout in which the optimizer would be given it."""
+        return gradient
+
+    # --- layout ---
+
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(t) for t in tensors] if self.distributed else tensors
 
@@ -213,103 +232,6 @@ def _may_have_memory_of(tensor: Tensor, view: Tensor) -> bool:
         and tensor.dtype == view.dtype
         and tensor.device == view.device
     )
-
-
-class Plan(NamedTuple):
-    """How the constrained parameters of a group were stacked at the last step, and for which."""
-
-    params: list[Tensor]
-    manifolds: list[Manifold]
-    states: list[dict[str, Any]]
-    signature: list[Any]
-    stacks: list[Stack]
-
-    @classmethod
-    def stacks_of(
-        cls,
-        optimizer: RiemannianOptimizer,
-        index: int,
-        group: dict[str, Any],
-        found: list[tuple[Tensor, Manifold]],
-    ) -> list[Stack]:
-        """The stacks of group number `index`, as in the step before if nothing has changed."""
-        params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
-        states = [optimizer.state[p] for p in params]
-        options = (group.get("foreach") is False, group.get("differentiable", False))
-        signature = [options, *_signatures(optimizer, params, states)]
-        keeps = not linalg.is_traced()
-        plan = optimizer._plans.get(index) if keeps else None
-        if plan is None or not plan._fits(params, manifolds, states, signature):
-            stacks = _make_stacks(optimizer, group, params, manifolds, states)
-            signature = [options, *_signatures(optimizer, params, states)]  # with a state now
-            plan = cls(params, manifolds, states, signature, stacks)
-            if keeps:
-                optimizer._plans[index] = plan
-        return plan.stacks
-
-    def _fits(
-        self,
-        params: list[Tensor],
-        manifolds: list[Manifold],
-        states: list[dict[str, Any]],
-        signature: list[Any],
-    ) -> bool:
-        """Whether nothing has changed that decides what is stacked."""
-        return (
-            same(self.params, params)
-            and same(self.manifolds, manifolds)
-            and same(self.states, states)
-            and self.signature == signature
-        )
-
-
-def _make_stacks(
-    optimizer: RiemannianOptimizer,
-    group: dict[str, Any],
-    params: list[Tensor],
-    manifolds: list[Manifold],
-    states: list[dict[str, Any]],
-) -> list[Stack]:
-    for p, manifold in zip(params, manifolds, strict=True):
-        check_step(optimizer, p, manifold, group)
-    buckets: dict[Any, list[int]] = {}
-    for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
-        assert p.grad is not None
-        if not state and optimizer._has_own_rule(manifold):
-            state.update(optimizer._initial_state(group, p, manifold))
-        lay_out(optimizer, p, manifold, state)
-        optimizer._skipped.prepare(p.device)
-        optimizer._shortened.prepare(p.device)
-        # Not by the size of the own part: all processes must make the same stacks.
-        large = p.numel() > _STACK_NUMEL * part_count(p)
-        alone = i if group.get("foreach") is False or large else None
-        kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
-        buckets.setdefault((alone, manifold, *kind, _present(state)), []).append(i)
-    return [
-        Stack(
-            manifolds[members[0]],
-            [params[i] for i in members],
-            [states[i] for i in members],
-            in_place=not group.get("differentiable", False),
-        )
-        for members in buckets.values()
-    ]
-
-
-def _signatures(
-    optimizer: RiemannianOptimizer, params: list[Tensor], states: list[dict[str, Any]]
-) -> list[Any]:
-    signatures = []
-    for p, state in zip(params, states, strict=True):
-        assert p.grad is not None
-        kind = p.shape, p.dtype, p.device, p.grad.dtype, p.grad.is_sparse
-        signatures.append((kind, _present(state), layout_key(optimizer, p, state)))
-    return signatures
-
-
-def _present(state: dict[str, Any]) -> frozenset[str]:
-    """The keys of a state that hold something: None is what torch takes for no momentum yet."""
-    return frozenset(key for key, value in state.items() if value is not None)
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
