@@ -63,8 +63,8 @@ def known_values(tensor: Tensor) -> list[Any] | None:
 
 
 def places_in_memory(tensors: Sequence[Tensor]) -> list[int]:
-    """The address of each tensor's values; 0 of tensors that stand for data which is nowhere."""
-    return [t.data_ptr() if type(t) is Tensor else 0 for t in tensors]
+    """The address of each tensor's values; none of tensors that stand for data which is nowhere."""
+    return [] if type(tensors[0]) is not Tensor else [t.data_ptr() for t in tensors]
 
 
 def identities(tensors: Sequence[Tensor]) -> list[int] | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.distributed.dtensor import layout, part_count
+from riemopt.distributed.dtensor import layout as placed
+from riemopt.distributed.dtensor import part_count
+from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.parameters import check_step
 from riemopt.optim.rows import RowStack, is_stepped_by_rows
@@ -95,7 +98,7 @@ def _make_stacks(
             if isinstance(value, Tensor) and value.is_sparse:
                 state[key] = value.to_dense()
         alone = i if group.get("foreach") is False or large or by_rows else None
-        kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
+        kind = (p.shape, p.dtype, p.device, placed(p), p.grad.dtype)
         buckets.setdefault((by_rows, alone, manifold, *kind, _present(state)), []).append(i)
     return [
         (RowStack if by_rows else Stack)(
@@ -111,12 +114,14 @@ def _make_stacks(
 def _signatures(
     optimizer: RiemannianOptimizer, params: list[Tensor], states: list[dict[str, Any]]
 ) -> list[Any]:
-    signatures = []
+    signatures, per_point = [], optimizer.per_point_state
     for p, state in zip(params, states, strict=True):
-        assert p.grad is not None
-        sparse_dim = p.grad.sparse_dim() if p.grad.is_sparse else 0
-        kind = p.shape, p.dtype, p.device, p.grad.dtype, p.grad.layout, sparse_dim
-        signatures.append((kind, _present(state), layout_key(optimizer, p, state)))
+        grad, dtype = p.grad, p.dtype
+        assert grad is not None
+        layout, types = grad.layout, [*map(type, state.values())]
+        dims = None if layout is torch.strided else grad.sparse_dim()
+        state_now = layout_key(per_point, p, state) if per_point or dtype in HALF else None
+        signatures.append((p.shape, dtype, p.device, grad.dtype, layout, dims, types, state_now))
     return signatures
 
 

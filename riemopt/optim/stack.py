@@ -65,6 +65,7 @@ class Stack:
         self.states = states
         self.in_place = in_place
         self._batches: dict[str, _Batch] = {}
+        self._current: set[str] = set()  # of the batches, those that were looked at in this step
         self.distributed = is_dtensor(params[0])
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
@@ -76,7 +77,11 @@ class Stack:
             self.entries *= params[0].shape[d]
 
     def points(self) -> Tensor:
-        """`(K, *shape)` values, in float32 if the parameters are in half precision."""
+        """`(K, *shape)` values, in float32 if the parameters are in half precision.
+
+        Called first in each step.
+        """
+        self._current.clear()
         return self._full(self._stack(self._local(self.params)))
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
@@ -149,10 +154,12 @@ class Stack:
         """The batch of which the parameters' state tensors are views, if that can be."""
         if not self.has_batches:
             return None
-        kept = self._batches.get(key)
-        tensors = [state[key] for state in self.states]
-        if kept is None or not kept.is_memory_of(tensors):
-            self.adopt({key: torch.stack(tensors)})
+        if key not in self._current:
+            kept = self._batches.get(key)
+            tensors = [state[key] for state in self.states]
+            if kept is None or not kept.is_memory_of(tensors):
+                self.adopt({key: torch.stack(tensors)})
+            self._current.add(key)
         return self._batches[key].values
 
     def adopt(self, batches: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ incomplete.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -103,11 +103,16 @@ def lay_out(
             state[key] = value.float()
 
 
-def layout_key(optimizer: RiemannianOptimizer, param: Tensor, state: dict[str, Any]) -> Any:
-    """What says whether `lay_out` has something to do; equal for equal layouts."""
-    if not optimizer.per_point_state and param.dtype not in HALF:
-        return None
-    return [(v.dtype, v.shape, v.device) for v in state.values() if isinstance(v, Tensor)]
+def layout_key(per_point: Sequence[str], param: Tensor, state: dict[str, Any]) -> list[Any]:
+    """What says whether `lay_out` has something to do; equal for equal layouts.
+
+    Asked in each step, but only of half-precision parameters and where a class has state that is
+    one number for each point (`per_point`).
+    """
+    key: list[Any] = [state[name].shape for name in per_point if name in state]
+    if param.dtype in HALF:
+        key += [value.dtype for value in state.values() if isinstance(value, Tensor)]
+    return key
 
 
 # --- checkpoints ---
