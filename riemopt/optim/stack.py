@@ -174,7 +174,7 @@ class Stack:
                 if isinstance(there, Tensor) and _may_have_memory_of(there, view):
                     there.data = view
                 else:
-                    state[key] = view
+                    state[key] = view.data  # no view for autograd, which would keep its base
             self._batches[key] = _Batch.of(batch, [state[key] for state in self.states])
 
     # --- what a torch optimizer is lent ---
