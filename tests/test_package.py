@@ -34,7 +34,7 @@ LAYERS = {
     "distributed": {"manifolds", "linalg"},
     "nn": {"distributed", "manifolds", "linalg"},
     "optim": {"nn", "distributed", "manifolds", "linalg"},
-    "testing": {"manifolds"},
+    "testing": {"linalg", "manifolds"},
     "interop": {"optim", "nn", "distributed", "manifolds", "linalg"},
     "swa_utils": {"nn"},
     "cli": set(),

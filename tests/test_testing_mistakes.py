@@ -105,6 +105,34 @@ class WrongDist(Sphere):
         return super().dist(x, y) / 2
 
 
+class FlatHessian(Sphere):
+    """Leaves out how the tangent space turns."""
+
+    def ehess2rhess(self, x, g, h, u):
+        return self.proj_tangent(x, h)
+
+
+class UnprojectedHessian(Sphere):
+    """The derivative of the gradient in the ambient space."""
+
+    def ehess2rhess(self, x, g, h, u):
+        return super().ehess2rhess(x, g, h, u) + x
+
+
+class HessianAsGradient(Stiefel):
+    """Converts it as a gradient, without the acceleration of the geodesics."""
+
+    def ehess2rhess(self, x, g, h, u):
+        return self.egrad2rgrad(x, h)
+
+
+class ProjectionAsParallel(Sphere):
+    """Shortens what it carries."""
+
+    def parallel_transport(self, x, y, v):
+        return self.proj_tangent(y, v)
+
+
 def plant(wrong, law, *, shape=(5, 2), order=1, dtype=torch.float64, **options):
     return pytest.param(wrong(**options), law, shape, order, dtype, id=f"{wrong.__name__}-{law}")
 
@@ -134,6 +162,10 @@ PLANTS = [
     plant(Still, "retraction is first order"),
     plant(planted.FirstOrderRetraction, "retraction is second order", order=2),
     plant(planted.FirstOrderRetraction, "retraction agrees with exp", order=2),
+    plant(FlatHessian, "hessian is derivative of gradient"),
+    plant(UnprojectedHessian, "hessian is self adjoint"),
+    plant(HessianAsGradient, "hessian is derivative of gradient", **CANONICAL),
+    plant(ProjectionAsParallel, "parallel transport keeps inner products"),
     plant(planted.InPlace, "arguments are left alone"),
     plant(planted.InPlaceProjection, "arguments are left alone"),
     plant(planted.SharedMemory, "arguments are left alone"),

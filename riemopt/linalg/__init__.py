@@ -12,6 +12,7 @@ Which algorithm serves which tensors is decided here and nowhere else (`backends
 a step synchronises with the host: a value is read only where that costs nothing.
 """
 
+from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
     identities,
@@ -25,6 +26,7 @@ from riemopt.linalg.backends import (
     steps_are_known_to_count,
 )
 from riemopt.linalg.copies import Copies
+from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
@@ -86,6 +88,7 @@ __all__ = [
     "combine",
     "cubic_cut",
     "cubic_step",
+    "derivative_of_inner",
     "divide",
     "exact_products",
     "gram",
@@ -110,6 +113,7 @@ __all__ = [
     "move_and_normalise",
     "normalise",
     "on_host_numbers",
+    "outside_autocast",
     "places_in_memory",
     "plus_adjoint",
     "polar",

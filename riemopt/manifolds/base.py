@@ -15,12 +15,47 @@ value are what lets an optimizer step equal manifolds together.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
 from riemopt import linalg
+
+_COMPUTES = (
+    "proj_tangent",
+    "retract",
+    "project",
+    "violation",
+    "egrad2rgrad",
+    "ehess2rhess",
+    "carry",
+    "carry_mean",
+    "after_move",
+    "inner",
+    "norm",
+    "transport",
+    "parallel_transport",
+    "geodesic",
+    "curve",
+    "curve_with_fraction",
+    "random_point",
+    "random_tangent",
+    "exp",
+    "log",
+    "dist",
+    "tolerance",
+    "linearised_at",
+    "prepare",
+)
+"""The methods of the contract that compute with tensors."""
+
+
+def _compute_outside_autocast(cls: type) -> None:
+    for name in _COMPUTES:
+        method = cls.__dict__.get(name)
+        if callable(method):
+            setattr(cls, name, linalg.outside_autocast(method))
 
 
 class Manifold(ABC):
@@ -31,7 +66,8 @@ class Manifold(ABC):
     the metric is the ambient one, ⟨u, v⟩ = Re Σ conj(u)·v.
 
     No method used in an optimizer's step (all but `project`, `random_point`, `exp`, `log`, `dist`)
-    may synchronise with the host on an accelerator.
+    may synchronise with the host on an accelerator. All compute as if no `torch.autocast` were
+    around the call; a class that inherits from this one need do nothing for that.
     """
 
     dims_are_explicit: ClassVar[bool] = False
@@ -40,6 +76,10 @@ class Manifold(ABC):
     `constrain` asks it when a convolution kernel is put on a manifold of matrices: it refuses to
     take each kh×kw slice for a point unless the user has said so.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _compute_outside_autocast(cls)
 
     @property
     @abstractmethod
@@ -106,6 +146,29 @@ class Manifold(ABC):
         """Riemannian gradient of a function whose Euclidean gradient at `x` is `g`."""
         return self.proj_tangent(x, g)
 
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        """Riemannian Hessian along the tangent `u`: the covariant derivative of the gradient.
+
+        Second-order solvers call it. The default is that of the ambient metric,
+        P(h + D⟨g, P u⟩), where P is the projection at x and D the derivative with respect to x: the
+        Weingarten map (Absil, Mahony & Trumpf 2013, eq. 7), which is symmetric, by one derivative
+        of `proj_tangent`. A manifold with another metric overrides it: see `hessian_by_geodesics`.
+
+        Args:
+            x: points.
+            g: Euclidean gradient at x.
+            h: Euclidean Hessian times u, a vector of the ambient space.
+            u: tangent vectors at x.
+
+        Raises:
+            NotImplementedError: the metric is not the ambient one, and the class has no formula.
+        """
+        if type(self).egrad2rgrad is not Manifold.egrad2rgrad:
+            self._no_closed_form("ehess2rhess", "differences of gradients along `retract` agree")
+        if self.allows_elementwise_scaling:  # a linear subspace, whose projection is one for all x
+            return self.proj_tangent(x, h)
+        return self.proj_tangent(x, h + linalg.derivative_of_inner(g, self.proj_tangent, x, u))
+
     def carry(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
     ) -> Tensor:
@@ -158,6 +221,10 @@ class Manifold(ABC):
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Carry the tangent `v` at `x` to `y`, by projection (Absil et al. 2008, §8.1.3)."""
         return self.proj_tangent(y, v)
+
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Carry the tangent `v` at `x` to `y` along the shortest geodesic: it keeps lengths."""
+        self._no_closed_form("parallel_transport", "`transport` carries vectors by projection")
 
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """`retract(x, t·u)`: the retraction's curve along the tangent `u`, at the parameter `t`.
@@ -213,6 +280,13 @@ class Manifold(ABC):
         self._no_closed_form(
             "dist", "the ambient distance of x and y agrees with it to first order"
         )
+
+    def geodesic(self, x: Tensor, y: Tensor, t: float | Tensor) -> Tensor:
+        """The shortest geodesic from `x` at t = 0 to `y` at t = 1: `exp(x, t·log(x, y))`.
+
+        `t` is a number, or a tensor that broadcasts to one number for each point.
+        """
+        return self.exp(x, t * self.log(x, y))
 
     def _no_closed_form(self, method: str, alternative: str) -> NoReturn:
         raise NotImplementedError(f"{self!r} has no closed-form {method}; {alternative}.")
@@ -272,3 +346,6 @@ class Manifold(ABC):
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
             self._reject(shape, "square matrices (*batch, n, n) with n ≥ 1")
+
+
+_compute_outside_autocast(Manifold)

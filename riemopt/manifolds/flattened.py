@@ -114,8 +114,10 @@ class Flattened(Manifold):
 
     proj_tangent = lifted(Manifold.proj_tangent, "point")
     egrad2rgrad = lifted(Manifold.egrad2rgrad, "point")
+    ehess2rhess = lifted(Manifold.ehess2rhess, "point")
     inner = lifted(Manifold.inner, "number")
     transport = lifted(Manifold.transport, "point")
+    parallel_transport = lifted(Manifold.parallel_transport, "point")
     retract = lifted(Manifold.retract, "point")
     curve = lifted(Manifold.curve, "point")
     curve_with_fraction = lifted(Manifold.curve_with_fraction, "point", "number")

@@ -34,6 +34,10 @@ class FlatSubspace(Manifold):
         """The vector v itself: the tangent space is the same everywhere."""
         return v
 
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The vector v itself."""
+        return v
+
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """The sum x + u."""
         return x + u

@@ -179,6 +179,10 @@ class Product(Manifold):
         return self._map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
 
     @override
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        return self.cut.join(self._closed_form("ehess2rhess", x, g, h, u))
+
+    @override
     def carry(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
     ) -> Tensor:
@@ -212,6 +216,10 @@ class Product(Manifold):
     @override
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return self._map(lambda m, x, y, v: m.transport(x, y, v), x, y, v)
+
+    @override
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return self.cut.join(self._closed_form("parallel_transport", x, y, v))
 
     @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
@@ -280,9 +288,9 @@ class Product(Manifold):
         distances = self._side_by_side(self._closed_form("dist", x, y), x)
         return torch.linalg.vector_norm(distances, dim=-1)
 
-    def _closed_form(self, name: str, x: Tensor, y: Tensor) -> list[Tensor]:
+    def _closed_form(self, name: str, *tensors: Tensor) -> list[Tensor]:
         try:
-            return self._each(lambda m, x, y: getattr(m, name)(x, y), x, y)
+            return self._each(lambda m, *parts: getattr(m, name)(*parts), *tensors)
         except NotImplementedError as error:
             raise NotImplementedError(f"{self!r} has no closed-form {name}: {error}") from None
 

@@ -67,6 +67,11 @@ class Sphere(Slices):
         return linalg.mean_along_sphere(x, m, g, decay, self.event_dims(x.ndim), self.radius)
 
     @override
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        """P(h) - u⟨x, g⟩/r²."""
+        return self.proj_tangent(x, h) - u * self.inner(x, x, g, keepdim=True) / self.radius**2
+
+    @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """r(x + u)/‖x + u‖."""
         return self.curve(x, u, 1.0)
@@ -112,6 +117,14 @@ class Sphere(Slices):
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """2r·atan2(‖x - y‖, ‖x + y‖): exact to rounding at every angle, unlike r·acos⟨x, y⟩."""
         return self.radius * self._angle(x, y)
+
+    @override
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """v - (x + y)·⟨y, v⟩/(r² + ⟨x, y⟩), for y ≠ -x."""
+        along = self.inner(x, y, v, keepdim=True) / (
+            self.radius**2 + self.inner(x, x, y, keepdim=True)
+        )
+        return v - (x + y) * along
 
     def _angle(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         dims = self.event_dims(x.ndim)

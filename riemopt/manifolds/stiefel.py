@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt import linalg
-from riemopt.linalg import add_product, exact_products, gram, upcast
+from riemopt.linalg import add_product, exact_products, gram, right_multiply, upcast
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.retractions import Retraction, default_retraction, retraction_of
 
@@ -68,6 +68,20 @@ class Stiefel(Manifold):
         if self.metric == "euclidean":
             return self.proj_tangent(x, g)
         return add_product(g, x, gram(g, x), -1)
+
+    @override
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        """P(H - U sym(XᴴG)); in the canonical metric by the acceleration of its geodesics.
+
+        These satisfy Ẍ = -ẊẊᴴX - X((XᴴẊ)² + ẊᴴẊ) (Edelman et al. 1998, eq. 2.41).
+        """
+        XG = gram(x, g)
+        if self.metric == "euclidean":
+            return self.proj_tangent(x, add_product(h, u, linalg.sym(XG), -1))
+        A = gram(x, u)
+        bent = right_multiply(x, gram(g, u) + XG @ A.mH + A.mH @ XG)
+        bent = bent + right_multiply(g, A) + right_multiply(u, XG + XG.mH)
+        return self.egrad2rgrad(x, h - bent / 2)
 
     @override
     def carry(

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from riemopt import linalg
 from riemopt.distributed import exchange
+from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
@@ -173,15 +174,19 @@ class RiemannianOptimizer(Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            state.settle(self)
-            # Whatever is refused is refused here, before a parameter has moved.
-            work = [
-                (group, self._stacks(i, group, manifolds))
-                for i, (group, manifolds) in enumerate(self._groups())
-            ]
-            self._step_by_own_rules(work)
-            torch_rule.step(self, work)
+            self._step_all()
         return loss
+
+    @outside_autocast
+    def _step_all(self) -> None:
+        state.settle(self)
+        # Whatever is refused is refused here, before a parameter has moved.
+        work = [
+            (group, self._stacks(i, group, manifolds))
+            for i, (group, manifolds) in enumerate(self._groups())
+        ]
+        self._step_by_own_rules(work)
+        torch_rule.step(self, work)
 
     def _step_by_own_rules(self, work: list[tuple[dict[str, Any], list[Stack]]]) -> None:
         together = []

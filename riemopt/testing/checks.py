@@ -5,11 +5,13 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.testing import (
     behaviour,
     flags,
     geodesics,
+    hessians,
     metrics,
     projections,
     retractions,
@@ -25,6 +27,7 @@ from riemopt.testing.synchronisation import step_reads_nothing_on_the_host
 REPEATS = 5
 
 
+@outside_autocast
 def check_manifold(
     manifold: Manifold,
     *where: Where,
@@ -68,12 +71,14 @@ def check_manifold(
         metrics.carried_mean_is_its_definition,
         *flags.LAWS,
         *geodesics.LAWS,
+        *hessians.LAWS,
         *behaviour.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )
     return _report("check_manifold", laws, manifold, where, skip, dtype, seed, repeats)
 
 
+@outside_autocast
 def check_projection(
     manifold: Manifold,
     *where: Where,
@@ -90,6 +95,7 @@ def check_projection(
     return _report("check_projection", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_retraction(
     manifold: Manifold,
     *where: Where,
@@ -114,6 +120,7 @@ def check_retraction(
     return _report("check_retraction", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_transport(
     manifold: Manifold,
     *where: Where,
@@ -129,6 +136,7 @@ def check_transport(
     return _report("check_transport", laws, manifold, where, (), dtype, seed, repeats)
 
 
+@outside_autocast
 def check_gradient(
     function: Function,
     manifold: Manifold,

@@ -14,6 +14,7 @@ from riemopt.interop.parametrize.weights import (
     parametrized_weights,
     remove_maps,
 )
+from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
 
@@ -22,6 +23,7 @@ from riemopt.nn import table
 _SLACK = 10
 
 
+@outside_autocast
 def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> Report:
     """Replace parametrizations by constraints, each weight keeping its value. In place.
 

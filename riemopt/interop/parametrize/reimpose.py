@@ -29,8 +29,10 @@ from riemopt.interop.parametrize.weights import (
     parametrized_weights,
     random_state_kept,
 )
+from riemopt.linalg import outside_autocast
 
 
+@outside_autocast
 def reimpose_(model: nn.Module) -> Report:
     """Put the originals of `model`'s parametrizations back on the constraint. In place.
 

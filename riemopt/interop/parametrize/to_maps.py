@@ -26,12 +26,14 @@ from riemopt.interop.parametrize.weights import (
     random_state_kept,
     remove_maps,
 )
+from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
 from riemopt.nn import table
 from riemopt.nn.constrain import unconstrain
 from riemopt.nn.parameter import ManifoldParameter, adopt
 
 
+@outside_autocast
 def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> Report:
     """Replace constraints by parametrizations, each weight keeping its value. In place.
 

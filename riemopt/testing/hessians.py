@@ -1,0 +1,137 @@
+"""`ehess2rhess`, and vectors carried in parallel, where there are closed forms."""
+
+import torch
+from torch import Generator, Tensor
+
+from riemopt.manifolds import Manifold
+from riemopt.testing.geodesics import LENGTH, closed_form
+from riemopt.testing.law import NotApplicableError, Residual, equality, joined, law, rounding
+from riemopt.testing.sampling import (
+    ambient,
+    direction,
+    length,
+    metric_is_ambient,
+    real_inner,
+    size,
+    tangent,
+)
+from riemopt.testing.slopes import Curve, measure
+
+
+class Quartic:
+    """f(x) = Re⟨a, x⟩ + ¼·Σ|x|⁴ with a random a: neither gradient nor Hessian is special."""
+
+    def __init__(self, x: Tensor, gen: Generator) -> None:
+        self.a = ambient(x, gen)
+
+    def value(self, manifold: Manifold, x: Tensor) -> Tensor:
+        """Of each point."""
+        square = x.abs() ** 2
+        return real_inner(manifold, self.a, x) + real_inner(manifold, square, square) / 4
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Euclidean."""
+        return self.a + x.abs() ** 2 * x
+
+    def hessian(self, x: Tensor, u: Tensor) -> Tensor:
+        """Euclidean, times u."""
+        return 2 * x.abs() ** 2 * u + x**2 * u.conj()
+
+    def riemannian(self, manifold: Manifold, x: Tensor, u: Tensor) -> Tensor:
+        """The Riemannian Hessian times u, by the method under test."""
+        try:
+            return manifold.ehess2rhess(x, self.gradient(x), self.hessian(x, u), u)
+        except NotImplementedError:
+            raise NotApplicableError("no closed-form ehess2rhess") from None
+
+
+@law(
+    "Hess f(x) is tangent and self-adjoint",
+    "Is the result projected? Is the derivative of the projection, or of the metric, missing or "
+    "taken twice?",
+)
+def hessian_is_self_adjoint(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """In the metric of `inner`."""
+    f = Quartic(x, gen)
+    u, v = direction(manifold, x, gen), direction(manifold, x, gen)
+    Hu, Hv = f.riemannian(manifold, x, u), f.riemannian(manifold, x, v)
+    difference = manifold.inner(x, Hu, v) - manifold.inner(x, u, Hv)
+    scale = manifold.norm(x, Hu) * manifold.norm(x, v) + manifold.norm(x, u) * manifold.norm(x, Hv)
+    return joined(
+        equality(manifold, manifold.proj_tangent(x, Hu), Hu, length(manifold, Hu)),
+        rounding(difference.abs(), scale, x.dtype),
+    )
+
+
+@law(
+    "Hess f(x)[v] is the derivative of the gradient along the surface",
+    {
+        1: "The Euclidean Hessian alone is not enough: the gradient's normal part turns with the "
+        "tangent space (ambient metric), and a metric that changes from point to point adds the "
+        "acceleration of its geodesics.",
+        2: "The acceleration of the geodesics is missing: is `h` converted as a gradient would be?",
+    },
+)
+def hessian_is_derivative_of_gradient(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
+    """‖P(grad f(R(tv)) - grad f(x)) - t·Hess f[v]‖ = O(t²) in the ambient metric.
+
+    In others |f(exp(tv)) - f - t⟨grad f, v⟩ - ½t²⟨Hess f[v], v⟩| = O(t³). Double.
+    """
+    f, v = Quartic(x, gen), direction(manifold, x, gen)
+    Hv, grad = f.riemannian(manifold, x, v), manifold.egrad2rgrad(x, f.gradient(x))
+    if metric_is_ambient(manifold, x):
+
+        def error(t: float) -> float:
+            y = manifold.retract(x, t * v)
+            there = manifold.egrad2rgrad(y, f.gradient(y))
+            return float(torch.linalg.vector_norm(manifold.proj_tangent(x, there - grad) - t * Hv))
+
+        return measure(error, 2, size(grad) + 0.1 * size(Hv))
+    exp = closed_form(manifold, "exp")
+    start = f.value(manifold, x)
+    slope, bend = manifold.inner(x, grad, v), manifold.inner(x, Hv, v)
+
+    def remainder(t: float) -> float:
+        there = f.value(manifold, exp(x, t * v))
+        return float(torch.linalg.vector_norm(there - start - t * slope - t * t * bend / 2))
+
+    return measure(remainder, 3, size(start) + 0.1 * size(slope))
+
+
+@law(
+    "parallel_transport(x, y, v) is tangent at y and keeps inner products; log(x, y) → -log(y, x)",
+    "Is it the transport of the metric of `inner`, along the geodesic from x to y?",
+)
+def parallel_transport_keeps_inner_products(
+    manifold: Manifold, x: Tensor, gen: Generator
+) -> Residual:
+    """Along a geodesic well within the injectivity radius."""
+    exp = closed_form(manifold, "exp")
+    u = LENGTH * direction(manifold, x, gen)
+    v, w = tangent(manifold, x, gen), tangent(manifold, x, gen)
+    y = exp(x, u)
+    try:
+        V, W, U = (manifold.parallel_transport(x, y, a) for a in (v, w, u))
+    except NotImplementedError:
+        raise NotApplicableError("no closed-form parallel_transport") from None
+    vw = manifold.inner(x, v, w)
+    scale = manifold.norm(x, v) * manifold.norm(x, w)
+    residuals = [
+        equality(manifold, manifold.proj_tangent(y, V), V, length(manifold, V)),
+        rounding((manifold.inner(y, V, W) - vw).abs(), scale, x.dtype),
+        equality(manifold, manifold.parallel_transport(x, x, v), v, length(manifold, v)),
+    ]
+    try:
+        back = closed_form(manifold, "log")(y, x)
+        points = length(manifold, x) + length(manifold, y)
+        residuals.append(equality(manifold, U, -back, points))
+    except NotApplicableError:
+        pass
+    return joined(*residuals)
+
+
+LAWS = (
+    hessian_is_self_adjoint,
+    hessian_is_derivative_of_gradient,
+    parallel_transport_keeps_inner_products,
+)
