@@ -26,6 +26,7 @@ from riemopt.optim import (
     RiemannianOptimizer,
     RiemannianRMSprop,
     RiemannianSGD,
+    RiemannianSparseAdam,
     riemannian,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",
+    "RiemannianSparseAdam",
     "constrain",
     "constraints",
     "manifold_of",

@@ -10,6 +10,7 @@ import torch
 from tests import distributed_checkpoints as checkpoints
 from tests import distributed_models as models
 from tests import distributed_weights as weights
+from tests import distributed_wrappers as wrappers
 
 CASE_CHECKS = {f"{name}: as one process": partial(weights.equal, name) for name in weights.CASES}
 for _case in ("tall, uneven", "cut columns"):
@@ -53,5 +54,5 @@ FOUR_CHECKS = _named(
     models.fsdp_of_tensor_parallel_layers,
     checkpoints.resume,
 )
-CHECKS = {**CASE_CHECKS, **OTHER_CHECKS, **FOUR_CHECKS}
+CHECKS = {**CASE_CHECKS, **OTHER_CHECKS, **FOUR_CHECKS, **wrappers.CHECKS}
 TWO, FOUR = [*CASE_CHECKS, *OTHER_CHECKS], [*FOUR_CHECKS]

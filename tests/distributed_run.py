@@ -94,7 +94,7 @@ class Twins:
         """Weights and states agree, and a state is spread as its weight is."""
         torch.testing.assert_close(self.whole, self.alone.detach(), **tolerance)
         alone = self.alone_optimizer.state_dict()["state"].get(0, {})
-        spread = self.spread_optimizer.state_dict()["state"].get(0, {})
+        spread = dict(self.spread_optimizer.state_dict()["state"].get(0, {}))  # the live state
         assert [*alone] == [*spread]
         for key, value in alone.items():
             assert isinstance(spread[key], DTensor) == (value.ndim > 0)

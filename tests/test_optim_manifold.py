@@ -409,15 +409,6 @@ def test_strides_of_weight_and_gradient_do_not_matter(make, point):
     torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-6)
 
 
-def test_sparse_gradient_of_a_constrained_weight_is_refused():
-    embedding = nn.Embedding(5, 3, sparse=True)
-    riemopt.constrain(embedding, "weight", Sphere())
-    optimizer = RiemannianSGD(embedding.parameters(), lr=0.1)
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match=r"Sphere\(\).*sparse"):
-        optimizer.step()
-
-
 # --- state -----------------------------------------------------------------------------------
 
 

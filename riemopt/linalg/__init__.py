@@ -16,11 +16,13 @@ from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
     eager_only,
+    identities,
     is_recorded_outside,
     is_traced,
     known_all,
     known_any,
     known_values,
+    places_in_memory,
     rounds,
     steps_are_known_to_count,
 )
@@ -62,6 +64,7 @@ from riemopt.linalg.products import (
     upcast,
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
+from riemopt.linalg.rows import Rows, coalesced, rows_of
 from riemopt.linalg.spheres import (
     mean_along_sphere,
     move_and_normalise,
@@ -73,6 +76,7 @@ from riemopt.linalg.steps import cap_norm, cubic_cut
 __all__ = [
     "HALF",
     "Copies",
+    "Rows",
     "adaptive",
     "add_identity",
     "add_product",
@@ -81,6 +85,7 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "coalesced",
     "combine",
     "cubic_cut",
     "cubic_step",
@@ -90,6 +95,7 @@ __all__ = [
     "exact_products",
     "gram",
     "gram_defect",
+    "identities",
     "identity_like",
     "inner",
     "inverse_cholesky",
@@ -110,6 +116,7 @@ __all__ = [
     "normalise",
     "on_host_numbers",
     "outside_autocast",
+    "places_in_memory",
     "plus_adjoint",
     "polar",
     "polar_step",
@@ -119,6 +126,7 @@ __all__ = [
     "right_multiply",
     "root_plus",
     "rounds",
+    "rows_of",
     "skew",
     "small_correction",
     "squared_norm",

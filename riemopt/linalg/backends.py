@@ -7,7 +7,7 @@ are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algori
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,19 @@ def known_any(condition: Tensor) -> bool:
 def known_values(tensor: Tensor) -> list[Any] | None:
     """The entries of a vector where they are known for free, else None."""
     return tensor.tolist() if reads_are_free(tensor) else None
+
+
+def places_in_memory(tensors: Sequence[Tensor]) -> list[int]:
+    """The address of each tensor's values; none of tensors that stand for data which is nowhere."""
+    return [] if type(tensors[0]) is not Tensor else [t.data_ptr() for t in tensors]
+
+
+def identities(tensors: Sequence[Tensor]) -> list[int] | None:
+    """Which objects these are; None in a graph, whose tensors stand for others.
+
+    Not references, which would keep exchanged tensors in memory.
+    """
+    return None if is_traced() else list(map(id, tensors))
 
 
 def known_all(condition: Tensor) -> bool:

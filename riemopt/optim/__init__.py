@@ -6,6 +6,7 @@ from riemopt.optim.classes import (
     RiemannianAdagrad,
     RiemannianNAdam,
     RiemannianRMSprop,
+    RiemannianSparseAdam,
     riemannian,
 )
 from riemopt.optim.off_manifold import OffManifoldWarning
@@ -21,5 +22,6 @@ __all__ = [
     "RiemannianOptimizer",
     "RiemannianRMSprop",
     "RiemannianSGD",
+    "RiemannianSparseAdam",
     "riemannian",
 ]

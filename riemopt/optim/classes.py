@@ -35,11 +35,12 @@ class RiemannianAdagrad(RiemannianOptimizer, torch.optim.Adagrad):
     """`torch.optim.Adagrad` whose constrained parameters stay on their manifolds.
 
     Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is the size
-    of the entries of the first step.
+    of the entries of the first step. Of a sparse gradient the rows alone are stepped, as in torch.
     """
 
     decay_is_decoupled = False
     acts_by_entry = True
+    sparse_gradients = "taken"
 
 
 class RiemannianNAdam(RiemannianOptimizer, torch.optim.NAdam):
@@ -53,6 +54,20 @@ class RiemannianNAdam(RiemannianOptimizer, torch.optim.NAdam):
     acts_by_entry = True
 
 
+class RiemannianSparseAdam(RiemannianOptimizer, torch.optim.SparseAdam):
+    """`torch.optim.SparseAdam` whose constrained parameters stay on their manifolds.
+
+    For sparse gradients whose rows are points, such as those of `nn.Embedding(sparse=True)` on
+    `Sphere()`. Rows that have a gradient are stepped, and their moments decay; all others keep
+    every bit. Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is
+    about the root mean square of the entries of a step. The time of a step is that of the rows.
+    """
+
+    decay_is_decoupled = False
+    acts_by_entry = True
+    sparse_gradients = "needed"
+
+
 _NAMED = {
     cls.base: cls
     for cls in (
@@ -62,6 +77,7 @@ _NAMED = {
         RiemannianNAdam,
         RiemannianRMSprop,
         RiemannianSGD,
+        RiemannianSparseAdam,
     )
 }
 _BY_ENTRY = ("ASGD", "Adadelta", "Adamax", "RAdam", "Rprop")
@@ -70,7 +86,6 @@ _MADE: dict[Any, type[RiemannianOptimizer]] = {}
 _METACLASSES: dict[Any, Any] = {}
 _REFUSED = {
     torch.optim.LBFGS: "it moves all parameters along one line, and evaluates the closure on it",
-    torch.optim.SparseAdam: "it takes sparse gradients, and a Riemannian gradient is dense",
 }
 
 

@@ -9,24 +9,27 @@ tangent gradient (`riemopt.optim.torch_rule`), unless the class has one of its o
     class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop): ...  # torch's rule
 
 `_manifolds` runs parallel to `param_groups`, so that it stays right when a trainer swaps tensors of
-a group for sharded or moved ones. Nothing of ours is in `param_groups` or `state_dict()`.
+a group for sharded, moved, grown or pruned ones. Nothing of ours is in `param_groups` or
+`state_dict()`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from riemopt import linalg
 from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.manifolds.elsewhere import hint_for
 from riemopt.nn import table
 from riemopt.optim import state, torch_rule
-from riemopt.optim.parameters import Positions, as_stepped, manifolds_of_group
-from riemopt.optim.stack import Plan, Stack
+from riemopt.optim.parameters import Positions, as_stepped, follow, manifolds_of_group
+from riemopt.optim.plan import Plan
+from riemopt.optim.stack import Stack
 from riemopt.optim.step import Carried, Request, Step
 from riemopt.optim.take import Counter, take, take_parts
 
@@ -46,20 +49,25 @@ class RiemannianOptimizer(Optimizer):
     acts_by_entry: bool = False
     """Whether each entry is stepped by itself, so that equal weights may be stepped as one."""
 
+    sparse_gradients: Literal["refused", "taken", "needed"] = "refused"
+    """Whether parameters may have sparse gradients, of which the rows alone are stepped."""
+
     _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
+    _seen: list[list[int] | None]
     _plans: dict[int, Plan]
     _positions: Positions
     _unknown: set[type]
     _places: table.Places | None = None
+    _written_out: list[state.WrittenOut]
     _skipped: Counter
     _shortened: Counter
 
     if not TYPE_CHECKING:  # editors show the signature of the torch optimizer then
 
         def __init__(self, *args, **kwargs):
-            self._manifolds, self._plans, self._positions = [], {}, Positions()
-            self._unknown = set()
+            self._manifolds, self._seen, self._positions = [], [], Positions()
+            self._plans, self._written_out, self._unknown = {}, [], set()
             self._skipped, self._shortened = Counter(), Counter()
             self._places = table.Places()  # looked up once for all groups
             super().__init__(*args, **kwargs)
@@ -129,6 +137,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._seen.append(linalg.identities(self.param_groups[-1]["params"]))
         self._positions.add(len(self.param_groups) - 1, self.param_groups[-1])
         table.listen(self)
 
@@ -139,13 +148,22 @@ class RiemannianOptimizer(Optimizer):
             state.conform(self, self.param_groups[g], param, self._manifolds[g][i])
 
     def _groups(self) -> list[tuple[dict[str, Any], list[Manifold | None]]]:
-        """Each group with the manifolds of its parameters."""
+        """Each group with the manifolds of its parameters.
+
+        Raises:
+            LostManifoldError: a group has more or fewer parameters than it was given.
+            ValueError: a new parameter is in the place of a constrained one, and does not fit.
+        """
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
             raise table.LostManifoldError(
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
+        seen = [linalg.identities(group["params"]) for group in self.param_groups]
+        if seen != self._seen and None not in seen:
+            self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
+            self._seen = seen
         return list(zip(self.param_groups, self._manifolds, strict=True))
 
     # --- the step ---
@@ -171,6 +189,7 @@ class RiemannianOptimizer(Optimizer):
 
     @outside_autocast
     def _step_all(self) -> None:
+        state.settle(self)
         # Whatever is refused is refused here, before a parameter has moved.
         work = [
             (group, self._stacks(i, group, manifolds))
@@ -230,9 +249,15 @@ class RiemannianOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state in the layout of the torch optimizer, which can load it.
 
-        What is one number for each point here is written out at the parameter's full size.
+        As in torch, its tensors are the live state. What is one number for each point is written
+        out at the parameter's full size, and stays so until the next step, which takes the mean
+        over each point where something was edited.
         """
-        return state.packed(self, super().state_dict())
+        state.write_out(self)
+        saved = super().state_dict()
+        # Ours to step with; in torch a parameter without state is not there, and loaders count it.
+        saved["state"] = {key: value for key, value in saved["state"].items() if value != {}}
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer state, also from a checkpoint of the torch optimizer.
@@ -246,12 +271,16 @@ class RiemannianOptimizer(Optimizer):
         state.load(self, super().load_state_dict, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
+        state.settle(self)
         own = ("_manifolds", "_skipped", "_shortened")
         return {**super().__getstate__(), **{key: getattr(self, key) for key in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"_shortened": Counter(), **state})
-        self._plans, self._positions, self._unknown = {}, Positions(), set()
+        self._plans, self._written_out = {}, []
+        self._positions, self._unknown = Positions(), set()
+        if "_seen" not in self.__dict__:
+            self._seen = [linalg.identities(group["params"]) for group in self.param_groups]
         for g, group in enumerate(self.param_groups):
             self._positions.add(g, group)
         table.listen(self)

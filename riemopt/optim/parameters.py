@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from riemopt.distributed.dtensor import is_dtensor
@@ -11,6 +12,7 @@ from riemopt.distributed.geometry import parts_of
 from riemopt.manifolds import Manifold
 from riemopt.nn import table
 from riemopt.nn.admission import check_moves
+from riemopt.nn.tangent_grad import refuse_rows_that_are_no_points
 from riemopt.optim.off_manifold import warn_of_unknown
 
 if TYPE_CHECKING:
@@ -79,6 +81,50 @@ def manifolds_of_group(
     return theirs
 
 
+def follow(
+    groups: list[dict[str, Any]],
+    seen: list[list[int] | None],
+    manifolds: list[list[Manifold | None]],
+) -> list[list[Manifold | None]]:
+    """Where parameters lie after some were exchanged in their groups by hand.
+
+    A parameter that has moved to another place keeps its manifold. A new one has the manifold that
+    its module or itself says; without, that of the parameter whose place it has taken.
+
+    Args:
+        groups: as they are now, of as many parameters each as before.
+        seen: the identity of each parameter before.
+        manifolds: of each parameter before.
+
+    Raises:
+        ValueError: a new parameter does not fit the manifold of its place.
+        LostManifoldError: see `riemopt.nn.table.resolve`.
+    """
+    known: dict[int, Manifold | None] = {}
+    for identities, theirs in zip(seen, manifolds, strict=True):
+        known.update(zip(identities or [], theirs, strict=True))
+    here = {id(p) for group in groups for p in group["params"]}
+
+    def now(p: Tensor, identity: int, manifold: Manifold | None) -> Manifold | None:
+        if id(p) == identity:
+            return manifold
+        if known.get(id(p)) is not None:
+            return known[id(p)]
+        own = table.resolve([p])[0]
+        if own is None and identity in here:  # the manifold has moved with its parameter
+            return None
+        try:
+            return as_stepped(p, manifold if own is None else own)
+        except ValueError as error:
+            error.args = (f"A parameter was put in the place of one on {manifold}: {error}",)
+            raise
+
+    return [
+        [now(*place) for place in zip(group["params"], identities or [], theirs, strict=True)]
+        for group, identities, theirs in zip(groups, seen, manifolds, strict=True)
+    ]
+
+
 def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
     """The manifold as the step uses it: None for a Euclidean one; dims counted from the end."""
     if manifold is None or not manifold.is_constraint:
@@ -106,16 +152,19 @@ def check_step(
     """Refuse what cannot be stepped, before anything has changed.
 
     Raises:
-        RuntimeError: the gradient is sparse.
+        RuntimeError: the gradient is sparse, and the optimizer, an option or the manifold needs a
+            dense one; or the reverse.
         NotImplementedError: an option or the optimizer cannot be had for a weight that is spread
             over processes.
         ValueError: it is not known what weight decay is to do.
     """
     assert param.grad is not None
-    if param.grad.is_sparse:
+    if param.grad.layout != torch.strided:
+        _check_sparse(optimizer, param, manifold, group)
+    elif optimizer.sparse_gradients == "needed":
         raise RuntimeError(
-            f"A parameter on {manifold} has a sparse gradient, which is not supported: its "
-            "Riemannian gradient is dense. Use sparse=False in the layer that makes it."
+            f"{type(optimizer).__name__} does not support dense gradients, and a parameter on "
+            f"{manifold} has one; please consider RiemannianAdam instead."
         )
     parts, _ = parts_of(param, manifold)
     if parts is not None and group.get("differentiable"):
@@ -142,3 +191,40 @@ def check_step(
             f"gradient, or does it shrink the weight? Say which by riemannian({name}, "
             "decay_is_decoupled=False) or =True, or set weight_decay=0 for this group."
         )
+
+
+_NOT_OF_SPARSE = {
+    "weight_decay": "it acts on all rows",
+    "fused": "torch's fused kernels take dense gradients only",
+    "differentiable": "autograd does not record a step of rows",
+}
+
+
+def _check_sparse(
+    optimizer: RiemannianOptimizer, param: Tensor, manifold: Manifold, group: dict[str, Any]
+) -> None:
+    """Raise `RuntimeError` unless the rows alone of a sparse gradient can be stepped."""
+    assert param.grad is not None
+    name, dense = type(optimizer).__name__, "Use sparse=False in the layer that makes it."
+    seen = f"A parameter of shape {tuple(param.shape)} on {manifold} has a sparse gradient"
+    if optimizer.sparse_gradients == "refused":
+        raise RuntimeError(
+            f"{seen}. {name} does not support sparse gradients, please consider "
+            f"RiemannianSparseAdam or RiemannianSGD instead. {dense}"
+        )
+    if not param.grad.is_sparse or is_dtensor(param):
+        raise RuntimeError(f"{seen}, of {param.grad.layout}: only torch.sparse_coo is supported.")
+    refuse_rows_that_are_no_points(param.grad, manifold)
+    for option, reason in _NOT_OF_SPARSE.items():
+        if group.get(option):
+            raise RuntimeError(
+                f"{seen}, with which {option}={group[option]} of {name} is not supported: {reason}."
+                f" Leave the option out, or: {dense}"
+            )
+    for key, value in optimizer.state.get(param, {}).items():
+        is_sparse = isinstance(value, Tensor) and value.is_sparse
+        if is_sparse and value.sparse_dim() != param.grad.sparse_dim():
+            raise RuntimeError(
+                f"{seen}, with indices along {param.grad.sparse_dim()} dimensions, and its {key!r} "
+                f"along {value.sparse_dim()}. Let all gradients have the same."
+            )

@@ -52,6 +52,9 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
         fused: torch's fused kernel for the unconstrained parameters; under a GradScaler the
             constrained ones are unscaled, and skipped where it found an infinity.
 
+    Of a sparse gradient (`nn.Embedding(sparse=True)`) the rows alone are stepped, if points are
+    rows. Momentum is sparse then, as in torch, and moves all rows that had a gradient before.
+
     Raises:
         ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
     """
@@ -59,6 +62,7 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
     tangent_state = ("momentum_buffer",)
     decay_is_decoupled = False
     acts_by_entry = True
+    sparse_gradients = "taken"
 
     @override
     def _request(self, group: dict[str, Any], stack: Stack) -> Request:

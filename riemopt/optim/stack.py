@@ -1,9 +1,10 @@
 """Parameters that are stepped as one batch: gathered, and written back.
 
-Parameters and gradients are copied into a batch at each step. The state is not: the tensors that a
-parameter finds in its state are views of one batch, made at the first step, so that only the points
-travel. They look and behave as if each parameter had its own, and are gathered again when something
-(a checkpoint, a user) has put other tensors in their place.
+Parameters and gradients are copied into a batch at each step. The state is not: the tensors in the
+state of the parameters share the memory of one batch, made at the first step, so that only the
+points travel. They stay the same objects, as in torch: whoever holds one reads and edits the live
+state. They are gathered again when something (a checkpoint, a user) has put other tensors, or other
+memory, in their place.
 """
 
 from __future__ import annotations
@@ -19,25 +20,18 @@ from riemopt import _torch_workarounds, linalg
 from riemopt.distributed.dtensor import (
     cut_dims,
     is_dtensor,
-    layout,
+    like_parameter,
     local_gradient,
     local_part,
-    part_count,
 )
 from riemopt.distributed.geometry import parts_of
 from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
-from riemopt.optim.parameters import check_step
 from riemopt.optim.state import exact
 from riemopt.optim.step import select
 
 if TYPE_CHECKING:
-    from riemopt.optim.optimizer import RiemannianOptimizer
-
-# Parameters of up to this many entries are stacked. Adam on Stiefel, two cores, one by one against
-# stacked: 64 of 16², 13 times as long; 16 of 128×64, 3.6; 16 of 256×64, 1.6; 16 of 128², 1.04;
-# 8 of 256², .96; 8 of 1024×64, .83, since the copies in and out then cost more than they save.
-_STACK_NUMEL = 1 << 14
+    pass
 
 
 class Stack:
@@ -56,6 +50,8 @@ class Stack:
         NotImplementedError: see `parts_of`.
     """
 
+    has_sparse_gradient = False
+
     def __init__(
         self,
         manifold: Manifold,
@@ -68,7 +64,8 @@ class Stack:
         self.params = params
         self.states = states
         self.in_place = in_place
-        self._batches: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._batches: dict[str, _Batch] = {}
+        self._current: set[str] = set()  # of the batches, those that were looked at in this step
         self.distributed = is_dtensor(params[0])
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
@@ -80,12 +77,20 @@ class Stack:
             self.entries *= params[0].shape[d]
 
     def points(self) -> Tensor:
-        """`(K, *shape)` values, in float32 if the parameters are in half precision."""
+        """`(K, *shape)` values, in float32 if the parameters are in half precision.
+
+        Called first in each step.
+        """
+        self._current.clear()
         return self._full(self._stack(self._local(self.params)))
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
-        tensors = [p.grad for p in self.params if p.grad is not None]
+        tensors = [
+            p.grad.to_dense() if p.grad.is_sparse else p.grad
+            for p in self.params
+            if p.grad is not None
+        ]
         if self.distributed:
             tensors = list(map(local_gradient, tensors, self.params))
         grads = self._stack(tensors)
@@ -111,7 +116,7 @@ class Stack:
         Of one parameter alone it may be a number, which fills the tensor. A parameter that has no
         such state yet gets zeros first.
         """
-        if key not in self.states[0]:
+        if self.states[0].get(key) is None:
             for p, state in zip(self.params, self.states, strict=True):
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
@@ -126,9 +131,7 @@ class Stack:
             value = torch.full_like(old, value)
         if accepted is not None:
             value = select(accepted, value, self.load(key))
-        batch, views = self._batches.get(key, (None, ()))
-        if batch is None or self.states[0][key] is not views[0]:
-            batch = self.batch(key)
+        batch = self.batch(key)
         if batch is not None:
             batch.copy_(value)
         elif self.in_place:
@@ -151,19 +154,48 @@ class Stack:
         """The batch of which the parameters' state tensors are views, if that can be."""
         if not self.has_batches:
             return None
-        batch, views = self._batches.get(key, (None, ()))
-        if batch is None or not same(views, [state[key] for state in self.states]):
-            batch = torch.stack([state[key] for state in self.states])
-            self.adopt({key: batch})
-        return batch
+        if key not in self._current:
+            kept = self._batches.get(key)
+            tensors = [state[key] for state in self.states]
+            if kept is None or not kept.is_memory_of(tensors):
+                self.adopt({key: torch.stack(tensors)})
+            self._current.add(key)
+        return self._batches[key].values
 
     def adopt(self, batches: dict[str, Tensor]) -> None:
-        """Make the parameters' state views of batches `(K, …)`; all of it or, on errors, none."""
+        """Let the parameters' state have the memory of batches `(K, …)`; all or, on errors, none.
+
+        A tensor that is there already stays the same object.
+        """
         views = {key: batch.unbind() for key, batch in batches.items()}
         for key, batch in batches.items():
             for state, view in zip(self.states, views[key], strict=True):
-                state[key] = view
-            self._batches[key] = batch, views[key]
+                there = state.get(key)
+                if isinstance(there, Tensor) and _may_have_memory_of(there, view):
+                    there.data = view
+                else:
+                    state[key] = view.data  # no view for autograd, which would keep its base
+            self._batches[key] = _Batch.of(batch, [state[key] for state in self.states])
+
+    # --- what a torch optimizer is lent ---
+
+    def part(self, value: Any) -> Any:
+        """What is stepped here of one parameter's state."""
+        return local_part(value) if isinstance(value, Tensor) else value
+
+    def give_back(self, index: int, key: str, value: Any) -> None:
+        """Take in what an optimizer made of the `part` of parameter number `index`."""
+        state = self.states[index]
+        if not self.distributed or not isinstance(value, Tensor) or value.ndim == 0:
+            state[key] = value
+        elif key not in state or local_part(state[key]) is not value:
+            state[key] = like_parameter(value, self.params[index])
+
+    def as_torch_takes_it(self, gradient: Tensor) -> Tensor:
+        """The gradient of one parameter, in the layout in which the optimizer would be given it."""
+        return gradient
+
+    # --- layout ---
 
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(t) for t in tensors] if self.distributed else tensors
@@ -182,90 +214,31 @@ class Stack:
         _torch_workarounds.copy_into(targets, values)  # workaround: inductor_copy_keyerror
 
 
-class Plan(NamedTuple):
-    """How the constrained parameters of a group were stacked at the last step, and for which."""
+class _Batch(NamedTuple):
+    """The memory of one state tensor of all members of a stack."""
 
-    params: list[Tensor]
-    manifolds: list[Manifold]
-    states: list[dict[str, Any]]
-    signature: list[Any]
-    stacks: list[Stack]
+    values: Tensor
+    """`(K, …)`."""
+    tensors: list[Tensor]
+    """What is in the state of each member."""
+    places: list[int]
 
     @classmethod
-    def stacks_of(
-        cls,
-        optimizer: RiemannianOptimizer,
-        index: int,
-        group: dict[str, Any],
-        found: list[tuple[Tensor, Manifold]],
-    ) -> list[Stack]:
-        """The stacks of group number `index`, as in the step before if nothing has changed."""
-        params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
-        states = [optimizer.state[p] for p in params]
-        options = (group.get("foreach") is False, group.get("differentiable", False))
-        signature = [options, *map(_signature, params, states)]
-        keeps = not linalg.is_traced()
-        plan = optimizer._plans.get(index) if keeps else None
-        if plan is None or not plan._fits(params, manifolds, states, signature):
-            stacks = _make_stacks(optimizer, group, params, manifolds, states)
-            signature = [options, *map(_signature, params, states)]  # there may be a state now
-            plan = cls(params, manifolds, states, signature, stacks)
-            if keeps:
-                optimizer._plans[index] = plan
-        return plan.stacks
+    def of(cls, values: Tensor, tensors: list[Tensor]) -> _Batch:
+        return cls(values, tensors, linalg.places_in_memory(tensors))
 
-    def _fits(
-        self,
-        params: list[Tensor],
-        manifolds: list[Manifold],
-        states: list[dict[str, Any]],
-        signature: list[Any],
-    ) -> bool:
-        """Whether nothing has changed that decides what is stacked."""
-        return (
-            same(self.params, params)
-            and same(self.manifolds, manifolds)
-            and same(self.states, states)
-            and self.signature == signature
-        )
+    def is_memory_of(self, tensors: list[Tensor]) -> bool:
+        """Whether these are the tensors, and nobody gave them other memory (`tensor.data = …`)."""
+        return same(self.tensors, tensors) and self.places == linalg.places_in_memory(tensors)
 
 
-def _make_stacks(
-    optimizer: RiemannianOptimizer,
-    group: dict[str, Any],
-    params: list[Tensor],
-    manifolds: list[Manifold],
-    states: list[dict[str, Any]],
-) -> list[Stack]:
-    for p, manifold in zip(params, manifolds, strict=True):
-        check_step(optimizer, p, manifold, group)
-    buckets: dict[Any, list[int]] = {}
-    for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
-        assert p.grad is not None
-        if not state and optimizer._has_own_rule(manifold):
-            state.update(optimizer._initial_state(group, p, manifold))
-        optimizer._skipped.prepare(p.device)
-        optimizer._shortened.prepare(p.device)
-        # Not by the size of the own part: all processes must make the same stacks.
-        large = p.numel() > _STACK_NUMEL * part_count(p)
-        alone = i if group.get("foreach") is False or large else None
-        kind = (p.shape, p.dtype, p.device, layout(p), p.grad.dtype)
-        buckets.setdefault((alone, manifold, *kind, frozenset(state)), []).append(i)
-    return [
-        Stack(
-            manifolds[members[0]],
-            [params[i] for i in members],
-            [states[i] for i in members],
-            in_place=not group.get("differentiable", False),
-        )
-        for members in buckets.values()
-    ]
-
-
-def _signature(param: Tensor, state: dict[str, Any]) -> Any:
-    grad = param.grad
-    assert grad is not None
-    return param.shape, param.dtype, param.device, grad.dtype, grad.is_sparse, len(state)
+def _may_have_memory_of(tensor: Tensor, view: Tensor) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == view.shape
+        and tensor.dtype == view.dtype
+        and tensor.device == view.device
+    )
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:

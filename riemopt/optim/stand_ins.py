@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from riemopt import linalg
-from riemopt.distributed.dtensor import like_parameter, local_part
 from riemopt.distributed.exchange import Exchange
-from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import sharded_step
 from riemopt.optim import step as steps
@@ -76,10 +74,6 @@ class StandIns:
     def lend(self) -> None:
         """Make the tensors that the torch optimizer steps, and their state."""
         stack = self.stack
-        for state in stack.states if stack.params[0].dtype in HALF else ():
-            for key, value in state.items():  # made before the first step, in half precision
-                if isinstance(value, Tensor) and value.ndim and value.dtype in HALF:
-                    state[key] = value.float()
         if self._must_be_capturable():
             for state in stack.states:
                 for key, value in state.items():
@@ -128,11 +122,10 @@ class StandIns:
             self.tensors = [_contiguous_copy(a) for a in x.unbind()]
         for tensor, grad, taken in zip(self.tensors, gradient.unbind(), takes, strict=True):
             if taken:
-                tensor.grad = grad
+                tensor.grad = stack.as_torch_takes_it(grad)
         # Copies, so that a state is made whole or not at all if the step is interrupted.
         self.states = [
-            {k: local_part(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-            for state in stack.states
+            {key: stack.part(value) for key, value in state.items()} for state in stack.states
         ]
 
     def _state_of_all(self) -> dict[str, Any] | None:
@@ -180,6 +173,8 @@ class StandIns:
         return isinstance(self.group.get("lr"), Tensor)
 
     def _can_be_fused(self) -> bool:
+        if self.stack.has_sparse_gradient:
+            return False
         counters = [state.get("step") for state in self.states]
         return all(
             linalg.adaptive(t) and t.dtype in (torch.float32, torch.float64) for t in self.tensors
@@ -260,12 +255,9 @@ class StandIns:
         if len(self.states) == 1 and len(stack.states) > 1:
             self._spread(self.states[0])
             return
-        for p, state, used in zip(stack.params, stack.states, self.states, strict=True):
+        for i, used in enumerate(self.states):
             for key, value in used.items():
-                if not stack.distributed or not isinstance(value, Tensor) or value.ndim == 0:
-                    state[key] = value
-                elif key not in state or local_part(state[key]) is not value:
-                    state[key] = like_parameter(value, p)
+                stack.give_back(i, key, value)
 
     def _restore(self, finite: Tensor) -> None:
         """Undo what the optimizer did to the state where a gradient was not finite."""
@@ -285,7 +277,11 @@ class StandIns:
         stack, made = self.stack, {}
         for key, value in together.items():
             if isinstance(value, Tensor) and value.ndim == 0:
-                made[key] = value.expand(len(stack.params)).clone()
+                numbers = stack.batch(key) if key in self._lent else None
+                if numbers is None:
+                    made[key] = value.expand(len(stack.params)).clone()
+                else:
+                    numbers.copy_(value)
             elif isinstance(value, Tensor) and self._lent.get(key) is not value:
                 made[key] = value
             elif not isinstance(value, Tensor):

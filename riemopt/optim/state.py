@@ -10,8 +10,8 @@ incomplete.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,23 +61,18 @@ def conform(
     for key, value in list(state.items()):
         if not isinstance(value, Tensor):
             continue
+        unrounded = (saved or {}).get(key, value)
+        exact_value = unrounded if isinstance(unrounded, Tensor) else value
         if value.ndim == 0:
             # With a rule of ours it is decided on the device whether a step counts.
             on_device = own_rule or group.get("capturable") or group.get("fused")
-            unrounded = (saved or {}).get(key, value)
-            exact_value = unrounded if isinstance(unrounded, Tensor) else value
             state[key] = exact_value.to(param.device if on_device else "cpu", copy=True)
-        elif key in optimizer.per_point_state:
-            if saved is not None and key in saved and param.dtype in HALF:
-                value = saved[key].to(param.device, copy=True)
-            if manifold is None or manifold.allows_elementwise_scaling:
-                state[key] = expand_moment(value, param)
-            elif value.shape == param.shape:
-                state[key] = reduce_moment(value, param, manifold)
+        elif param.dtype in HALF and key in optimizer.per_point_state:
+            state[key] = exact_value.to(param.device, copy=True)
         elif param.dtype in HALF:
-            unrounded = saved[key] if saved is not None and key in saved else value
             dtype = param.dtype if manifold is None else exact(param)
-            state[key] = unrounded.to(param.device, dtype, copy=True)
+            state[key] = exact_value.to(param.device, dtype, copy=True)
+    lay_out(optimizer, param, manifold, state)
     if manifold is not None and manifold.allows_elementwise_scaling:
         # Its moments stay in the subspace by themselves; those of another optimizer need not.
         for key in set(optimizer.tangent_state) & set(state):
@@ -85,22 +80,87 @@ def conform(
             m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
 
 
+def lay_out(
+    optimizer: RiemannianOptimizer,
+    param: Tensor,
+    manifold: Manifold | None,
+    state: dict[str, Any],
+) -> None:
+    """Bring state in torch's layout, which anybody may put in the place of ours, to ours."""
+    own_rule = manifold is not None and optimizer._has_own_rule(manifold)
+    for key, value in list(state.items()):
+        if not isinstance(value, Tensor):
+            continue
+        if value.ndim == 0:
+            if own_rule and value.device != param.device:
+                state[key] = value.to(param.device)
+        elif key in optimizer.per_point_state:
+            if manifold is None or manifold.allows_elementwise_scaling:
+                state[key] = expand_moment(value, param)
+            elif value.shape == param.shape:
+                state[key] = reduce_moment(value, param, manifold)
+        elif manifold is not None and value.dtype in HALF:
+            state[key] = value.float()
+
+
+def layout_key(per_point: Sequence[str], param: Tensor, state: dict[str, Any]) -> list[Any]:
+    """What says whether `lay_out` has something to do; equal for equal layouts.
+
+    Asked in each step, but only of half-precision parameters and where a class has state that is
+    one number for each point (`per_point`).
+    """
+    key: list[Any] = [state[name].shape for name in per_point if name in state]
+    if param.dtype in HALF:
+        key += [value.dtype for value in state.values() if isinstance(value, Tensor)]
+    return key
+
+
 # --- checkpoints ---
 
 
-def packed(optimizer: RiemannianOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """`state_dict` with what is one number for each point written out at full size."""
-    if not optimizer.per_point_state:
-        return state_dict
-    params = (p for group in optimizer.param_groups for p in group["params"])
-    state = dict(state_dict["state"])
-    for index, param in enumerate(params):
-        if index in state:
-            state[index] = {
-                key: expand_moment(value, param) if key in optimizer.per_point_state else value
-                for key, value in state[index].items()
-            }
-    return {**state_dict, "state": state}
+class WrittenOut(NamedTuple):
+    """A second moment, one number for each point, that is in the state at full size for a while."""
+
+    param: Tensor
+    key: str
+    number: Tensor
+    full: Tensor
+    versions: tuple[int, int]
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether nobody has changed it since."""
+        return self.versions == _versions(self.full)
+
+
+def _versions(tensor: Tensor) -> tuple[int, int]:
+    return tensor._version, local_part(tensor)._version
+
+
+def write_out(optimizer: RiemannianOptimizer) -> None:
+    """Put what is one number for each point in the state at full size, until the next step.
+
+    So the dicts and tensors of `state_dict()` are the live state, as in torch, and may be edited.
+    """
+    settle(optimizer)
+    for param, state in optimizer.state.items():
+        for key in set(optimizer.per_point_state) & set(state):
+            number = state[key]
+            with torch.inference_mode(False):
+                full = expand_moment(number, param)
+            if full is not number:
+                state[key] = full
+                kept = WrittenOut(param, key, number, full, _versions(full))
+                optimizer._written_out.append(kept)
+
+
+def settle(optimizer: RiemannianOptimizer) -> None:
+    """Undo `write_out`. What was edited or replaced stays, to be laid out by the next step."""
+    for kept in optimizer._written_out:
+        state = optimizer.state.get(kept.param, {})
+        if state.get(kept.key) is kept.full and kept.is_as_written:
+            state[kept.key] = kept.number
+    optimizer._written_out.clear()
 
 
 def load(
