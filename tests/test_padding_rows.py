@@ -295,3 +295,39 @@ def test_a_linear_base_keeps_moments_entry_by_entry():
         optimizer.step()
     assert torch.equal(p[0], before[0])
     assert not torch.equal(p[1:], before[1:])
+
+
+@pytest.mark.parametrize("tangent_grad", [False, True])
+@pytest.mark.parametrize("cls", [RiemannianSGD, riemopt.RiemannianSparseAdam])
+def test_sparse_gradients(cls, tangent_grad):
+    """Other touched rows are stepped as without padding."""
+    padded = nn.Embedding(6, 4, padding_idx=0, sparse=True)
+    plain = nn.Embedding(6, 4, sparse=True)
+    with torch.no_grad():
+        plain.weight.copy_(padded.weight)
+    for layer in (padded, plain):
+        constrain(layer, "weight", Sphere(), tangent_grad=tangent_grad)
+    kept = padded.weight[4].detach().clone()
+    for layer in (padded, plain):
+        optimizer = cls(layer.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.tensor([0, 1, 2, 5, 5])).pow(3).sum().backward()
+            optimizer.step()
+    assert torch.equal(padded.weight[0], torch.zeros(4))
+    assert torch.equal(padded.weight[4], kept)
+    torch.testing.assert_close(padded.weight[1:], plain.weight[1:])
+    assert constraints(padded)[0].satisfied
+
+
+@pytest.mark.parametrize("cls", [RiemannianSGD, riemopt.RiemannianSparseAdam])
+def test_rows_that_stay_with_a_sparse_gradient_of_their_own(cls):
+    w = ManifoldParameter(torch.randn(5, 3), ExceptRows(Sphere(), rows=(1, -1)))
+    before = w.detach().clone()
+    optimizer = cls([w], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.embedding(torch.tensor([0, 1, 1, 4]), w, sparse=True).pow(3).sum().backward()
+        optimizer.step()
+    assert torch.equal(w[1:], before[1:])
+    assert not torch.allclose(w[0], before[0])

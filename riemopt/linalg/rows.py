@@ -43,11 +43,26 @@ def coalesced(indices: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     )
 
 
-def rows_of(*tensors: Tensor) -> tuple[Rows, list[Tensor]]:
+def rows_of(*tensors: Tensor, without: Sequence[int] = ()) -> tuple[Rows, list[Tensor]]:
     """The rows that any of some sparse tensors has, and the values of each tensor there.
 
     Equal indices are added up, in float32 for half precision.
+
+    Args:
+        tensors: of one shape and number of sparse dimensions.
+        without: numbers of rows to leave out, along the last sparse dimension.
     """
+    rows, values = _all_rows_of(*tensors)
+    if not without:
+        return rows, values
+    numbers = rows.indices[-1]
+    count = rows.shape[len(rows.indices) - 1]
+    left_out = torch.tensor([row % count for row in without], device=numbers.device)
+    kept = torch.isin(numbers, left_out, invert=True)
+    return Rows(rows.indices[:, kept], rows.shape), [value[kept] for value in values]
+
+
+def _all_rows_of(*tensors: Tensor) -> tuple[Rows, list[Tensor]]:
     first, *others = (a.float() if a.dtype in HALF else a for a in tensors)
     if not others:
         a = first.coalesce()

@@ -61,8 +61,10 @@ class AsProduct(Manifold):
 
     proj_tangent = _of_product(Manifold.proj_tangent)
     egrad2rgrad = _of_product(Manifold.egrad2rgrad)
+    ehess2rhess = _of_product(Manifold.ehess2rhess)
     inner = _of_product(Manifold.inner)
     transport = _of_product(Manifold.transport)
+    parallel_transport = _of_product(Manifold.parallel_transport)
     retract = _of_product(Manifold.retract)
     curve = _of_product(Manifold.curve)
     curve_with_fraction = _of_product(Manifold.curve_with_fraction)
@@ -184,6 +186,10 @@ class ExceptRows(AsProduct):
     def __repr__(self) -> str:
         rows = self.rows[0] if len(self.rows) == 1 else self.rows
         return f"ExceptRows({self.base!r}, rows={rows})"
+
+    @override
+    def of_single_rows(self) -> tuple[Manifold, tuple[int, ...]]:
+        return self.base, self.rows
 
     @override
     def _need(self) -> str:

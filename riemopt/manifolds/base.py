@@ -327,6 +327,14 @@ class Manifold(ABC):
         """The dimensions, counted from the end, that make one point of a tensor with `ndim`."""
         return tuple(range(-self.event_ndim, 0))
 
+    def of_single_rows(self) -> tuple["Manifold", tuple[int, ...]]:
+        """Where single rows of a table `(…, n, *row)` lie, and the numbers of rows that stay.
+
+        Optimizers call it for a parameter with a sparse gradient, of which they step the touched
+        rows alone. A manifold overrides it that tells rows apart.
+        """
+        return self, ()
+
     def linearised_at(self, x: Tensor) -> "Manifold":
         """The same manifold, for several calls with this very tensor `x`.
 

@@ -56,6 +56,10 @@ class Frozen(Manifold):
         return torch.full_like(x.real, torch.finfo(x.dtype).eps)
 
     @override
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    @override
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         return self.retract(x, u)
 

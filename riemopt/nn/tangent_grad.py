@@ -38,14 +38,15 @@ class TangentGrad:
     def _of_rows(self, param: Tensor, grad: Tensor) -> Tensor:
         refuse_rows_that_are_no_points(grad, self.manifold)
         with torch.no_grad():
-            rows, (values,) = linalg.rows_of(grad)
-            tangent = self.manifold.proj_tangent(rows.of(param).to(values.dtype), values)
+            manifold, stay = self.manifold.of_single_rows()
+            rows, (values,) = linalg.rows_of(grad, without=stay)
+            tangent = manifold.proj_tangent(rows.of(param).to(values.dtype), values)
             return rows.sparse(tangent.to(grad.dtype))
 
 
 def refuse_rows_that_are_no_points(grad: Tensor, manifold: Manifold) -> None:
     """Raise `RuntimeError` where a Riemannian gradient has other rows than the sparse `grad`."""
-    points = manifold.event_dims(grad.ndim)
+    points = manifold.of_single_rows()[0].event_dims(grad.ndim)
     if points and min(points) < -grad.dense_dim():
         raise RuntimeError(
             f"A parameter of shape {tuple(grad.shape)} on {manifold} has a sparse gradient, whose "

@@ -11,6 +11,7 @@ whole weight is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from riemopt.optim.step import select
 
 if TYPE_CHECKING:
     from riemopt.linalg import Rows
+    from riemopt.manifolds import Manifold
 
 
 class RowStack(Stack):
@@ -32,17 +34,25 @@ class RowStack(Stack):
     """
 
     has_sparse_gradient = True
+    _stay: Sequence[int]
+    """Numbers of rows that no step changes."""
     _rows: Rows
     _gradient: Tensor
     _sparse: dict[str, Tensor]
     """Values of sparse state at the rows."""
+
+    def __init__(self, manifold: Manifold, *args: Any, **options: Any) -> None:
+        single, self._stay = manifold.of_single_rows()
+        super().__init__(single, *args, **options)
 
     @override
     def points(self) -> Tensor:
         (param,), (state,) = self.params, self.states
         assert param.grad is not None
         sparse = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.is_sparse}
-        self._rows, (self._gradient, *values) = linalg.rows_of(param.grad, *sparse.values())
+        self._rows, (self._gradient, *values) = linalg.rows_of(
+            param.grad, *sparse.values(), without=self._stay
+        )
         self._sparse = dict(zip(sparse, values, strict=True))
         return self._full(self._rows.of(param)).unsqueeze(0)
 
