@@ -53,31 +53,41 @@ def rounds(like: Tensor, *, at_most: int, fixed: int) -> range:
     return range(at_most if adaptive(like) else fixed)
 
 
-def needs_functional_derivatives(x: Tensor) -> bool:
-    """Whether a derivative at x can be had by torch.func alone.
+def needs_functional_derivatives() -> bool:
+    """Whether torch.func alone gives derivatives that others see through.
 
-    So it is in a graph of torch.compile, which cannot hold a call of `torch.autograd.grad`, and
-    inside a transform of torch.func, which would not see through one.
+    So it is in a graph of torch.compile, which cannot hold a call of `torch.autograd.grad`, inside
+    a transform of torch.func, and where forward-mode derivatives may be under way.
     """
-    return is_traced() or torch._C._functorch.peek_interpreter_stack() is not None
+    if is_traced():
+        return True
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside or torch.autograd.forward_ad._current_level >= 0
 
 
 def internal_graph() -> AbstractContextManager[Any]:
     """For derivatives that are part of a computation: autograd records, whatever is set outside.
 
     So it does in inference mode, too. Results are not tested for NaN by anomaly detection: a NaN
-    may be expected, and where several derivatives are taken at once the test raises.
+    may be expected, and where several derivatives are taken at once the test raises. What is saved
+    is needed at once, and not given to hooks such as those of torch.utils.checkpoint.
     """
-    usual = is_traced() or not (torch.is_inference_mode_enabled() or torch.is_anomaly_enabled())
-    return torch.enable_grad() if usual else _in_other_modes()
+    if is_traced() or not (
+        torch.is_inference_mode_enabled()
+        or torch.is_anomaly_enabled()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    ):
+        return torch.enable_grad()
+    return _in_other_modes()
 
 
 @contextmanager
 def _in_other_modes() -> Iterator[None]:
     anomaly, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     torch.set_anomaly_enabled(anomaly, False)
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda a: a, lambda a: a)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), keep:
             yield
     finally:
         torch.set_anomaly_enabled(anomaly, check_nan)

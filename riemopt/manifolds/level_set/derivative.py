@@ -50,7 +50,7 @@ class Derivative(ABC):
 
 def derivative(c: Callable[[Tensor], Tensor], x: Tensor) -> Derivative:
     """The derivative of c at x, by autograd; itself recorded where that of x is."""
-    return Functional(c, x) if needs_functional_derivatives(x) else Direct(c, x)
+    return Functional(c, x) if needs_functional_derivatives() else Direct(c, x)
 
 
 @final
