@@ -66,6 +66,7 @@ MATRICES: Shapes = {
 POLAR: Shapes = {"square": (4, 4), "batch": (2, 3, 3)}  # of others it is the default
 TALL_ALONE: Shapes = {"one": (1, 1), "square": (4, 4), "tall": (5, 2)}
 TALL: Shapes = {**TALL_ALONE, "empty": (0, 3, 2), "batch": (2, 4, 3)}
+PAIRS: Shapes = {"empty": (0, 3, 3), "square": (4, 4), "batch": (2, 3, 3)}
 FEW_SQUARES: Shapes = {"empty": (0, 3, 3), "one": (1, 1), "square": (4, 4), "batch": (2, 3, 3)}
 SQUARES: Shapes = {
     "empty": (0, 3, 3),
@@ -183,7 +184,7 @@ CASES = [
     Case(LevelSet(unit_norm, event_ndim=1), VECTORS, "ambient", twin=Sphere()),
     Case(LevelSet(orthonormal_columns), TALL_ALONE, "ambient", twin=Stiefel()),
     Case(BY_PRODUCTS, TALL, "ambient", twin=Stiefel()),
-    Case(LevelSet(equals_its_adjoint, event_ndim=2), FEW_SQUARES, "ambient", twin=Symmetric()),
+    Case(LevelSet(equals_its_adjoint, event_ndim=2), PAIRS, "ambient", twin=Symmetric()),
     Case(FixedSum(), SOME_SUMS, "ambient", ALL_FORMS),
     Case(FixedSum(dim=0, total=3.0), COLUMN_SUMS, "ambient", ALL_FORMS),
     Case(Toeplitz(), FEW_MATRICES, "ambient", ALL_FORMS),

@@ -7,7 +7,8 @@ are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algori
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ def reads_are_free(*tensors: Tensor) -> bool:
     return True
 
 
+def can_be_read(a: Tensor) -> bool:
+    """Whether `a` has values that Python can read, though it may have to wait for them."""
+    return type(a) is Tensor and not a.is_meta and not is_traced() and not is_wrapped(a)
+
+
 def adaptive(like: Tensor) -> bool:
     """Whether algorithms on tensors like this one are adaptive: they look if they have arrived.
 
@@ -59,9 +65,44 @@ def rounds(like: Tensor, *, at_most: int, fixed: int) -> range:
     return range(at_most if adaptive(like) else fixed)
 
 
-def is_recorded_outside(x: Tensor) -> bool:
-    """Whether torch.compile, a transform of torch.func or autograd records what is called on x."""
-    return is_traced() or is_wrapped(x) or torch.is_grad_enabled()
+def needs_functional_derivatives() -> bool:
+    """Whether torch.func alone gives derivatives that others see through.
+
+    So it is in a graph of torch.compile, which cannot hold a call of `torch.autograd.grad`, inside
+    a transform of torch.func, and where forward-mode derivatives may be under way.
+    """
+    if is_traced():
+        return True
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside or torch.autograd.forward_ad._current_level >= 0
+
+
+def internal_graph() -> AbstractContextManager[Any]:
+    """For derivatives that are part of a computation: autograd records, whatever is set outside.
+
+    So it does in inference mode, too. Results are not tested for NaN by anomaly detection: a NaN
+    may be expected, and where several derivatives are taken at once the test raises. What is saved
+    is needed at once, and not given to hooks such as those of torch.utils.checkpoint.
+    """
+    if is_traced() or not (
+        torch.is_inference_mode_enabled()
+        or torch.is_anomaly_enabled()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    ):
+        return torch.enable_grad()
+    return _in_other_modes()
+
+
+@contextmanager
+def _in_other_modes() -> Iterator[None]:
+    anomaly, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    torch.set_anomaly_enabled(anomaly, False)
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda a: a, lambda a: a)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), keep:
+            yield
+    finally:
+        torch.set_anomaly_enabled(anomaly, check_nan)
 
 
 def known_any(condition: Tensor) -> bool:

@@ -3,8 +3,9 @@
 import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, final
 
 import geoopt
@@ -27,26 +28,51 @@ from riemopt.linalg import upcast
 from riemopt.manifolds import Manifold
 
 
+def _as_given(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorator: a batch for geoopt, and the shape and precision of the point for the caller.
+
+    A curvature of shape (1,) adds a dimension to what geoopt makes of a single point, and one in
+    double precision makes all of it double.
+    """
+
+    @wraps(method)
+    def wrapper(self: "GeooptManifold", x: Tensor, *given: Any, **options: Any) -> Tensor:
+        single = x.ndim == self.event_ndim
+        if single:
+            x, *rest = (a.unsqueeze(0) if isinstance(a, Tensor) else a for a in (x, *given))
+            result = method(self, x, *rest, **options).squeeze(0)
+        else:
+            result = method(self, x, *given, **options)
+        return result.to(x.dtype if result.is_complex() else x.real.dtype)
+
+    return wrapper
+
+
 @final
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class GeooptManifold(Manifold):
     """A manifold of geoopt; made by `from_geoopt`.
 
     Its metric is taken not to be the ambient one: gradients come from geoopt's `egrad2rgrad` and
-    norms from its `inner`. A step is geoopt's `retr` followed by `projx`, so that it ends on the
-    manifold; a point for which that is not finite stays where it is, and is counted in the
-    optimizer's `shortened_steps`. A vector is carried by geoopt's `transp`. Where `proju` or the
-    transport is not what its name says (see `flaws`), the orthogonal projection on the tangent
-    space takes its place, and a warning says so at the first conversion of the class.
+    norms from its `inner`. A step is geoopt's `retr`, followed by `projx` where that does more than
+    rounding, so that it ends on the manifold; a point for which that is not finite stays where it
+    is, and is counted in the optimizer's `shortened_steps`. A vector is carried by geoopt's
+    `transp`. Where `proju` or the transport is not what its name says (see `flaws`), the orthogonal
+    projection on the tangent space takes its place, and a warning says so at the first conversion
+    of the class.
 
     `Scaled(base, s)` is the base with the metric s²⟨·, ·⟩; points and tangent vectors are those of
     the base, and so the gradient is 1/s² of the base's.
 
     Two are equal if geoopt's manifolds are of one class with equal constants; one that learns its
-    curvature or scale equals itself alone. What synchronises with the host in geoopt (eigenvalues
-    of SymmetricPositiveDefinite, Sinkhorn's stopping rule) does so here. `proj_tangent` is geoopt's
-    `proju`, orthogonal in the manifold's own metric: on Lorentz that is not the ambient inner
-    product, and `tangent_grad=True` then gives another gradient.
+    curvature or scale equals itself alone. A step takes its value of that moment. Where the set
+    depends on it, as on Lorentz, points are off the set once the curvature has been stepped too,
+    until the next step; `stabilize=1` of the optimizers here moves them at once.
+
+    What synchronises with the host in geoopt (eigenvalues of SymmetricPositiveDefinite, Sinkhorn's
+    stopping rule) does so here. `proj_tangent` is geoopt's `proju`, orthogonal in the manifold's
+    own metric: on Lorentz that is not the ambient inner product, and `tangent_grad=True` then gives
+    another gradient.
 
     Args:
         theirs: a geoopt manifold that is no ProductManifold; `Scaled` ones are.
@@ -94,15 +120,18 @@ class GeooptManifold(Manifold):
 
     # --- geometry ---
 
+    @_as_given
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """geoopt's `proju`, or the orthogonal projection where that is none."""
         return self._projection(x, u)
 
+    @_as_given
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """geoopt's `egrad2rgrad`; `g` is not written to."""
         gradient = self._core.egrad2rgrad(x, g.clone())
         return gradient / self._squared_scale() if self._wrappers else gradient
 
+    @_as_given
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """geoopt's `inner`, real."""
         # Its Stereographic.inner broadcasts a batch against itself with keepdim=False.
@@ -112,19 +141,35 @@ class GeooptManifold(Manifold):
         batch = x.shape[: x.ndim - self.event_ndim]
         return product.reshape((*batch, *[1] * self.event_ndim) if keepdim else batch)
 
+    @_as_given
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """projx(retr(x, u))."""
-        return self._core.projx(self._core.retr(x, u)).contiguous()
+        """The point retr(x, u), moved by projx where it is off the manifold."""
+        return self._settled(self._core.retr(x, u).to(x.dtype)).contiguous()
+
+    def _settled(self, y: Tensor) -> Tensor:
+        """`projx` of points that it moves by more than rounding, and the others as they are.
+
+        Eigenvalues and back add a rounding error, and short steps get lost in it.
+        """
+        projected = self._core.projx(y)
+        apart = (y - projected).abs()
+        dims = tuple(range(-self.event_ndim, 0))
+        apart = apart.amax(dims, keepdim=True) if dims else apart
+        explained = super().tolerance(projected)
+        return torch.where(apart <= explained.reshape(apart.shape), y, projected)
 
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """The retraction, and 0 for points that stay as the result is not finite, else 1."""
+        if x.ndim == self.event_ndim:
+            y, part = self.curve_with_fraction(x.unsqueeze(0), u.unsqueeze(0), t)
+            return y.squeeze(0), None if part is None else part.squeeze(0)
         # geoopt's eigenvalues and inverses raise where an entry of any point is not finite.
         step = t * u
-        y = self._core.retr(x, torch.where(self._finite(step), step, 0))
+        y = self._core.retr(x, torch.where(self._finite(step), step, 0)).to(x.dtype)
         kept = self._finite(y)
-        y = self._core.projx(torch.where(kept, y, x))
+        y = self._settled(torch.where(kept, y, x)).to(x.dtype)
         batch = x.shape[: x.ndim - self.event_ndim]
         return torch.where(kept, y, x).contiguous(), kept.reshape(batch).to(x.real.dtype)
 
@@ -137,6 +182,7 @@ class GeooptManifold(Manifold):
         """The transport: in a metric that changes, projection does not keep lengths."""
         return self.transport(x, y, m)
 
+    @_as_given
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """geoopt's `transp`; the projection where it has none, or none that is a transport."""
         if self._carries:
@@ -147,6 +193,7 @@ class GeooptManifold(Manifold):
         return self.proj_tangent(y, v)
 
     @upcast
+    @_as_given
     def project(self, a: Tensor) -> Tensor:
         """geoopt's `projx`: a point near `a`, the nearest for some manifolds only.
 
@@ -159,6 +206,7 @@ class GeooptManifold(Manifold):
         return y
 
     @upcast
+    @_as_given
     def violation(self, x: Tensor) -> Tensor:
         """max |x - projx(x)| of each point."""
         apart = (x - self._core.projx(x)).abs()
@@ -185,19 +233,24 @@ class GeooptManifold(Manifold):
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """The trace of the projection at a random point; n applications of it for n entries.
 
+        At one point for each curvature where there are several.
+
         Raises:
             ValueError: `is_complex` is not what geoopt's points are.
         """
         self.check_shape(shape)
         twin = GeooptManifold(in_double(self._core))
-        x = sample(twin.theirs, tuple(shape[len(shape) - self.event_ndim :]), seed=0)
+        event = tuple(shape[len(shape) - self.event_ndim :])
+        x = sample(twin.theirs, (1, *event), seed=0)
         if x.is_complex() != is_complex:
             kind = "complex" if x.is_complex() else "real"
             raise ValueError(f"Points of {self!r} are {kind}; got is_complex={is_complex}.")
-        units = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+        x = x.reshape(-1, *event)
+        units = torch.eye(x[0].numel(), dtype=x.dtype, device="cpu").reshape(-1, 1, *event)
         units = torch.cat([units, 1j * units]) if is_complex else units
+        units = units.expand(-1, *x.shape)
         images = twin.proj_tangent(x.expand_as(units), units)
-        return round((units.conj() * images).real.sum().item())
+        return round((units.conj() * images).real.sum().item() / len(x))
 
     @override
     def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
@@ -227,6 +280,7 @@ class GeooptManifold(Manifold):
     # --- closed forms ---
 
     @override
+    @_as_given
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         try:
             return self._core.expmap(x, u)
@@ -234,6 +288,7 @@ class GeooptManifold(Manifold):
             return super().exp(x, u)
 
     @override
+    @_as_given
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         try:
             return self._core.logmap(x, y)
@@ -241,6 +296,7 @@ class GeooptManifold(Manifold):
             return super().log(x, y)
 
     @override
+    @_as_given
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         try:
             return self.theirs.dist(x, y)

@@ -114,7 +114,7 @@ _ROUNDING, _STEP, _FIRST_ORDER = 1e-6, 1e-3, 0.05
 def audit(core: Any) -> Flaws:
     """The flaws of `core`, found by calling its methods at a random point."""
     core = in_double(core)
-    x = sample(core, _small_shape(core), seed=0)
+    x = sample(core, (1, *_small_shape(core)), seed=0)
     generator = torch.Generator().manual_seed(1)
     g, noise = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(2))
     once = core.proju(x, noise)

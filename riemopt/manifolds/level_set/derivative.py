@@ -6,7 +6,8 @@
 `adjoint` is a backward pass of c, and `apply` one of `adjoint`, which is linear in r: by r along u
 its derivative is Ju, whatever r. Forward mode would evaluate c again at each product, and some
 operators do not support it. `torch.autograd` is called directly where possible: with `torch.func`,
-which records every backward pass, a step on 1024×64 matrices takes 1.3 times as long.
+which records every backward pass, a step on 1024×64 matrices takes 1.3 times as long, and hooks on
+saved tensors, such as those of torch.utils.checkpoint, are refused.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.linalg import is_recorded_outside
+from riemopt.linalg import internal_graph, needs_functional_derivatives
 
 
 class Derivative(ABC):
@@ -48,29 +49,34 @@ class Derivative(ABC):
 
 
 def derivative(c: Callable[[Tensor], Tensor], x: Tensor) -> Derivative:
-    """The derivative of c at x, by autograd."""
-    # What is recorded from outside has to see through the backward passes here.
-    return Recorded(c, x) if is_recorded_outside(x) else Direct(c, x)
+    """The derivative of c at x, by autograd; itself recorded where that of x is."""
+    return Functional(c, x) if needs_functional_derivatives() else Direct(c, x)
 
 
 @final
 class Direct(Derivative):
-    """By `torch.autograd.grad`, on a graph of its own."""
+    """By `torch.autograd.grad`, on a graph of its own, or on that of x where it is recorded."""
 
     def __init__(self, c: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        with torch.enable_grad():
-            self._x = x.detach().requires_grad_()
+        self._recorded = torch.is_grad_enabled() and x.requires_grad
+        with internal_graph():
+            self._x = x if self._recorded else _leaf(x)
             self._c = c(self._x)
-        self.value = self._c.detach()
+        self.value = self._c if self._recorded else self._c.detach()
         self._probe: tuple[Tensor, Tensor] | None = None
 
-    def _backward(self, r: Tensor, **options: bool) -> Tensor:
+    def _backward(
+        self, r: Tensor, *, create_graph: bool = False, is_grads_batched: bool = False
+    ) -> Tensor:
         if not self._c.requires_grad:  # c is constant
             return r.new_zeros(*r.shape[:-2], *self._x.shape)
-        grads = torch.autograd.grad(
-            self._c, self._x, r, retain_graph=True, materialize_grads=True, **options
+        return _gradient(
+            self._c,
+            self._x,
+            r,
+            create_graph=create_graph or self._recorded,
+            is_grads_batched=is_grads_batched,
         )
-        return grads[0]
 
     @override
     def adjoint(self, r: Tensor) -> Tensor:
@@ -82,18 +88,33 @@ class Direct(Derivative):
     def apply(self, u: Tensor) -> Tensor:
         """A backward pass of a backward pass."""
         if self._probe is None:
-            with torch.enable_grad():
+            with internal_graph():
                 r = torch.zeros_like(self.value, requires_grad=True)
                 self._probe = r, self._backward(r, create_graph=True)
         r, image = self._probe
         if not image.requires_grad:
             return torch.zeros_like(self.value)
-        return torch.autograd.grad(image, r, u, retain_graph=True, materialize_grads=True)[0]
+        return _gradient(image, r, u, create_graph=self._recorded)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """A leaf with the value of x that autograd can record, also if inference mode made x."""
+    x = x.detach()
+    return (x.clone() if x.is_inference() else x).requires_grad_()
+
+
+def _gradient(of: Tensor, by: Tensor, along: Tensor, **options: bool) -> Tensor:
+    with internal_graph():
+        along = along.clone() if along.is_inference() else along
+        grads = torch.autograd.grad(
+            of, by, along, retain_graph=True, materialize_grads=True, **options
+        )
+    return grads[0]
 
 
 @final
-class Recorded(Derivative):
-    """By `torch.func`: for graphs of torch.compile, and for derivatives of the result."""
+class Functional(Derivative):
+    """By `torch.func`: for graphs of torch.compile, and inside of other transforms."""
 
     def __init__(self, c: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self.value, self._pullback = torch.func.vjp(c, x)  # type: ignore[misc]

@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from riemopt.linalg import internal_graph
+
 PointFunction = Callable[[Tensor], Tensor]
 
 
@@ -63,12 +65,39 @@ class Equations:
         return residuals
 
     def _residual(self, vector: Tensor) -> Tensor:
-        if self._is_complex:
-            point = torch.view_as_complex(vector.reshape(*self._event, 2))
-        else:
-            point = vector.reshape(self._event)
+        point = self._point(vector)
         parts = [self._real_vector(c(point), c, vector) for c in self._constraints]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def unrecorded(self, vector: Tensor) -> list[PointFunction]:
+        """The functions whose results autograd does not connect with the point.
+
+        Args:
+            vector: `(n,)`, one point.
+
+        Raises:
+            ValueError: a function cannot be called where autograd records.
+        """
+        with internal_graph():
+            leaf = vector.detach().clone().requires_grad_()
+            point = self._point(leaf)
+        found = []
+        for c in self._constraints:
+            self._real_vector(c(point.detach()), c, vector)  # another error is raised as it is
+            try:
+                with internal_graph():
+                    if not self._real_vector(c(point), c, vector).requires_grad:
+                        found.append(c)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"The constraint {name_of(c)} cannot be differentiated: {error}"
+                ) from error
+        return found
+
+    def _point(self, vector: Tensor) -> Tensor:
+        if self._is_complex:
+            return torch.view_as_complex(vector.reshape(*self._event, 2))
+        return vector.reshape(self._event)
 
     @staticmethod
     def _real_vector(value: Any, constraint: PointFunction, like: Tensor) -> Tensor:

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.linalg import HALF, exact_products, upcast
+from riemopt.linalg import HALF, can_be_read, exact_products, upcast
 from riemopt.manifolds.base import Manifold
-from riemopt.manifolds.level_set import nearest, newton
+from riemopt.manifolds.level_set import nearest, newton, smoothness
 from riemopt.manifolds.level_set.equations import Equations, PointFunction, follow, name_of
-from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space
+from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space, rank
 
 # How many random tensors are tried as the start of a random point.
 _DRAWS = 10
 # Points of more entries are not looked at by `is_discrete`.
 _FEW_ENTRIES = 64
+# At how many random points the dimension is looked at.
+_SAMPLES = 3
 
 
 class _Linearised(NamedTuple):
@@ -60,9 +62,12 @@ class LevelSet(Manifold):
     the tangent and comes back by Newton's iteration in the normal space, a second-order retraction
     (Absil & Malick 2012). Where it does not come back, or the surface bends too much, the step is
     shortened, down to nothing: every point stays on the manifold, and `curve_with_fraction` and
-    `optimizer.shortened_steps` tell. c must be regular, that is J of the same rank everywhere: not
-    (‖x‖² - 1)², whose J is 0 on the set. A manifold of the catalogue, where there is one, takes a
+    `optimizer.shortened_steps` tell. A manifold of the catalogue, where there is one, takes a
     quarter of the time.
+
+    c must be smooth where it is zero, which norms, absolute values and singular values are not if
+    they vanish there, and J of the same rank everywhere, which is not so of (‖x‖² - 1)², whose J is
+    0 on the set. Else it is refused when a weight is put on it.
 
     Two level sets are equal if they hold the same function objects, with equal options.
     """
@@ -75,6 +80,7 @@ class LevelSet(Manifold):
     if TYPE_CHECKING:  # no fields, as they are no part of the description
         _followed: dict[Any, list[PointFunction]]
         _here: _Linearised | None
+        _admitted: set[tuple[tuple[int, ...], bool]]
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class LevelSet(Manifold):
             "cg_iterations": cg_iterations,
             "_followed": {},
             "_here": None,
+            "_admitted": set(),
         }
         for name in values:
             object.__setattr__(self, name, values[name])
@@ -159,12 +166,19 @@ class LevelSet(Manifold):
         return self._with(_here=_Linearised(x, self._linearise(c, c.flatten(x))))
 
     def prepare(self, x: Tensor) -> None:
-        """Copy what the functions hold to the device of `x`, and call them once."""
+        """Copy what the functions hold to the device of `x`, and call them once.
+
+        Raises:
+            ValueError: as `project`, but for points that are not found: these do not move in steps.
+        """
         x = x.detach().float() if x.dtype in HALF else x.detach()
         c = self._equations(x)
-        if x.numel() and not hasattr(x, "placements"):  # a wrong function fails here, not in a step
-            with torch.no_grad():
-                c(c.flatten(x)[:1])
+        if not x.numel() or hasattr(x, "placements"):
+            return
+        with torch.no_grad():
+            c(c.flatten(x)[:1])  # a wrong function fails here, not in a step
+            if self._kind(x) not in self._admitted and can_be_read(x) and x.isfinite().all():
+                self._reach(x, admit=True)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -187,7 +201,8 @@ class LevelSet(Manifold):
         dtype = x.real.dtype if x.is_complex() else x.dtype
         key = x.device, dtype
         if key not in self._followed:
-            self._followed[key] = [follow(c, x.device, dtype) for c in self.constraints]
+            with torch.inference_mode(False):  # what it makes is kept
+                self._followed[key] = [follow(c, x.device, dtype) for c in self.constraints]
         return Equations(self._followed[key], self._event(x.shape), is_complex=x.is_complex())
 
     def _linearise(self, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
@@ -283,9 +298,11 @@ class LevelSet(Manifold):
         to the nearest point where `a` is close. Not for use in a step: it reads on the host.
 
         Raises:
-            ValueError: no point was found. c may have no zero near, or no regular one.
+            ValueError: no point was found, as c has no zero near, or no regular one; or c is not
+                smooth where it is zero, has another derivative by autograd than its values have,
+                or does not change with x.
         """
-        y, found = self._search(a)
+        y, found = self._search(a, admit=True)
         self._require(y, found)
         return y
 
@@ -332,25 +349,93 @@ class LevelSet(Manifold):
         return x
 
     @exact_products
-    def _search(self, a: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, a: Tensor, *, admit: bool = False) -> tuple[Tensor, Tensor]:
+        """The points next to `a`, and whether they were found; `admit` refuses a c with a fault."""
         if a.numel() == 0:
             batch = self._batch(a.shape)
             return a.clone(), torch.ones(batch, dtype=torch.bool, device=a.device)
-        c = self._equations(a)
-        y, found = nearest.nearest(c, c.flatten(a), lambda y: self._linearise(c, y))
+        admit = admit and can_be_read(a.detach())
+        c, y, found = self._reach(a, admit=admit)
+        if bool(found.all()):
+            z = nearest.approach(c, y, c.flatten(a), lambda y: self._linearise(c, y))
+            if admit and not torch.equal(z, y):
+                self._require_smooth(c.unflatten(z, a), found)
+            y = z
         return c.unflatten(y, a).contiguous(), found
 
-    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """Entries less the numerical rank of J, at a random point in float64.
+    @exact_products
+    def _reach(self, a: Tensor, *, admit: bool) -> tuple[Equations, Tensor, Tensor]:
+        c = self._equations(a)
+        vectors = c.flatten(a)
+        if can_be_read(a.detach()):
+            self._require_recorded(c, vectors[0])
+        y, found = nearest.reach(c, vectors, lambda y: self._linearise(c, y))
+        if admit:
+            self._require_smooth(c.unflatten(y, a), found)
+        return c, y, found
 
-        Takes the time of a singular value decomposition of J.
+    # --- what c has to be ---
+
+    def _kind(self, x: Tensor) -> tuple[tuple[int, ...], bool]:
+        """What points are asked about once."""
+        return self._event(x.shape), x.is_complex()
+
+    def _require_recorded(self, c: Equations, vector: Tensor) -> None:
+        """Raise `ValueError` where a function gives autograd nothing to differentiate."""
+        for function in c.unrecorded(vector):
+            raise ValueError(
+                f"The constraint {name_of(function)} does not depend on the point as autograd sees "
+                f"it. It is constant, or leaves torch. {smoothness.IN_TORCH}"
+            )
+
+    @torch.no_grad()
+    def _require_smooth(self, x: Tensor, found: Tensor) -> None:
+        """Raise `ValueError` where c is not smooth at the `found` points; around all if none is."""
+        c, vectors = self._in_double(x.detach())
+        found = found.reshape(-1)
+        reason = smoothness.reason_against(c, vectors, found, lambda y: self._linearise(c, y))
+        if reason is not None:
+            raise ValueError(
+                f"{self!r} is no manifold of points of shape {self._event(x.shape)}: {reason}"
+            )
+        if bool(found.all()):
+            self._admitted.add(self._kind(x))
+
+    def _in_double(self, x: Tensor) -> tuple[Equations, Tensor]:
+        """The equations and the points in float64, or as they are where c cannot do that."""
+        try:
+            wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
+            c = self._equations(wide)
+            c(c.flatten(wide)[:1])
+        except (TypeError, ValueError, RuntimeError):
+            wide, c = x, self._equations(x)
+        return c, c.flatten(wide)
+
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """Entries less the numerical rank of J, at random points in float64.
+
+        Takes the time of some singular value decompositions of J.
+
+        Raises:
+            ValueError: as `project`, or the set has parts of different dimensions.
         """
         event = self._event(shape)
         dtype = torch.complex128 if is_complex else torch.float64
-        x = self.random_point(*event, generator=torch.Generator().manual_seed(0), dtype=dtype)
-        c = self._equations(x)
-        jacobian = torch.func.jacrev(c)(c.flatten(x))[0, :, 0]
-        return math.prod(event) * (1 + is_complex) - int(torch.linalg.matrix_rank(jacobian))
+        generator = torch.Generator("cpu").manual_seed(0)
+        ranks = set()
+        for _ in range(_SAMPLES):
+            x = self.random_point(*event, generator=generator, dtype=dtype, device="cpu")
+            self._require_smooth(x, torch.tensor(True, device="cpu"))
+            c = self._equations(x)
+            ranks.add(rank(c, c.flatten(x)))
+        numbers = math.prod(event) * (1 + is_complex)
+        if len(ranks) > 1:
+            dims = sorted(numbers - r for r in ranks)
+            raise ValueError(
+                f"{self!r} has parts of different dimensions at points of shape {event}: {dims}. "
+                "Which of them a weight lies on depends on its value."
+            )
+        return numbers - ranks.pop()
 
     @override
     def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:

@@ -1,6 +1,7 @@
 """The point of {c = 0} next to any tensor: for starting values and repairs, not for steps.
 
-    y, found = nearest(c, a, linearise)
+    y, found = reach(c, a, linearise)       # some point
+    y = approach(c, y, a, linearise)        # the one next to a
 
 Reads on the host throughout.
 """
@@ -21,8 +22,8 @@ _SHAKEN = (0.0, 1e-3, 0.1, 1.0)
 _STEPS = 100
 
 
-def nearest(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tensor]:
-    """A point of {c = 0} at which the distance from a is stationary, found by descent.
+def reach(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tensor]:
+    """A point of {c = 0} that Newton finds from a, or else from tensors like a.
 
     Args:
         c: `(B, n)` → `(B, m)`.
@@ -38,7 +39,7 @@ def nearest(c: Residual, a: Tensor, linearise: Linearise) -> tuple[Tensor, Tenso
         y = torch.where(arrived & ~found, reached, y)
         found = found | arrived
         if bool(found.all()):
-            return _approach(c, y, a, linearise), found
+            break
     return y, found
 
 
@@ -48,13 +49,17 @@ def _starts(a: Tensor) -> Iterator[Tensor]:
     scaled = a / torch.where(largest == 0, 1, largest)
     size = scaled.square().mean(1, keepdim=True).sqrt()
     scaled = scaled / torch.where(size == 0, 1, size)
-    noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(0), dtype=a.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    noise = torch.randn(a.shape, generator=generator, dtype=a.dtype, device="cpu").to(a.device)
     for size_of_noise in _SHAKEN:
-        yield scaled + size_of_noise * noise.to(a.device)
+        yield scaled + size_of_noise * noise
 
 
-def _approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor:
-    """Riemannian descent of ½‖y - a‖² with Barzilai-Borwein steps, halved where they ascend."""
+def approach(c: Residual, y: Tensor, a: Tensor, linearise: Linearise) -> Tensor:
+    """A point of {c = 0} at which the distance from a is stationary, found by descent from y.
+
+    That is Riemannian, of ½‖y - a‖², with Barzilai-Borwein steps, shorter where they ascend.
+    """
     eps = torch.finfo(a.dtype).eps
     space = linearise(y)
     g, apart = space.tangent(y - a), lengths(y - a)

@@ -82,6 +82,13 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
     return ManyEquations(d, iterations)
 
 
+def rank(c: Residual, x: Tensor) -> int:
+    """The numerical rank of J at one point x, `(1, n)`, whatever the scales of the equations."""
+    rows = derivative(c, x).rows()
+    rows = rows * _inverse(lengths(rows)) * ~_is_noise(c, x, rows).unsqueeze(-1)
+    return int(torch.linalg.matrix_rank(rows[0]))
+
+
 def _is_noise(c: Residual, x: Tensor, rows: Tensor) -> Tensor:
     """Which rows of J are rounding errors of zero, such as those of aᵀKa for a skew matrix K.
 
