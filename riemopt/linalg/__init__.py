@@ -59,6 +59,7 @@ from riemopt.linalg.products import (
     upcast,
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
+from riemopt.linalg.removable import angle_over_sine, cos_of_root, sinc_of_root
 from riemopt.linalg.spheres import (
     mean_along_sphere,
     move_and_normalise,
@@ -74,11 +75,13 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "angle_over_sine",
     "average",
     "cap_norm",
     "cayley",
     "cayley_coefficients",
     "combine",
+    "cos_of_root",
     "cubic_cut",
     "cubic_step",
     "divide",
@@ -113,6 +116,7 @@ __all__ = [
     "right_multiply",
     "root_plus",
     "rounds",
+    "sinc_of_root",
     "skew",
     "small_correction",
     "squared_norm",

@@ -22,6 +22,20 @@ def is_wrapped(a: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(a)
 
 
+def refuse_nested_forward_mode(what: str) -> None:
+    """Raise NotImplementedError where forward mode is differentiated by forward mode.
+
+    There torch drops, without a word, the derivative of what a custom `jvp` computes.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    jvp = torch._C._functorch.TransformType.Jvp
+    if sum(level.key() == jvp for level in stack) > 1:
+        raise NotImplementedError(
+            f"{what} has no forward mode within forward mode, as jacfwd(jacfwd(f)) takes it. "
+            "Write jacfwd(jacrev(f)), which is torch.func.hessian, or jacrev(jacrev(f))."
+        )
+
+
 def reads_are_free(*tensors: Tensor) -> bool:
     """Whether Python can read values of all `tensors` for free: real CPU tensors, in eager mode."""
     if torch.compiler.is_compiling():

@@ -13,9 +13,9 @@ elsewhere `polar_fixed`, which reads nothing. Both give the same to rounding.
 import torch
 from torch import Tensor
 
-from riemopt.linalg import backends, polar_adaptive, polar_fixed
+from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
-from riemopt.linalg.products import gram_defect, product, right_multiply
+from riemopt.linalg.products import product
 
 
 def polar(y: Tensor) -> Tensor:
@@ -85,10 +85,8 @@ def small_correction(S: Tensor) -> Tensor:
 def project_polar(a: Tensor) -> Tensor:
     """Nearest matrix with orthonormal columns (rows, if wide) to any `(*, n, p)` matrix: UVᴴ.
 
-    By an SVD, so of any rank (not unique where rank-deficient), followed by one Newton-Schulz
-    pass, since an SVD in float32 is orthonormal to 5e-6 only. For starting points, never for a
-    step: it synchronises on an accelerator.
+    By an SVD, so of any rank (not unique where rank-deficient). Differentiable wherever the rank is
+    full, any number of times. For starting points and layers, never for a step: it synchronises on
+    an accelerator.
     """
-    U, _, Vh = torch.linalg.svd(a, full_matrices=False)
-    Q = U @ Vh
-    return (Q - right_multiply(Q, gram_defect(Q)) / 2).contiguous()
+    return polar_derivative.nearest_orthonormal(a).contiguous()
