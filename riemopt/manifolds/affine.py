@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.linalg import exact_products, upcast
+from riemopt.linalg import decompositions, exact_products, upcast
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.linear import FlatSubspace
 
@@ -184,7 +184,7 @@ def _factor(
         raise ValueError("AffineSubspace needs finite numbers; A or b has an infinity or a NaN.")
     scale = _norms(A)
     A, b = A / scale[:, None], b / scale
-    U, s, Vh = np.linalg.svd(A, full_matrices=False)
+    U, s, Vh = (f.numpy() for f in decompositions.svd(torch.from_numpy(A)))
     largest = s.max(initial=0.0)
     rank = int((s > max(A.shape) * eps * largest).sum())
     rows, levels = Vh[:rank], (U[:, :rank].conj().T @ b) / s[:rank]

@@ -8,6 +8,7 @@ import torch
 from riemopt.manifolds import Manifold
 from riemopt.testing import (
     behaviour,
+    derivatives,
     flags,
     geodesics,
     metrics,
@@ -68,6 +69,7 @@ def check_manifold(
         metrics.carried_mean_is_its_definition,
         *flags.LAWS,
         *geodesics.LAWS,
+        *derivatives.LAWS,
         *behaviour.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )
