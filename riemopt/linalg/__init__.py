@@ -67,6 +67,7 @@ from riemopt.linalg.spheres import (
     tangent_to_sphere,
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
+from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
 
 __all__ = [
     "HALF",
@@ -89,6 +90,7 @@ __all__ = [
     "gram",
     "gram_defect",
     "identity_like",
+    "in_double",
     "inner",
     "inverse_cholesky",
     "inverse_root",
@@ -105,6 +107,7 @@ __all__ = [
     "mean_along_columns",
     "mean_along_sphere",
     "move_and_normalise",
+    "norm",
     "normalise",
     "on_host_numbers",
     "plus_adjoint",
@@ -116,6 +119,8 @@ __all__ = [
     "right_multiply",
     "root_plus",
     "rounds",
+    "rows_times",
+    "shift",
     "sinc_of_root",
     "skew",
     "small_correction",
@@ -125,5 +130,6 @@ __all__ = [
     "sym",
     "tangent_to_columns",
     "tangent_to_sphere",
+    "total",
     "upcast",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from riemopt import _torch_workarounds
 from riemopt.linalg.backends import is_recorded_outside, is_traced, reads_are_free
+from riemopt.linalg.sums import LONG, long_product, norm, total
 
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes that no factorisation takes, and that are computed with in float32."""
@@ -127,7 +128,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """XᴴY, where X is `x` if tall and `xᴴ` if wide: `(*, k, k)` with k = min(n, p)."""
-    return product(x, y.mH) if is_wide(x) else product(x.mH, y)
+    a, b = (x, y.mH) if is_wide(x) else (x.mH, y)
+    n, k = a.shape[-1], b.shape[-1]
+    return long_product(a, b) if n > LONG and n > 16 * k else product(a, b)
 
 
 def gram_defect(x: Tensor) -> Tensor:
@@ -205,10 +208,11 @@ def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor)
 def inner(u: Tensor, v: Tensor, dims: int | tuple[int, ...], *, keepdim: bool = True) -> Tensor:
     """Re Σ conj(u)·v over `dims`, kept with size 1 unless `keepdim` is False."""
     # Half the memory traffic; but the root has no derivative at 0, which autograd would go through.
+    dims = (dims,) if isinstance(dims, int) else dims
     if u is v and not is_recorded_outside(u):
-        return torch.linalg.vector_norm(u, dim=dims, keepdim=keepdim).square()
+        return norm(u, dims, keepdim=keepdim).square()
     product = (u.conj() * v).real if u.is_complex() else u * v
-    return product.sum(dims, keepdim=keepdim)
+    return total(product, dims, keepdim=keepdim)
 
 
 def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:

@@ -88,7 +88,8 @@ class Sphere(Slices):
     def violation(self, x: Tensor) -> Tensor:
         """|‖x‖ - r| of each point."""
         dims = self.event_dims(x.ndim)
-        return (torch.linalg.vector_norm(x, dim=dims) - self.radius).abs()
+        exact = linalg.in_double(x, dims)
+        return (torch.linalg.vector_norm(exact, dim=dims) - self.radius).abs().to(x.real.dtype)
 
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
