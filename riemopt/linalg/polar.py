@@ -16,6 +16,7 @@ from torch import Tensor
 from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
 from riemopt.linalg.products import product
+from riemopt.linalg.tiny import in_pieces
 
 
 def polar(y: Tensor) -> Tensor:
@@ -34,6 +35,7 @@ def polar(y: Tensor) -> Tensor:
     return polar_fixed.polar(y)
 
 
+@in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
     if u.numel() == 0:
@@ -43,6 +45,7 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     return polar_fixed.polar_step(x, u, t)
 
 
+@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
 
