@@ -617,7 +617,17 @@ def test_the_mistake_is_rejected(mistake):
 
 def test_every_law_can_fail():
     """Every law of the suite has a mistake here that it rejects."""
-    modules = (cost, derivatives, geodesics, half_precision, metric, nearest, projection, random, retraction)
+    modules = (
+        cost,
+        derivatives,
+        geodesics,
+        half_precision,
+        metric,
+        nearest,
+        projection,
+        random,
+        retraction,
+    )
     laws = {
         name_of(law)
         for module in (*modules, violation)

@@ -115,7 +115,7 @@ def test_products_of_rows():
     "make", [riemopt.RiemannianAdam, riemopt.RiemannianSGD], ids=lambda cls: cls.__name__
 )
 def test_a_step_multiplies_no_matrix_by_itself(shape, make):
-    """No `bmm`, whose cost is one call for each matrix; and the points are those of few matrices."""
+    """No `bmm`, which makes a call for each matrix; and the points are those of a small batch."""
     x, g = points_and_steps(shape, torch.float32)
     many, few = nn.Parameter(x.clone()), nn.Parameter(x[:8].clone())
     optimizers = [make([{"params": [p], "manifold": Stiefel()}], lr=0.01) for p in (many, few)]

@@ -10,7 +10,6 @@ This file says what each computes. Which algorithm does it is decided here by a 
 elsewhere `polar_fixed`, which reads nothing. Both give the same to rounding.
 """
 
-import torch
 from torch import Tensor
 
 from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed

@@ -9,10 +9,10 @@ Matrices*, 2008, §8.1; for H Ω + Ω H = C see there §B.14)
     dQ = QΩ + (I - QQᴴ)dA·H⁻¹,    HΩ + ΩH = QᴴdA - dAᴴQ.
 
 Q is the gradient of the sum of singular values, so that its derivative is symmetric, and backward
-is the same map as forward. Written in products and Lyapunov solves, whose derivative is again a
-Lyapunov solve, it can be differentiated any number of times, in reverse mode and in forward mode over it, and
-under vmap. Forward mode within forward mode is refused: torch takes the derivative of a custom
-function there for a constant.
+is the same map as forward. It is written in products and Lyapunov solves, and the derivative of a
+Lyapunov solve is again one: so there are derivatives of every order, in reverse mode, in forward
+mode over it, and under vmap. Forward mode within forward mode is refused: torch takes what a custom
+`jvp` computes for a constant there.
 """
 
 from typing import Any
@@ -129,4 +129,3 @@ class _Lyapunov(_TracedLyapunov):
         refuse_nested_forward_mode("project")
         H, X = ctx.saved_tensors
         return solve_lyapunov(H, dC - dH @ X - X @ dH)
-

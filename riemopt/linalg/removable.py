@@ -1,8 +1,7 @@
 """Functions of a squared length that are smooth at 0, and have every derivative there.
 
-cos ‖u‖ and sin ‖u‖/‖u‖ are smooth in u, but not by the rules of autograd, in which ‖u‖ has no second
-derivative at 0, nor has `torch.sinc`. As functions of s = ‖u‖² they have a Taylor series, which is
-taken where s is small.
+cos ‖u‖ and sin ‖u‖/‖u‖ are smooth in u, but autograd finds no second derivative of ‖u‖ at 0, nor of
+`torch.sinc`. As functions of s = ‖u‖² they have a Taylor series, which is taken where s is small.
 """
 
 import math

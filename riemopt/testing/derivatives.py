@@ -16,9 +16,9 @@ from riemopt.testing.sampling import ambient, direction, size
 from riemopt.testing.slopes import Curve, measure
 
 ADVICE = (
-    "Autograd finds another derivative, or NaN: does it go through singular vectors of equal singular "
-    "values, a detached tensor, or a root or a norm at zero? (torch.where and torch.sinc take the "
-    "branch before it is differentiated.)"
+    "Autograd finds another derivative, or NaN: does it go through singular vectors of equal "
+    "singular values, a detached tensor, or a root or a norm at zero? (torch.where and torch.sinc "
+    "take the branch before it is differentiated.)"
 )
 
 
