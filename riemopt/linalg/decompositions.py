@@ -19,6 +19,7 @@ from riemopt.linalg.backends import is_traced
 
 _Factors = TypeVar("_Factors")
 
+_NotConverged = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 _TRIES = 3
 """Reflections that are tried."""
 
@@ -66,13 +67,13 @@ def _first_that_converges(
         return plain()
     try:
         return plain()
-    except torch.linalg.LinAlgError as error:
+    except _NotConverged as error:
         failure = error
     if bool(a.isfinite().all()):
         for v in _normals(a):
             try:
                 return reflected(v)
-            except torch.linalg.LinAlgError:
+            except _NotConverged:
                 continue
     raise failure
 

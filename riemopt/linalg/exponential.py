@@ -29,7 +29,13 @@ def cayley(x: Tensor, u: Tensor) -> Tensor:
     PU = u - x @ (XhU / 2)
     A, B = torch.cat([PU, x], -1), torch.cat([x, -PU], -1)  # W = A Bᴴ, both n×2p
     eye = torch.eye(2 * p, dtype=x.dtype, device=x.device)
-    return x + A @ torch.linalg.solve_ex(eye - gram(B, A) / 2, gram(B, x))[0]
+    BA, BX = _adjoint_times(B, A), _adjoint_times(B, x)
+    return x + A @ torch.linalg.solve_ex(eye - BA / 2, BX)[0]
+
+
+def _adjoint_times(b: Tensor, a: Tensor) -> Tensor:
+    """BᴴA of `(*, n, m)` B, also where m > n."""
+    return b.mH @ a if is_wide(b) else gram(b, a)
 
 
 def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:

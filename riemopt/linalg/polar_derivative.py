@@ -43,7 +43,8 @@ def nearest_orthonormal(a: Tensor) -> Tensor:
     if is_wide(a):
         return nearest_orthonormal(a.mH).mH
     # A graph of torch.compile takes no function with a forward mode of its own.
-    factor: Tensor = (_Traced if is_traced() else _PolarFactor).apply(a)
+    function: Any = _Traced if is_traced() else _PolarFactor
+    factor: Tensor = function.apply(a)
     return factor
 
 
@@ -66,14 +67,16 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> Tensor:
-        return _derivative(*ctx.saved_tensors, G)
+        A, Q = ctx.saved_tensors
+        return _derivative(A, Q, G)
 
 
 class _PolarFactor(_Traced):
     @staticmethod
     def jvp(ctx: Any, dA: Tensor) -> Tensor:
         refuse_nested_forward_mode("project")
-        return _derivative(*ctx.saved_tensors, dA)
+        A, Q = ctx.saved_tensors
+        return _derivative(A, Q, dA)
 
 
 @exact_products
@@ -92,7 +95,8 @@ def solve_lyapunov(h: Tensor, c: Tensor) -> Tensor:
 
     Of the solutions for singular H, the least; singular to rounding counts as singular.
     """
-    solution: Tensor = (_TracedLyapunov if is_traced() else _Lyapunov).apply(h, c)
+    function: Any = _TracedLyapunov if is_traced() else _Lyapunov
+    solution: Tensor = function.apply(h, c)
     return solution
 
 
