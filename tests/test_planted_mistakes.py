@@ -15,6 +15,7 @@ from riemopt.linalg import gram, right_multiply, sym
 from riemopt.manifolds import Manifold, Sphere, Stiefel, Symmetric
 from riemopt.testing.law import Law
 from tests import test_law_cost as cost
+from tests import test_law_derivatives as derivatives
 from tests import test_law_geodesics as geodesics
 from tests import test_law_half_precision as half_precision
 from tests import test_law_metric as metric
@@ -430,6 +431,45 @@ class LargeMatrix(Stiefel):
         return u - (x @ x.mT) @ u / 2 - x @ (u.mT @ x) / 2
 
 
+class BySingularVectors(Stiefel):
+    """UVᴴ, through the singular vectors of equal singular values."""
+
+    def project(self, a: Tensor) -> Tensor:
+        U, _, Vh = torch.linalg.svd(a, full_matrices=False)
+        return U @ Vh
+
+
+class ConstantLength(Sphere):
+    """a/‖a‖ with ‖a‖ taken for a constant."""
+
+    def project(self, a: Tensor) -> Tensor:
+        return a / torch.linalg.vector_norm(a.detach(), dim=-1, keepdim=True)
+
+
+class DetachedExp(Sphere):
+    """cos and sinc of a number that autograd does not know."""
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        angle = self.norm(x, u.detach(), keepdim=True)
+        return torch.cos(angle) * x + torch.sinc(angle / torch.pi) * u
+
+
+class QuotientLog(Sphere):
+    """θ/sin θ by a quotient, with the right value at y = x."""
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        angle = self.dist(x, y).unsqueeze(-1)
+        quotient = torch.where(angle == 0, 1, angle / torch.sin(angle))
+        return quotient * self.proj_tangent(x, y - x)
+
+
+class DistByAcos(Sphere):
+    """acos⟨x, y⟩, whose derivative is infinite at y = x."""
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.acos((x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1)))
+
+
 # --- and the laws that must reject them ---
 
 
@@ -519,6 +559,12 @@ MISTAKES = [
     planted(BatchViolation, violation.law_violation_has_batch_shape, takes=POINT, shape=(2, 5, 2)),
     planted(ReadsOnTheHost, cost.law_step_never_synchronises, takes="meta"),
     planted(SingularValues, cost.law_step_never_synchronises, takes="meta"),
+    planted(BySingularVectors, derivatives.project_has_its_derivative),
+    planted(BySingularVectors, derivatives.project_has_its_derivative, dtype=C128),
+    planted(ConstantLength, derivatives.project_has_its_derivative),
+    planted(DetachedExp, derivatives.exp_has_its_derivative),
+    planted(QuotientLog, derivatives.log_has_its_derivative),
+    planted(DistByAcos, derivatives.squared_dist_has_its_derivative),
     planted(LargeMatrix, cost.law_makes_nothing_large, takes=POINT, shape=(cost.LONG, 2)),
 ]
 # fmt: on
@@ -571,7 +617,17 @@ def test_the_mistake_is_rejected(mistake):
 
 def test_every_law_can_fail():
     """Every law of the suite has a mistake here that it rejects."""
-    modules = (cost, geodesics, half_precision, metric, nearest, projection, random, retraction)
+    modules = (
+        cost,
+        derivatives,
+        geodesics,
+        half_precision,
+        metric,
+        nearest,
+        projection,
+        random,
+        retraction,
+    )
     laws = {
         name_of(law)
         for module in (*modules, violation)

@@ -53,7 +53,7 @@ class ShardedStiefel(ShardedGeometry):
         if self.metric == "euclidean":
             return linalg.squared_norm(grad, (-2, -1))
         other = grad - self._times(x, linalg.skew(XG))  # Xᴴgrad = XᴴG - GᴴX
-        return (grad.conj() * other).real.sum((-2, -1), keepdim=True)
+        return linalg.inner(grad, other, (-2, -1))
 
     def projection_summand(self, x: Tensor, v: Tensor) -> Summand:
         """sym(XᴴV)."""

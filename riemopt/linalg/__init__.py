@@ -66,6 +66,7 @@ from riemopt.linalg.products import (
     upcast,
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
+from riemopt.linalg.removable import angle_over_sine, cos_of_root, sinc_of_root
 from riemopt.linalg.rows import Rows, coalesced, rows_of
 from riemopt.linalg.spheres import (
     mean_along_sphere,
@@ -74,6 +75,7 @@ from riemopt.linalg.spheres import (
     tangent_to_sphere,
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
+from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
 
 __all__ = [
     "HALF",
@@ -83,6 +85,7 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "angle_over_sine",
     "average",
     "can_be_read",
     "cap_norm",
@@ -90,6 +93,7 @@ __all__ = [
     "cayley_coefficients",
     "coalesced",
     "combine",
+    "cos_of_root",
     "cubic_cut",
     "cubic_step",
     "derivative_of_inner",
@@ -100,6 +104,7 @@ __all__ = [
     "gram_defect",
     "identities",
     "identity_like",
+    "in_double",
     "inner",
     "internal_graph",
     "inverse_cholesky",
@@ -117,6 +122,7 @@ __all__ = [
     "mean_along_sphere",
     "move_and_normalise",
     "needs_functional_derivatives",
+    "norm",
     "normalise",
     "on_host_numbers",
     "outside_autocast",
@@ -131,6 +137,9 @@ __all__ = [
     "root_plus",
     "rounds",
     "rows_of",
+    "rows_times",
+    "shift",
+    "sinc_of_root",
     "skew",
     "small_correction",
     "squared_norm",
@@ -139,5 +148,6 @@ __all__ = [
     "sym",
     "tangent_to_columns",
     "tangent_to_sphere",
+    "total",
     "upcast",
 ]

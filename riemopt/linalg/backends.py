@@ -36,6 +36,20 @@ def is_wrapped(a: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(a)
 
 
+def refuse_nested_forward_mode(what: str) -> None:
+    """Raise NotImplementedError where forward mode is differentiated by forward mode.
+
+    There torch drops, without a word, the derivative of what a custom `jvp` computes.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    jvp = torch._C._functorch.TransformType.Jvp
+    if sum(level.key() == jvp for level in stack) > 1:
+        raise NotImplementedError(
+            f"{what} has no forward mode within forward mode, as jacfwd(jacfwd(f)) takes it. "
+            "Write jacfwd(jacrev(f)), which is torch.func.hessian, or jacrev(jacrev(f))."
+        )
+
+
 def reads_are_free(*tensors: Tensor) -> bool:
     """Whether Python can read values of all `tensors` for free: real CPU tensors, in eager mode."""
     if torch.compiler.is_compiling():
@@ -103,6 +117,11 @@ def _in_other_modes() -> Iterator[None]:
             yield
     finally:
         torch.set_anomaly_enabled(anomaly, check_nan)
+
+
+def is_recorded_outside(x: Tensor) -> bool:
+    """Whether torch.compile, a transform of torch.func or autograd records what is called on x."""
+    return is_traced() or is_wrapped(x) or torch.is_grad_enabled()
 
 
 def known_any(condition: Tensor) -> bool:

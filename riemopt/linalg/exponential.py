@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from riemopt import _torch_workarounds
-from riemopt.linalg.products import is_square, is_wide, product, skew
+from riemopt.linalg.products import gram, is_square, is_wide, product, skew
 
 
 def matrix_exp(a: Tensor) -> Tensor:
@@ -22,14 +22,20 @@ def cayley(x: Tensor, u: Tensor) -> Tensor:
     if is_wide(x):
         return cayley(x.mH, u.mH).mH
     p = x.shape[-1]
-    XhU = x.mH @ u
+    XhU = gram(x, u)
     if is_square(x):
         half, eye = skew(XhU) / 2, torch.eye(p, dtype=x.dtype, device=x.device)
         return x @ torch.linalg.solve_ex(eye - half, eye + half)[0]
     PU = u - x @ (XhU / 2)
     A, B = torch.cat([PU, x], -1), torch.cat([x, -PU], -1)  # W = A Bᴴ, both n×2p
     eye = torch.eye(2 * p, dtype=x.dtype, device=x.device)
-    return x + A @ torch.linalg.solve_ex(eye - B.mH @ A / 2, B.mH @ x)[0]
+    BA, BX = _adjoint_times(B, A), _adjoint_times(B, x)
+    return x + A @ torch.linalg.solve_ex(eye - BA / 2, BX)[0]
+
+
+def _adjoint_times(b: Tensor, a: Tensor) -> Tensor:
+    """BᴴA of `(*, n, m)` B, also where m > n."""
+    return b.mH @ a if is_wide(b) else gram(b, a)
 
 
 def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:

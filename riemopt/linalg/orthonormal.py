@@ -11,8 +11,10 @@ from riemopt.linalg.products import (
     plus_adjoint,
     squared_norm,
 )
+from riemopt.linalg.tiny import in_pieces
 
 
+@in_pieces
 def tangent_to_columns(x: Tensor, u: Tensor) -> Tensor:
     """U - X sym(XᴴU): the part of U that is tangent at X."""
     return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)

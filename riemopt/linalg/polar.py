@@ -10,12 +10,12 @@ This file says what each computes. Which algorithm does it is decided here by a 
 elsewhere `polar_fixed`, which reads nothing. Both give the same to rounding.
 """
 
-import torch
 from torch import Tensor
 
-from riemopt.linalg import backends, polar_adaptive, polar_fixed
+from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
-from riemopt.linalg.products import gram_defect, product, right_multiply
+from riemopt.linalg.products import product
+from riemopt.linalg.tiny import in_pieces
 
 
 def polar(y: Tensor) -> Tensor:
@@ -34,6 +34,7 @@ def polar(y: Tensor) -> Tensor:
     return polar_fixed.polar(y)
 
 
+@in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
     if u.numel() == 0:
@@ -43,6 +44,7 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     return polar_fixed.polar_step(x, u, t)
 
 
+@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
 
@@ -85,10 +87,8 @@ def small_correction(S: Tensor) -> Tensor:
 def project_polar(a: Tensor) -> Tensor:
     """Nearest matrix with orthonormal columns (rows, if wide) to any `(*, n, p)` matrix: UVᴴ.
 
-    By an SVD, so of any rank (not unique where rank-deficient), followed by one Newton-Schulz
-    pass, since an SVD in float32 is orthonormal to 5e-6 only. For starting points, never for a
-    step: it synchronises on an accelerator.
+    By an SVD, so of any rank (not unique where rank-deficient). Differentiable wherever the rank is
+    full, any number of times. For starting points and layers, never for a step: it synchronises on
+    an accelerator.
     """
-    U, _, Vh = torch.linalg.svd(a, full_matrices=False)
-    Q = U @ Vh
-    return (Q - right_multiply(Q, gram_defect(Q)) / 2).contiguous()
+    return polar_derivative.nearest_orthonormal(a).contiguous()

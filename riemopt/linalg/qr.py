@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from riemopt.linalg.products import add_identity, identity_like, is_wide
+from riemopt.linalg.products import (
+    add_identity,
+    gram_defect,
+    identity_like,
+    is_wide,
+    right_multiply,
+)
+from riemopt.linalg.sums import LONG
 
 
 def qr_positive(y: Tensor) -> Tensor:
@@ -12,7 +19,9 @@ def qr_positive(y: Tensor) -> Tensor:
         return qr_positive(y.mH).mH
     Q, R = torch.linalg.qr(y)
     d = R.diagonal(dim1=-2, dim2=-1)
-    return Q * torch.where(d == 0, torch.ones_like(d), torch.sgn(d)).unsqueeze(-2)
+    Q = Q * torch.where(d == 0, torch.ones_like(d), torch.sgn(d)).unsqueeze(-2)
+    # LAPACK adds up a long column as it comes, and leaves Q off by 1e-5 in float32.
+    return right_multiply(Q, inverse_cholesky(gram_defect(Q))) if y.shape[-2] > LONG else Q
 
 
 def inverse_cholesky(S: Tensor) -> Tensor:

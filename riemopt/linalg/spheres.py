@@ -12,15 +12,16 @@ from torch import Tensor
 
 from riemopt.linalg.backends import is_traced, reads_are_free
 from riemopt.linalg.products import add_scaled, average, inner, squared_norm
+from riemopt.linalg.sums import norm
 
 
 def normalise(a: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
     """r·a/‖a‖ for `a` of any size; a zero vector goes to the point whose entries are all equal."""
     # Scaled first: the square of a large or tiny entry is not representable.
-    largest = a.abs().amax(dims, keepdim=True) if a.numel() else _norm(a, dims)
+    largest = a.abs().amax(dims, keepdim=True) if a.numel() else norm(a, dims, keepdim=True)
     zero = largest == 0
     scaled = torch.where(zero, torch.ones_like(a), a / torch.where(zero, 1, largest))
-    return (scaled * (radius / _norm(scaled, dims))).contiguous()
+    return (scaled * (radius / norm(scaled, dims, keepdim=True))).contiguous()
 
 
 def move_and_normalise(
@@ -31,10 +32,10 @@ def move_and_normalise(
         return _move_in_a_graph(x, u, t, dims, radius)
     y = add_scaled(x, u, t)
     if reads_are_free(y) and y.numel():
-        norm = _norm(y, dims)
+        length = norm(y, dims, keepdim=True)
         # ‖x + u‖ ≥ ‖x‖: it only can overflow, or be zero where x was no point.
-        if norm.amin().item() > 0 and norm.amax().item() < math.inf:
-            scale = radius / norm
+        if length.amin().item() > 0 and length.amax().item() < math.inf:
+            scale = radius / length
             return (y * scale if y.requires_grad else y.mul_(scale)).contiguous()
     return normalise(y, dims, radius)
 
@@ -87,7 +88,3 @@ def _by_lengths(
         return None
     cosine = average(cosine, inner(x, m, dims), decay)
     return average(g, m, decay).addcmul_(x, cosine, value=-1 / radius**2), squared
-
-
-def _norm(a: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return torch.linalg.vector_norm(a, dim=dims, keepdim=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.linalg import exact_products, upcast
+from riemopt import linalg
+from riemopt.linalg import decompositions, exact_products, upcast
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.linear import FlatSubspace
 
@@ -143,8 +144,9 @@ class AffineSubspace(FlatSubspace):
     def _subtract(self, a: Tensor, levels: Tensor | None) -> Tensor:
         Q = self._rows.on(a)
         vectors = a.flatten(-self.event_ndim)
-        residual = vectors @ Q.mT if levels is None else vectors @ Q.mT - levels
-        return (vectors - residual @ Q.conj()).reshape(a.shape)
+        residual = linalg.rows_times(vectors, Q)
+        residual = residual if levels is None else residual - levels
+        return linalg.shift(vectors, residual @ Q.conj(), (-1,)).reshape(a.shape)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -184,7 +186,7 @@ def _factor(
         raise ValueError("AffineSubspace needs finite numbers; A or b has an infinity or a NaN.")
     scale = _norms(A)
     A, b = A / scale[:, None], b / scale
-    U, s, Vh = np.linalg.svd(A, full_matrices=False)
+    U, s, Vh = (f.numpy() for f in decompositions.svd(torch.from_numpy(A)))
     largest = s.max(initial=0.0)
     rank = int((s > max(A.shape) * eps * largest).sum())
     rows, levels = Vh[:rank], (U[:, :rank].conj().T @ b) / s[:rank]

@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor
 from typing_extensions import override
 
+from riemopt import linalg
 from riemopt.linalg import upcast
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.linear import FlatSubspace
@@ -52,7 +53,8 @@ class FixedSum(Slices, FlatSubspace):
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """The entries u - mean(u)."""
-        return u - u.mean(self.event_dims(u.ndim), keepdim=True)
+        dims = self.event_dims(u.ndim)
+        return u - linalg.total(u, dims, keepdim=True) / self._size(u)
 
     @upcast
     def project(self, a: Tensor) -> Tensor:
@@ -60,16 +62,22 @@ class FixedSum(Slices, FlatSubspace):
         return self._land(self._land(a))
 
     def _land(self, a: Tensor) -> Tensor:
-        return (a - self._excess(a, keepdim=True)).contiguous()
+        dims = self.event_dims(a.ndim)
+        excess = self._excess(a, keepdim=True).to(a.dtype)
+        return linalg.shift(a, excess, dims).contiguous()
 
     @upcast
     def violation(self, x: Tensor) -> Tensor:
         """|mean(x) - total/n|: how far each entry is from that of the nearest point."""
-        return self._excess(x).abs()
+        return self._excess(x).abs().to(x.real.dtype)
 
     def _excess(self, a: Tensor, *, keepdim: bool = False) -> Tensor:
-        dims = self.event_dims(a.ndim)
-        return a.mean(dims, keepdim=keepdim) - self.total / math.prod([a.shape[d] for d in dims])
+        """Mean(a) - total/n, for long points in double precision."""
+        dims, n = self.event_dims(a.ndim), self._size(a)
+        return linalg.total(linalg.in_double(a, dims), dims, keepdim=keepdim) / n - self.total / n
+
+    def _size(self, a: Tensor) -> int:
+        return math.prod([a.shape[d] for d in self.event_dims(a.ndim)])
 
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """Dimension n - 1 for n entries a point, 2n - 2 if complex."""

@@ -1,8 +1,8 @@
 """What all flat manifolds have in common: one tangent space, and a step is an addition."""
 
-import torch
 from torch import Tensor
 
+from riemopt import linalg
 from riemopt.linalg import add_scaled, upcast
 from riemopt.manifolds.base import Manifold
 
@@ -28,7 +28,9 @@ class FlatSubspace(Manifold):
 
     def violation(self, x: Tensor) -> Tensor:
         """max |x - project(x)| of each point."""
-        return (x - self.project(x)).abs().amax(self.event_dims(x.ndim))
+        dims = self.event_dims(x.ndim)
+        exact = linalg.in_double(x, dims)
+        return (exact - self.project(exact)).abs().amax(dims).to(x.real.dtype)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """The vector v itself: the tangent space is the same everywhere."""
@@ -48,7 +50,7 @@ class FlatSubspace(Manifold):
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """‖x - y‖ in the ambient norm."""
-        return torch.linalg.vector_norm(x - y, dim=self.event_dims(x.ndim))
+        return linalg.norm(x - y, self.event_dims(x.ndim))
 
 
 class LinearSubspace(FlatSubspace):

@@ -93,7 +93,8 @@ class Sphere(Slices):
     def violation(self, x: Tensor) -> Tensor:
         """|‖x‖ - r| of each point."""
         dims = self.event_dims(x.ndim)
-        return (torch.linalg.vector_norm(x, dim=dims) - self.radius).abs()
+        exact = linalg.in_double(x, dims)
+        return (torch.linalg.vector_norm(exact, dim=dims) - self.radius).abs().to(x.real.dtype)
 
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
@@ -104,19 +105,20 @@ class Sphere(Slices):
     @override
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """cos(‖u‖/r)·x + sinc(‖u‖/r)·u: the great circle."""
-        angle = self.norm(x, u, keepdim=True) / self.radius
-        return torch.cos(angle) * x + torch.sinc(angle / math.pi) * u
+        s = self.inner(x, u, u, keepdim=True) / self.radius**2
+        return linalg.cos_of_root(s) * x + linalg.sinc_of_root(s) * u
 
     @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """Inverse of `exp` for y ≠ -x: proj_tangent(x, y - x)/sinc(θ), θ the angle of x and y."""
-        angle = self._angle(x, y, keepdim=True)
-        return self.proj_tangent(x, y - x) / torch.sinc(angle / math.pi)
+        """Inverse of `exp` for y ≠ -x: proj_tangent(x, y - x)·θ/sin θ, θ the angle of x and y."""
+        apart, sum = x - y, x + y
+        a, b = (self.inner(x, v, v, keepdim=True) for v in (apart, sum))
+        return linalg.angle_over_sine(a, b) * self.proj_tangent(x, -apart)
 
     @override
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """2r·atan2(‖x - y‖, ‖x + y‖): exact to rounding at every angle, unlike r·acos⟨x, y⟩."""
-        return self.radius * self._angle(x, y)
+        return 2 * self.radius * torch.atan2(self.norm(x, x - y), self.norm(x, x + y))
 
     @override
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -125,8 +127,3 @@ class Sphere(Slices):
             self.radius**2 + self.inner(x, x, y, keepdim=True)
         )
         return v - (x + y) * along
-
-    def _angle(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        dims = self.event_dims(x.ndim)
-        apart = torch.linalg.vector_norm(x - y, dim=dims, keepdim=keepdim)
-        return 2 * torch.atan2(apart, torch.linalg.vector_norm(x + y, dim=dims, keepdim=keepdim))

@@ -142,7 +142,8 @@ class Stiefel(Manifold):
     @exact_products
     def violation(self, x: Tensor) -> Tensor:
         """max |XᴴX - I| of each matrix."""
-        return linalg.gram_defect(x).abs().amax((-2, -1))
+        exact = linalg.in_double(x, (-2, -1))
+        return linalg.gram_defect(exact).abs().amax((-2, -1)).to(x.real.dtype)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -169,7 +170,7 @@ class Stiefel(Manifold):
         """
         wide = linalg.is_wide(x)
         X, U = (x.mH, u.mH) if wide else (x, u)
-        A = X.mH @ U
+        A = gram(X, U)
         euclidean = self.metric == "euclidean"
         V = U if euclidean else U - X @ A
         # Any s > 0 gives the same point; ‖V‖ balances the generator, and 1 leaves V = 0 alone.
@@ -178,7 +179,7 @@ class Stiefel(Manifold):
         eye = torch.eye(A.shape[-1], dtype=x.dtype, device=x.device).expand_as(A)
         corner = A if euclidean else torch.zeros_like(A)
         generator = torch.cat(
-            [torch.cat([A, -V.mH @ (V / s)], -1), torch.cat([s * eye, corner], -1)], -2
+            [torch.cat([A, -gram(V, V / s)], -1), torch.cat([s * eye, corner], -1)], -2
         )
         Y = torch.cat([X, V / s], -1) @ linalg.matrix_exp(generator)[..., : A.shape[-1]]
         if euclidean:

@@ -219,7 +219,8 @@ class StandIns:
         x, self._x = self._x, None
         value, self._value = self._value, None
         if value is None:
-            value = torch.stack(self.tensors)
+            alone = len(self.tensors) == 1 and self.stack.in_place
+            value = self.tensors[0].unsqueeze(0) if alone else torch.stack(self.tensors)
         self.tensors = []
         u = value.sub_(x) if self.stack.in_place else value - x
         return x, Step(u, 1.0, is_tangent=False)

@@ -9,6 +9,7 @@ from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
 from riemopt.testing import (
     behaviour,
+    derivatives,
     flags,
     geodesics,
     hessians,
@@ -72,6 +73,7 @@ def check_manifold(
         *flags.LAWS,
         *geodesics.LAWS,
         *hessians.LAWS,
+        *derivatives.LAWS,
         *behaviour.BEHAVIOUR,
         step_reads_nothing_on_the_host,
     )

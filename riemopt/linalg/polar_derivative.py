@@ -1,0 +1,135 @@
+"""The polar factor of any matrix, with derivatives of every order.
+
+    >>> Q = nearest_orthonormal(A)      # A = QH with QᴴQ = I and H = Hᴴ ≥ 0
+
+A derivative through the singular vectors of A is NaN or wrong where singular values are equal, as
+at every orthonormal A, though Q is smooth wherever A has full rank. It is (Higham, *Functions of
+Matrices*, 2008, §8.1; for H Ω + Ω H = C see there §B.14)
+
+    dQ = QΩ + (I - QQᴴ)dA·H⁻¹,    HΩ + ΩH = QᴴdA - dAᴴQ.
+
+Q is the gradient of the sum of singular values, so that its derivative is symmetric, and backward
+is the same map as forward. It is written in products and Lyapunov solves, and the derivative of a
+Lyapunov solve is again one: so there are derivatives of every order, in reverse mode, in forward
+mode over it, and under vmap. Forward mode within forward mode is refused: torch takes what a custom
+`jvp` computes for a constant there.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg import decompositions
+from riemopt.linalg.backends import is_traced, refuse_nested_forward_mode
+from riemopt.linalg.products import (
+    exact_products,
+    gram_defect,
+    identity_like,
+    is_square,
+    is_wide,
+    plus_adjoint,
+    right_multiply,
+    sym,
+)
+
+
+def nearest_orthonormal(a: Tensor) -> Tensor:
+    """The matrix with orthonormal columns (rows, if wide) nearest to `(*, n, p)` A: UVᴴ of its SVD.
+
+    Where A has not full rank that is not unique, and the derivative is that of no function: it is
+    finite, and zero along the directions in question.
+    """
+    if is_wide(a):
+        return nearest_orthonormal(a.mH).mH
+    # A graph of torch.compile takes no function with a forward mode of its own.
+    function: Any = _Traced if is_traced() else _PolarFactor
+    factor: Tensor = function.apply(a)
+    return factor
+
+
+class _Traced(torch.autograd.Function):
+    """Q of a tall A = QH."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        U, _, Vh = decompositions.svd(a)
+        Q = U @ Vh
+        # In float32 the product is orthonormal to 5e-6 only. One Newton-Schulz pass.
+        return Q - right_multiply(Q, gram_defect(Q)) / 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        A, Q = ctx.saved_tensors
+        return _derivative(A, Q, G)
+
+
+class _PolarFactor(_Traced):
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor) -> Tensor:
+        refuse_nested_forward_mode("project")
+        A, Q = ctx.saved_tensors
+        return _derivative(A, Q, dA)
+
+
+@exact_products
+def _derivative(A: Tensor, Q: Tensor, dA: Tensor) -> Tensor:
+    """QΩ + (I - QQᴴ)dA·H⁻¹."""
+    H, QdA = sym(Q.mH @ A), Q.mH @ dA
+    dQ = Q @ solve_lyapunov(H, plus_adjoint(QdA, -1))
+    if is_square(A):
+        return dQ
+    inverse = solve_lyapunov(H, 2 * identity_like(H))
+    return dQ + (dA - Q @ QdA) @ inverse
+
+
+def solve_lyapunov(h: Tensor, c: Tensor) -> Tensor:
+    """X with HX + XH = C, for Hermitian H ≥ 0 and any C, `(*, n, n)`.
+
+    Of the solutions for singular H, the least; singular to rounding counts as singular.
+    """
+    function: Any = _TracedLyapunov if is_traced() else _Lyapunov
+    solution: Tensor = function.apply(h, c)
+    return solution
+
+
+class _TracedLyapunov(torch.autograd.Function):
+    """By HdX + dXH = dC - dH·X - X·dH; the solve is self-adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h: Tensor, c: Tensor) -> Tensor:
+        eigenvalues, V = decompositions.eigh(h)
+        sums = eigenvalues.unsqueeze(-1) + eigenvalues.unsqueeze(-2)
+        # Eigenvalues are known to eps times the largest.
+        eps = torch.finfo(sums.dtype).eps
+        known = sums > h.shape[-1] * eps * eigenvalues.amax(-1)[..., None, None]
+        inverses = torch.where(known, 1 / torch.where(known, sums, 1), 0)
+        return V @ (V.mH @ c @ V * inverses) @ V.mH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+        H, X = ctx.saved_tensors
+        Y = solve_lyapunov(H, G)
+        return -(Y @ X.mH + X.mH @ Y), Y
+
+
+class _Lyapunov(_TracedLyapunov):
+    @staticmethod
+    def jvp(ctx: Any, dH: Tensor, dC: Tensor) -> Tensor:
+        refuse_nested_forward_mode("project")
+        H, X = ctx.saved_tensors
+        return solve_lyapunov(H, dC - dH @ X - X @ dH)
