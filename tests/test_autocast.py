@@ -198,6 +198,17 @@ def test_constrain_project_and_constraints():
     same_in_the_block(values)
 
 
+def test_derivatives_of_a_projection():
+    """Of backward called in the block, as some loops do."""
+
+    def gradient():
+        a = torch.randn(6, 4, generator=generator(0)).requires_grad_()
+        Stiefel().project(a).pow(3).sum().backward()
+        return a.grad
+
+    same_in_the_block(gradient)
+
+
 def test_averages():
     torch.manual_seed(0)
     model = LAYERS["Stiefel"]()

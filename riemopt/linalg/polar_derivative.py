@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import decompositions
+from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import is_traced, refuse_nested_forward_mode
 from riemopt.linalg.products import (
     exact_products,
@@ -66,6 +67,7 @@ class _Traced(torch.autograd.Function):
         ctx.save_for_forward(*inputs, output)
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, G: Tensor) -> Tensor:
         A, Q = ctx.saved_tensors
         return _derivative(A, Q, G)
@@ -73,6 +75,7 @@ class _Traced(torch.autograd.Function):
 
 class _PolarFactor(_Traced):
     @staticmethod
+    @outside_autocast
     def jvp(ctx: Any, dA: Tensor) -> Tensor:
         refuse_nested_forward_mode("project")
         A, Q = ctx.saved_tensors
@@ -121,6 +124,7 @@ class _TracedLyapunov(torch.autograd.Function):
         ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
         H, X = ctx.saved_tensors
         Y = solve_lyapunov(H, G)
@@ -129,6 +133,7 @@ class _TracedLyapunov(torch.autograd.Function):
 
 class _Lyapunov(_TracedLyapunov):
     @staticmethod
+    @outside_autocast
     def jvp(ctx: Any, dH: Tensor, dC: Tensor) -> Tensor:
         refuse_nested_forward_mode("project")
         H, X = ctx.saved_tensors

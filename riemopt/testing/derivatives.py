@@ -80,6 +80,8 @@ def log_has_its_derivative(manifold: Manifold, x: Tensor, gen: Generator) -> Cur
 def squared_dist_has_its_derivative(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
     """In x and in y; dist itself is not smooth at y = x. Double."""
     dist = closed_form(manifold, "dist")
+    if manifold.keeps_entries:
+        raise NotApplicableError("where entries that stay differ, the distance is infinite")
     y = manifold.retract(x, LENGTH * direction(manifold, x, gen))
     return derivative(_both(lambda x, y: dist(x, y).square()), (x, x, y), gen)
 
