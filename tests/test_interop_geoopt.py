@@ -24,17 +24,23 @@ close = torch.testing.assert_close
 pytestmark = pytest.mark.filterwarnings("ignore:.*proju|.*egrad2rgrad|.*retr")
 
 # Manifolds of geoopt, a shape of one point, and the laws of the contract that geoopt's own methods
-# break: a projection that is not the nearest point, a clamp, eigenvalues read on the host, acos.
+# break: a projection that is not the nearest point, a clamp, eigenvalues read on the host, acos,
+# and derivatives through a clamped norm at y = x, or through eigenvectors.
+LOG, DIST = "log has its derivative", "squared dist has its derivative"
 CLAMPED = "project is stationary"
 HOST = "step reads nothing on the host"
 ADAPTED = {
-    "ball": (geoopt.PoincareBall(c=0.5), (4,), (CLAMPED,)),
-    "exact ball": (geoopt.PoincareBallExact(), (4,), (CLAMPED, HOST)),
-    "stereographic": (geoopt.Stereographic(k=-0.3), (4,), (CLAMPED,)),
+    "ball": (geoopt.PoincareBall(c=0.5), (4,), (CLAMPED, LOG)),
+    "exact ball": (geoopt.PoincareBallExact(), (4,), (CLAMPED, HOST, LOG)),
+    "stereographic": (geoopt.Stereographic(k=-0.3), (4,), (CLAMPED, LOG)),
     "projected sphere": (geoopt.SphereProjection(), (4,), ()),
-    "spd": (geoopt.SymmetricPositiveDefinite(), (3, 3), (CLAMPED, "project is nearest", HOST)),
-    "siegel": (geoopt.UpperHalf(), (3, 3), (CLAMPED, HOST)),
-    "scaled ball": (geoopt.Scaled(geoopt.PoincareBall(), 2.0), (4,), (CLAMPED,)),
+    "spd": (
+        geoopt.SymmetricPositiveDefinite(),
+        (3, 3),
+        (CLAMPED, "project is nearest", HOST, "exp has its derivative", LOG, DIST),
+    ),
+    "siegel": (geoopt.UpperHalf(), (3, 3), (CLAMPED, HOST, DIST)),
+    "scaled ball": (geoopt.Scaled(geoopt.PoincareBall(), 2.0), (4,), (CLAMPED, LOG)),
     "exact Stiefel": (geoopt.EuclideanStiefelExact(), (4, 2), (HOST,)),
     "lorentz": (
         geoopt.Lorentz(),
@@ -47,6 +53,8 @@ ADAPTED = {
             "retraction stays on surface",  # cosh overflows; `curve_with_fraction` keeps the point
             "batch equals loop",
             "dist is length of geodesic",
+            LOG,
+            DIST,
         ),
     ),
 }

@@ -24,7 +24,7 @@ from riemopt.interop.geoopt.flaws import (
     sample,
     warning,
 )
-from riemopt.linalg import upcast
+from riemopt.linalg import project_polar, upcast
 from riemopt.manifolds import Manifold
 
 
@@ -200,6 +200,8 @@ class GeooptManifold(Manifold):
         Raises:
             ValueError: geoopt finds no finite point, as for 0 on its Sphere.
         """
+        if isinstance(self._core, geoopt.Stiefel):  # theirs has no derivative at orthonormal a
+            return project_polar(a)
         y = self._core.projx(admissible(self._core, a)).contiguous()
         if not y.is_meta and not bool(y.isfinite().all()):
             raise ValueError(f"projx of {self.theirs!r} is not finite for a given tensor.")
