@@ -26,6 +26,7 @@ from riemopt.manifolds import (
     Product,
     SkewSymmetric,
     Sparsity,
+    SpecialOrthogonal,
     Sphere,
     Stiefel,
     Symmetric,
@@ -71,6 +72,14 @@ SQUARES: Shapes = {
     "square": (4, 4),
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
+}
+ROTATIONS: Shapes = {
+    "empty": (0, 3, 3),
+    "one": (1, 1),
+    "plane": (2, 2),
+    "square": (4, 4),
+    "batch": (2, 3, 3, 3),
+    "large": (40, 40),
 }
 KERNELS: Shapes = {  # (out, in, kh, kw)
     "empty": (0, 3, 2, 2, 1),
@@ -174,6 +183,7 @@ CASES = [
     Case(Stiefel("cayley", "canonical"), MATRICES, "canonical", ("exp",), uniform=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),

@@ -15,6 +15,7 @@ from riemopt.manifolds import (
     Product,
     SkewSymmetric,
     Sparsity,
+    SpecialOrthogonal,
     Sphere,
     Stiefel,
     Symmetric,
@@ -75,6 +76,7 @@ REJECTED = [
     (Symmetric(), (3,), "square"),
     (SkewSymmetric(), (2, 3, 2), "square"),
     (SkewSymmetric(), (0, 0), "square"),
+    (SpecialOrthogonal(), (3, 2), "square"),
     (Flattened(Stiefel()), (3, 2, 2), "at least event_ndim=4 dimensions"),
     (Flattened(Stiefel()), (3, 0, 2, 2), "n ≥ 1 and p ≥ 1"),
     (Flattened(Symmetric(), event_ndim=3), (4, 2, 3), "square"),
@@ -128,7 +130,9 @@ def test_what_an_optimizer_asks():
     assert not Flattened(Stiefel()).allows_elementwise_scaling
     for case in (case for case in CASES if not isinstance(case.manifold, Product)):
         base = getattr(case.manifold, "base", case.manifold)
-        assert case.manifold.has_constant_norm == isinstance(base, Sphere | Stiefel)
+        assert case.manifold.has_constant_norm == isinstance(
+            base, SpecialOrthogonal | Sphere | Stiefel
+        )
 
 
 def test_a_manifold_that_is_no_dataclass_can_be_printed():

@@ -15,6 +15,7 @@ from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
@@ -39,6 +40,8 @@ __all__ = [
     "Retraction",
     "SkewSymmetric",
     "Sparsity",
+    "SpecialOrthogonal",
+    "SpecialUnitary",
     "Sphere",
     "Stiefel",
     "Symmetric",

@@ -130,7 +130,7 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
     v = tangent(manifold, x, gen)
     if metric_is_ambient(manifold, x):
         long = length(manifold, x, keepdim=True)
-        v = v * torch.where(long > 0, long, 1)
+        v = v * torch.where(long > 0, long, 1).to(x.real.dtype)
     else:
         norm = manifold.norm(x, v, keepdim=True)
         v = v / torch.where(norm > 0, norm, 1)

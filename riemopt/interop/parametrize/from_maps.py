@@ -34,7 +34,8 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     `Symmetrize`, `SkewSymmetrize`, `Normalize`           `Symmetric()`, `SkewSymmetric()`,
                                                           `Sphere(dim, radius)`
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
-    SO, Stiefel                                           `SkewSymmetric()`, `Stiefel()`
+    SO, Stiefel                                           `SkewSymmetric()`, `SpecialOrthogonal()`,
+                                                          `Stiefel()`
     ====================================================  ========================================
 
     A weight is converted or left as a whole. The value is the computed one, bit for bit where it
