@@ -21,6 +21,7 @@ from riemopt.manifolds import (
     Euclidean,
     FixedSum,
     Flattened,
+    Grassmann,
     LevelSet,
     Manifold,
     Product,
@@ -72,6 +73,14 @@ SQUARES: Shapes = {
     "square": (4, 4),
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
+}
+SUBSPACES: Shapes = {
+    "empty": (0, 3, 2),
+    "line": (3, 1),
+    "tall": (5, 2),
+    "wide": (2, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 30),
 }
 ROTATIONS: Shapes = {
     "empty": (0, 3, 3),
@@ -184,6 +193,7 @@ CASES = [
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
+    Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),

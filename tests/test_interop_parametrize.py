@@ -28,6 +28,7 @@ from riemopt.manifolds import (
     Euclidean,
     FixedSum,
     Flattened,
+    Grassmann,
     SkewSymmetric,
     SpecialOrthogonal,
     Sphere,
@@ -182,7 +183,7 @@ def test_geotorch_where_it_maps():
         (lambda m: geotorch.orthogonal(m, "weight", "cayley"), (3, 5), Stiefel()),
         (lambda m: geotorch.symmetric(m, "weight", lower=False), (4, 4), Symmetric()),
         (lambda m: geotorch.skew(m, "weight"), (4, 4), SkewSymmetric()),
-        (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), "only the span"),
+        (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), Grassmann()),
         (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
     ]
     for register, shape, expected in cases:

@@ -12,6 +12,7 @@ Which algorithm serves which tensors is decided here and nowhere else (`backends
 a step synchronises with the host: a value is read only where that costs nothing.
 """
 
+from riemopt.linalg.angles import angles_of, sine_and_cosine, unitary_factor
 from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
@@ -70,7 +71,6 @@ from riemopt.linalg.rotations import (
     project_rotation,
     tangent_to_rotations,
     twice_generator,
-    unitary_factor,
     without_phase,
 )
 from riemopt.linalg.spheres import (
@@ -88,6 +88,7 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "angles_of",
     "average",
     "cap_norm",
     "cayley",
@@ -136,6 +137,7 @@ __all__ = [
     "root_plus",
     "rotation_of_quaternion",
     "rounds",
+    "sine_and_cosine",
     "skew",
     "skew_of",
     "small_correction",

@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from riemopt.linalg.angles import angles_of, unitary_factor
 from riemopt.linalg.exponential import matrix_exp
-from riemopt.linalg.polar import inverse_root, project_polar
+from riemopt.linalg.polar import project_polar
 from riemopt.linalg.products import (
     add_product,
     average,
@@ -162,16 +163,13 @@ def _log_by_quaternion(S: Tensor, C: Tensor) -> Tensor:
 
 _NEAR = 0.5
 """‖R - I‖ below which the logarithm is taken from sines, which are known to more digits than R."""
-_HALVINGS = 3
-_TERMS = 12
-"""Of artanh(A) with ‖A‖₂ ≤ tan(π/16) = .2."""
 
 
 def _log_by_halves(S: Tensor, C: Tensor) -> Tensor:
-    """2ᵏ⁺¹·artanh(A) with A = i·tan(θ/2ᵏ⁺¹), by k square roots: all is products and inverses.
+    """2·log √R, with √R the polar factor of I + R.
 
-    √R is the polar factor of I + R. Where a plane turns by nearly π, that is known to eps/(π - θ)
-    only; what exp(W) then lacks of R is added.
+    Where a plane turns by nearly π, √R is known to eps/(π - θ) only; what exp(W) then lacks of R is
+    added. NaN where that is much.
     """
     eye = identity_like(S)
     R = C + S
@@ -179,16 +177,7 @@ def _log_by_halves(S: Tensor, C: Tensor) -> Tensor:
     root = unitary_factor((eye + R) / 2)
     cosine = torch.where(near, sym(root), eye)
     sine = torch.where(near, skew(torch.linalg.solve_ex(cosine, S)[0]) / 2, skew(root))
-    cosine = torch.where(near, cosine, sym(root))
-    for _ in range(_HALVINGS - 1):  # sin(θ/2) = sin θ/(2·cos(θ/2)), and cos likewise
-        P = inverse_root(sym(cosine - eye) / 2) / 2
-        sine, cosine = skew(product(sine, P)), sym(product(eye + cosine, P))
-    A = skew(torch.linalg.solve_ex(eye + cosine, sine)[0])
-    squared = sym(product(A, A))
-    series = torch.zeros_like(A)
-    for k in reversed(range(_TERMS)):
-        series = eye / (2 * k + 1) + product(squared, series)
-    W = 2 ** (_HALVINGS + 1) * skew(product(A, series))
+    W = 2 * skew(angles_of(sine, torch.where(near, cosine, sym(root))))
     rest = product(matrix_exp(-W), R)
     found = squared_norm(rest.detach() - eye, (-2, -1)) < torch.finfo(W.dtype).eps ** 0.5
     return torch.where(near, W, torch.where(found, W + skew(rest), torch.nan))
@@ -225,23 +214,6 @@ def _turn_to_widest_gap(R: Tensor) -> Tensor:
     alpha = math.pi - angles.gather(-1, at) - width / 2
     alpha = torch.where(alpha > math.pi, alpha - math.tau, alpha)
     return torch.where(angles.abs().amax(-1, keepdim=True) < math.pi / 2, 0, alpha)
-
-
-_NEWTON_STEPS = 12
-"""Ten are enough for a condition of 1/eps in float64."""
-
-
-def unitary_factor(y: Tensor) -> Tensor:
-    """The unitary polar factor of nonsingular `(*, n, n)` matrices, by Newton's iteration.
-
-    Scaled by Frobenius norms (Higham 2008, §8.6). It does not wait, and its derivative is right.
-    """
-    for _ in range(_NEWTON_STEPS):
-        inverse = torch.linalg.inv_ex(y)[0].mH
-        ratio = squared_norm(inverse.detach(), (-2, -1)) / squared_norm(y.detach(), (-2, -1))
-        scale = ratio**0.25
-        y = (scale * y + inverse / scale) / 2
-    return y
 
 
 def _trace(W: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flattened import Flattened
+from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
 from riemopt.manifolds.product import Product
@@ -32,6 +33,7 @@ __all__ = [
     "FixedSum",
     "FlatSubspace",
     "Flattened",
+    "Grassmann",
     "LevelSet",
     "LinearSubspace",
     "Manifold",

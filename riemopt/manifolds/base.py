@@ -47,6 +47,7 @@ _COMPUTES = (
     "tolerance",
     "linearised_at",
     "prepare",
+    "invariants",
 )
 """The methods of the contract that compute with tensors."""
 
@@ -106,6 +107,24 @@ class Manifold(ABC):
     def has_constant_norm(self) -> bool:
         """Whether all points have one ambient norm, so that weight decay has no tangent part."""
         return False
+
+    @property
+    def total_space(self) -> "Manifold | None":
+        """Of a quotient, the manifold of the tensors that stand for its points; else None.
+
+        Where several tensors stand for one point, as the bases of one subspace, tangent vectors are
+        *horizontal*: tangent to the total space, and orthogonal to the set of tensors that stand
+        for the point. `proj_tangent` projects on these and `dim` counts them; `project` and
+        `violation` are those of the total space (Absil et al. 2008, §3.4 and §3.5.8).
+        """
+        return None
+
+    def invariants(self, x: Tensor) -> Tensor:
+        """What all tensors that stand for the point `x` have in common: `x` itself, if one does.
+
+        Of a quotient a smooth function of `x`, which tells points apart; laws are tried with it.
+        """
+        return x
 
     # --- required ---
 

@@ -168,6 +168,19 @@ class Product(Manifold):
     def has_constant_norm(self) -> bool:
         return all(m.has_constant_norm for m in self.manifolds)
 
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        if all(m.total_space is None for m in self.manifolds):
+            return None
+        totals = [m.total_space or m for m in self.manifolds]
+        return Product(list(zip(totals, self.cut.shapes, strict=True)), dim=self.cut.dim)
+
+    @override
+    def invariants(self, x: Tensor) -> Tensor:
+        """Those of all factors, `(*batch, k)`."""
+        return self._side_by_side(self._each(lambda m, x: m.invariants(x), x), x)
+
     # --- geometry ---
 
     @override

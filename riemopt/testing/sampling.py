@@ -142,6 +142,11 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
     raise AssertionError(f"no step is taken whole, down to a length of {0.1 ** (SHORTER + 1):.0e}")
 
 
+def stored(manifold: Manifold) -> Manifold:
+    """The manifold of the tensors that stand for points: the total space of a quotient."""
+    return manifold.total_space or manifold
+
+
 # --- measures ---
 
 

@@ -34,8 +34,8 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     `Symmetrize`, `SkewSymmetrize`, `Normalize`           `Symmetric()`, `SkewSymmetric()`,
                                                           `Sphere(dim, radius)`
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
-    SO, Stiefel                                           `SkewSymmetric()`, `SpecialOrthogonal()`,
-                                                          `Stiefel()`
+    SO, Stiefel, Grassmannian                             `SkewSymmetric()`, `SpecialOrthogonal()`,
+                                                          `Stiefel()`, `Grassmann()`
     ====================================================  ========================================
 
     A weight is converted or left as a whole. The value is the computed one, bit for bit where it
