@@ -188,7 +188,7 @@ PLANTS = [
     plant(UnprojectedHessian, "hessian is self adjoint"),
     plant(HessianAsGradient, "hessian is derivative of gradient", **CANONICAL),
     plant(ProjectionAsParallel, "parallel transport keeps inner products"),
-    plant(NormalForHorizontal, "tangents are tangent to the total space"),
+    plant(NormalForHorizontal, "tangents are horizontal"),
     plant(VerticalForHorizontal, "vertical vectors leave the point"),
     plant(BasisForInvariants, "vertical vectors leave the point"),
     plant(planted.InPlace, "arguments are left alone"),

@@ -21,9 +21,7 @@ def total_space(manifold: Manifold) -> Manifold:
     "Is `proj_tangent` the projection on the horizontal space, a part of the tangent space of "
     "`total_space`?",
 )
-def tangents_are_tangent_to_the_total_space(
-    manifold: Manifold, x: Tensor, gen: Generator
-) -> Residual:
+def tangents_are_horizontal(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """For vectors of the ambient space, projected."""
     total = total_space(manifold)
     a = ambient(x, gen)
@@ -54,4 +52,4 @@ def vertical_vectors_leave_the_point(manifold: Manifold, x: Tensor, gen: Generat
     return measure(lambda t: moved(v, t), 2, size(start))
 
 
-LAWS = (tangents_are_tangent_to_the_total_space, vertical_vectors_leave_the_point)
+LAWS = (tangents_are_horizontal, vertical_vectors_leave_the_point)
