@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import sym
-from riemopt.manifolds import FlatSubspace, Manifold, Product, SpecialOrthogonal
+from riemopt.manifolds import FlatSubspace, Manifold, Product, SpecialEuclidean, SpecialOrthogonal
 from riemopt.testing.law import Law, Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
 from riemopt.testing.slopes import Curve
@@ -69,6 +69,8 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
         return torch.linalg.vector_norm(torch.cat(parts, -1), dim=-1)
     if hasattr(manifold, "radius"):
         return length(manifold, y)
+    if isinstance(manifold, SpecialEuclidean):
+        return length(manifold, y) + project_scale(SpecialOrthogonal(), a[..., :-1, :-1])
     if isinstance(manifold, SpecialOrthogonal):
         return length(manifold, y) * (1 + torch.linalg.matrix_norm(wide(a), 2) / stiffness(y, a))
     matrix = wide(a).flatten(1 - manifold.event_ndim) if manifold.event_ndim > 2 else wide(a)

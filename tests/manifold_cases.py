@@ -27,6 +27,7 @@ from riemopt.manifolds import (
     Product,
     SkewSymmetric,
     Sparsity,
+    SpecialEuclidean,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
@@ -73,6 +74,13 @@ SQUARES: Shapes = {
     "square": (4, 4),
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
+}
+MOTIONS: Shapes = {
+    "empty": (0, 4, 4),
+    "line": (2, 2),
+    "plane": (3, 3),
+    "square": (5, 5),
+    "batch": (2, 3, 4, 4),
 }
 SUBSPACES: Shapes = {
     "empty": (0, 3, 2),
@@ -193,6 +201,7 @@ CASES = [
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
+    Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
     Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),

@@ -26,7 +26,7 @@ from riemopt.linalg.products import (
     sym,
 )
 from riemopt.linalg.quaternions import quaternion_of, skew_of
-from riemopt.linalg.series import atan2_over, sin_over, versine_over
+from riemopt.linalg.series import atan2_over, sin_defect_over, sin_over, versine_over
 
 # --- tangent vectors ---------------------------------------------------------------------------
 
@@ -127,6 +127,20 @@ def exp_skew(W: Tensor) -> Tensor:
     squared = W.square().sum((-2, -1), keepdim=True) / 2  # of the angle; a norm has no derivative
     R = sin_over(squared) * W + versine_over(squared) * product(W, W)
     return R + identity_like(R)
+
+
+def mean_rotation(W: Tensor) -> Tensor:
+    """∫ exp(sW) ds over [0, 1], of skew-Hermitian W.
+
+    The corner of exp([[W, I], [0, 0]]); a closed form if real and of at most 3×3.
+    """
+    n, eye = W.shape[-1], identity_like(W)
+    if W.is_complex() or n > 3:
+        zero = torch.zeros_like(W)
+        generator = torch.cat([torch.cat([W, eye], -1), torch.cat([zero, zero], -1)], -2)
+        return matrix_exp(generator)[..., :n, n:]
+    squared = W.square().sum((-2, -1), keepdim=True) / 2
+    return eye + versine_over(squared) * W + sin_defect_over(squared) * product(W, W)
 
 
 def log_rotation(S: Tensor, C: Tensor) -> Tensor:

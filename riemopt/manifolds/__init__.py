@@ -16,6 +16,7 @@ from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.special_euclidean import SpecialEuclidean
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stiefel import Stiefel
@@ -42,6 +43,7 @@ __all__ = [
     "Retraction",
     "SkewSymmetric",
     "Sparsity",
+    "SpecialEuclidean",
     "SpecialOrthogonal",
     "SpecialUnitary",
     "Sphere",
