@@ -20,6 +20,7 @@ from riemopt.manifolds import (
     Circulant,
     Euclidean,
     FixedSum,
+    Flag,
     Flattened,
     Grassmann,
     LevelSet,
@@ -74,6 +75,14 @@ SQUARES: Shapes = {
     "square": (4, 4),
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
+}
+FLAGS: Shapes = {
+    "empty": (0, 4, 3),
+    "square": (3, 3),
+    "tall": (5, 3),
+    "wide": (3, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 3),
 }
 MOTIONS: Shapes = {
     "empty": (0, 4, 4),
@@ -201,6 +210,7 @@ CASES = [
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
+    Case(Flag(1, 2), FLAGS, "ambient", ("exp",)),
     Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
     Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),

@@ -8,6 +8,7 @@ from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
+from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.level_set import LevelSet
@@ -32,6 +33,7 @@ __all__ = [
     "Cubic",
     "Euclidean",
     "FixedSum",
+    "Flag",
     "FlatSubspace",
     "Flattened",
     "Grassmann",

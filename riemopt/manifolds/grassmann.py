@@ -10,15 +10,12 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import add_product, exact_products, gram, right_multiply, upcast
-from riemopt.manifolds.base import Manifold
-from riemopt.manifolds.stiefel import Stiefel
-
-_BASES = Stiefel("polar")
+from riemopt.manifolds.bases import Bases
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class Grassmann(Manifold):
+class Grassmann(Bases):
     """The p-dimensional subspaces of n-dimensional space, `(*batch, n, p)`.
 
     Stored is a basis, a matrix X with orthonormal columns, or rows where n < p: a wide matrix
@@ -29,23 +26,12 @@ class Grassmann(Manifold):
     For principal components, subspace tracking, and low-rank factors whose other factor is free.
     The step is that of `Stiefel`, the nearest basis to X + U, of second order, with the same cut of
     very long ones, and costs as much. The metric is the ambient one on horizontal vectors: the
-    length of a way is (Σθ²)^½ for principal angles θ (Edelman, Arias & Smith 1998, §2.5 and §4.3).
+    length of a way is (Σθ²)^½ for principal angles θ (Edelman, Arias & Smith 1998, §2.5 and §4.3),
+    and a geodesic XV·cos(tθ)·Vᴴ + Q·sin(tθ)·Vᴴ with U = QθVᴴ (theorem 2.3).
     An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
 
     Do not use it where the columns themselves matter, as in the weight of a layer (`Stiefel`).
     """
-
-    event_ndim = 2
-
-    @property
-    @override
-    def has_constant_norm(self) -> bool:
-        return True
-
-    @property
-    @override
-    def total_space(self) -> Manifold:
-        return _BASES
 
     @override
     def invariants(self, x: Tensor) -> Tensor:
@@ -56,30 +42,6 @@ class Grassmann(Manifold):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - XXᴴU."""
         return add_product(u, x, gram(x, u), -1)
-
-    @override
-    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
-        """P(H - U·sym(XᴴG)); XᴴG is Hermitian where the loss is the same for all bases."""
-        return self.proj_tangent(x, add_product(h, u, linalg.sym(gram(x, g)), -1))
-
-    @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The nearest basis to X + U."""
-        return _BASES.retract(x, u)
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return _BASES.curve(x, u, t)
-
-    @override
-    def project(self, a: Tensor) -> Tensor:
-        """The nearest basis; not unique where A is rank-deficient."""
-        return _BASES.project(a)
-
-    @override
-    def violation(self, x: Tensor) -> Tensor:
-        """max |XᴴX - I| of each matrix."""
-        return _BASES.violation(x)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -98,14 +60,6 @@ class Grassmann(Manifold):
         """Dimension p(n - p), or twice as much of complex subspaces."""
         p, n = sorted(shape[-2:])
         return p * (n - p) * (2 if is_complex else 1)
-
-    @override
-    def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """Geodesic XV·cos(θ)·Vᴴ + Q·sin(θ)·Vᴴ with U = QθVᴴ (Edelman et al. 1998, theorem 2.3).
-
-        As in `Stiefel`: by the exponential of a 2p×2p matrix, which synchronises on an accelerator.
-        """
-        return _BASES.exp(x, u)
 
     @override
     @upcast

@@ -33,7 +33,7 @@ def _rotations(base: Tensor) -> Manifold:
 _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
     "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
-    "geotorch.so.SO": lambda p: _rotations(p.base),
+    "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
     "geotorch.sphere.Sphere": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.sphere.SphereEmbedded": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.stiefel.Stiefel": lambda p: Stiefel(),
