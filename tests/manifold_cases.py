@@ -21,13 +21,17 @@ from riemopt.manifolds import (
     Euclidean,
     ExceptRows,
     FixedSum,
+    Flag,
     Flattened,
+    Grassmann,
     LevelSet,
     Manifold,
     Product,
     RowBlocks,
     SkewSymmetric,
     Sparsity,
+    SpecialEuclidean,
+    SpecialOrthogonal,
     Sphere,
     Stiefel,
     Symmetric,
@@ -74,6 +78,37 @@ SQUARES: Shapes = {
     "square": (4, 4),
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
+}
+FLAGS: Shapes = {
+    "empty": (0, 4, 3),
+    "square": (3, 3),
+    "tall": (5, 3),
+    "wide": (3, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 3),
+}
+MOTIONS: Shapes = {
+    "empty": (0, 4, 4),
+    "line": (2, 2),
+    "plane": (3, 3),
+    "square": (5, 5),
+    "batch": (2, 3, 4, 4),
+}
+SUBSPACES: Shapes = {
+    "empty": (0, 3, 2),
+    "line": (3, 1),
+    "tall": (5, 2),
+    "wide": (2, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 30),
+}
+ROTATIONS: Shapes = {
+    "empty": (0, 3, 3),
+    "one": (1, 1),
+    "plane": (2, 2),
+    "square": (4, 4),
+    "batch": (2, 3, 3, 3),
+    "large": (40, 40),
 }
 KERNELS: Shapes = {  # (out, in, kh, kw)
     "empty": (0, 3, 2, 2, 1),
@@ -178,6 +213,10 @@ CASES = [
     Case(Stiefel("cayley", "canonical"), MATRICES, "canonical", ("exp",), uniform=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
+    Case(Flag(1, 2), FLAGS, "ambient", ("exp",)),
+    Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
+    Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),

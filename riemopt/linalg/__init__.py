@@ -12,6 +12,7 @@ Which algorithm serves which tensors is decided here and nowhere else (`backends
 a step synchronises with the host: a value is read only where that costs nothing.
 """
 
+from riemopt.linalg.angles import angles_of, sine_and_cosine, unitary_factor
 from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import (
     adaptive,
@@ -66,7 +67,19 @@ from riemopt.linalg.products import (
     upcast,
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
+from riemopt.linalg.quaternions import quaternion_of_rotation, rotation_of_quaternion, skew_of
 from riemopt.linalg.removable import angle_over_sine, cos_of_root, sinc_of_root
+from riemopt.linalg.rotations import (
+    exp_skew,
+    log_rotation,
+    mean_along_rotations,
+    mean_rotation,
+    phase_of_determinant,
+    project_rotation,
+    tangent_to_rotations,
+    twice_generator,
+    without_phase,
+)
 from riemopt.linalg.rows import Rows, coalesced, rows_of
 from riemopt.linalg.spheres import (
     mean_along_sphere,
@@ -86,6 +99,7 @@ __all__ = [
     "add_product",
     "add_scaled",
     "angle_over_sine",
+    "angles_of",
     "average",
     "can_be_read",
     "cap_norm",
@@ -100,6 +114,7 @@ __all__ = [
     "divide",
     "eager_only",
     "exact_products",
+    "exp_skew",
     "gram",
     "gram_defect",
     "identities",
@@ -116,38 +131,51 @@ __all__ = [
     "known_any",
     "known_values",
     "largest_entries",
+    "log_rotation",
     "matrix_exp",
     "maximum",
     "mean_along_columns",
+    "mean_along_rotations",
     "mean_along_sphere",
+    "mean_rotation",
     "move_and_normalise",
     "needs_functional_derivatives",
     "norm",
     "normalise",
     "on_host_numbers",
     "outside_autocast",
+    "phase_of_determinant",
     "places_in_memory",
     "plus_adjoint",
     "polar",
     "polar_step",
     "product",
     "project_polar",
+    "project_rotation",
     "qr_positive",
+    "quaternion_of_rotation",
     "right_multiply",
     "root_plus",
+    "rotation_of_quaternion",
     "rounds",
     "rows_of",
     "rows_times",
     "shift",
     "sinc_of_root",
+    "sine_and_cosine",
     "skew",
+    "skew_of",
     "small_correction",
     "squared_norm",
     "step_cap",
     "steps_are_known_to_count",
     "sym",
     "tangent_to_columns",
+    "tangent_to_rotations",
     "tangent_to_sphere",
     "total",
+    "twice_generator",
+    "unitary_factor",
     "upcast",
+    "without_phase",
 ]

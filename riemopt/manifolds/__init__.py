@@ -9,14 +9,18 @@ from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
+from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
+from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.special_euclidean import SpecialEuclidean
+from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
@@ -32,9 +36,11 @@ __all__ = [
     "Euclidean",
     "ExceptRows",
     "FixedSum",
+    "Flag",
     "FlatSubspace",
     "Flattened",
     "Frozen",
+    "Grassmann",
     "LevelSet",
     "LinearSubspace",
     "Manifold",
@@ -44,6 +50,9 @@ __all__ = [
     "RowBlocks",
     "SkewSymmetric",
     "Sparsity",
+    "SpecialEuclidean",
+    "SpecialOrthogonal",
+    "SpecialUnitary",
     "Sphere",
     "Stiefel",
     "Symmetric",

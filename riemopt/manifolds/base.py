@@ -48,6 +48,7 @@ _COMPUTES = (
     "tolerance",
     "linearised_at",
     "prepare",
+    "invariants",
 )
 """The methods of the contract that compute with tensors."""
 
@@ -118,6 +119,24 @@ class Manifold(ABC):
         """
         return False
 
+    @property
+    def total_space(self) -> "Manifold | None":
+        """Of a quotient, the manifold of the tensors that stand for its points; else None.
+
+        Where several tensors stand for one point, as the bases of one subspace, tangent vectors are
+        *horizontal*: tangent to the total space, and orthogonal to the set of tensors that stand
+        for the point. `proj_tangent` projects on these and `dim` counts them; `project` and
+        `violation` are those of the total space (Absil et al. 2008, §3.4 and §3.5.8).
+        """
+        return None
+
+    def invariants(self, x: Tensor) -> Tensor:
+        """What all tensors that stand for the point `x` have in common: `x` itself, if one does.
+
+        Of a quotient a smooth function of `x`, which tells points apart; laws are tried with it.
+        """
+        return x
+
     # --- required ---
 
     @abstractmethod
@@ -163,7 +182,8 @@ class Manifold(ABC):
         Second-order solvers call it. The default is that of the ambient metric,
         P(h + D⟨g, P u⟩), where P is the projection at x and D the derivative with respect to x: the
         Weingarten map (Absil, Mahony & Trumpf 2013, eq. 7), which is symmetric, by one derivative
-        of `proj_tangent`. A manifold with another metric overrides it: see `hessian_by_geodesics`.
+        of `proj_tangent`. A manifold with another metric overrides it, by the acceleration of its
+        geodesics, say: see `Stiefel.ehess2rhess`.
 
         Args:
             x: points.

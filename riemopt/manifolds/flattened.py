@@ -113,6 +113,12 @@ class Flattened(Manifold):
     def has_constant_norm(self) -> bool:
         return self.base.has_constant_norm
 
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        total = self.base.total_space
+        return None if total is None else Flattened(total, self.event_ndim)
+
     proj_tangent = lifted(Manifold.proj_tangent, "point")
     egrad2rgrad = lifted(Manifold.egrad2rgrad, "point")
     ehess2rhess = lifted(Manifold.ehess2rhess, "point")
@@ -131,6 +137,7 @@ class Flattened(Manifold):
     exp = lifted(Manifold.exp, "point")
     log = lifted(Manifold.log, "point")
     dist = lifted(Manifold.dist, "number")
+    invariants = lifted(Manifold.invariants, "other")
 
     @override
     def prepare(self, x: Tensor) -> None:

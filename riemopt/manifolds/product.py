@@ -213,6 +213,19 @@ class Product(Manifold):
     def keeps_entries(self) -> bool:
         return any(m.keeps_entries for m in self.manifolds)
 
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        if all(m.total_space is None for m in self.manifolds):
+            return None
+        totals = [m.total_space or m for m in self.manifolds]
+        return Product(list(zip(totals, self.cut.shapes, strict=True)), dim=self.cut.dim)
+
+    @override
+    def invariants(self, x: Tensor) -> Tensor:
+        """Those of all factors, `(*batch, k)`."""
+        return self._side_by_side(self._each(lambda m, x: m.invariants(x), x), x)
+
     # --- geometry ---
 
     @override

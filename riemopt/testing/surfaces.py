@@ -14,7 +14,7 @@ from riemopt.testing.law import (
     rounding,
 )
 from riemopt.testing.retractions import on_surface
-from riemopt.testing.sampling import ambient, length, points, real_rows, tangent
+from riemopt.testing.sampling import ambient, length, points, real_rows, stored, tangent
 
 # Sizes of tensors far from the surface, as weights are when they are put on it.
 FAR = (1e-3, 1.0, 1e3)
@@ -153,15 +153,15 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
     """
     seen: list[Tensor] = []
     residuals = []
-    codimension = real_rows(manifold, x).shape[-1] - manifold.dim(
-        x.shape, is_complex=x.is_complex()
-    )
+    surface = stored(manifold)
+    dim = surface.dim(x.shape, is_complex=x.is_complex())
+    codimension = real_rows(manifold, x).shape[-1] - dim
     if codimension == 0:
         raise NotApplicableError("an open set has no normal directions")
     if manifold.keeps_entries:
         raise NotApplicableError("keeps_entries: what no step changes may have any value")
     for _ in range(min(codimension, DIRECTIONS)):
-        n = _normal(manifold, x, ambient(x, gen), seen)
+        n = _normal(surface, x, ambient(x, gen), seen)
         small, large = (manifold.violation(x + t * n) for t in (1e-6, 1e-4))
         need(bool((small > 0).all()), "violation is 0 off the surface")
         ratio = (large / small).double()
@@ -172,7 +172,7 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
         if not total.requires_grad:
             break
         (gradient,) = torch.autograd.grad(total, y)
-        seen.append(real_rows(manifold, _normal(manifold, x, gradient, seen)))
+        seen.append(real_rows(manifold, _normal(surface, x, gradient, seen)))
     return joined(*residuals)
 
 
