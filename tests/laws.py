@@ -68,6 +68,8 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
         return torch.linalg.vector_norm(torch.cat(parts, -1), dim=-1)
     if hasattr(manifold, "radius"):
         return length(manifold, y)
+    if manifold.event_ndim == 1:
+        return length(manifold, a) + length(manifold, y)
     matrix = wide(a).flatten(1 - manifold.event_ndim) if manifold.event_ndim > 2 else wide(a)
     sigma = torch.linalg.svdvals(matrix)
     return length(manifold, y) * (1 + sigma[..., 0] / sigma[..., -1])

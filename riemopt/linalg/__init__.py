@@ -22,8 +22,10 @@ from riemopt.linalg.backends import (
     known_values,
     rounds,
     steps_are_known_to_count,
+    sums_exactly,
 )
 from riemopt.linalg.copies import Copies
+from riemopt.linalg.curvature import Curvature
 from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
@@ -72,6 +74,7 @@ from riemopt.linalg.steps import cap_norm, cubic_cut
 __all__ = [
     "HALF",
     "Copies",
+    "Curvature",
     "adaptive",
     "add_identity",
     "add_product",
@@ -122,6 +125,7 @@ __all__ = [
     "squared_norm",
     "step_cap",
     "steps_are_known_to_count",
+    "sums_exactly",
     "sym",
     "tangent_to_columns",
     "tangent_to_sphere",

@@ -11,11 +11,14 @@ from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
+from riemopt.manifolds.lorentz import Lorentz
+from riemopt.manifolds.poincare_ball import PoincareBall
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.sphere import Sphere
+from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
@@ -33,13 +36,16 @@ __all__ = [
     "Flattened",
     "LevelSet",
     "LinearSubspace",
+    "Lorentz",
     "Manifold",
+    "PoincareBall",
     "Polar",
     "Product",
     "Retraction",
     "SkewSymmetric",
     "Sparsity",
     "Sphere",
+    "Stereographic",
     "Stiefel",
     "Symmetric",
     "Toeplitz",
