@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from riemopt.linalg.backends import sums_exactly
+from riemopt.linalg.backends import is_recorded_outside, sums_exactly
 
 Curvature = float | Tensor
 
@@ -53,8 +53,12 @@ def _ratio(
     positive: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """A function that is analytic in w, of which there are forms in √-w and √w."""
-    if not isinstance(k, Tensor) and k == 0:
-        return torch.ones_like(w)
+    if not isinstance(k, Tensor):
+        if k == 0:
+            return torch.ones_like(w)
+        if not is_recorded_outside(w):  # the quotient is right at 0, and its derivative is not
+            r = w.abs().clamp(min=torch.finfo(w.dtype).tiny).sqrt()
+            return negative(r) if k < 0 else positive(r)
     small = w.abs() < SMALL
     near, root = torch.where(small, w, 0), torch.where(small, 1, w.abs()).sqrt()
     near = functools.reduce(lambda sum, term: sum * near + term, reversed(series))
@@ -79,49 +83,70 @@ def margin(dtype: torch.dtype) -> float:
     return math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
 
 
-def rim(k: Curvature, dtype: torch.dtype) -> Curvature:
-    """The largest norm of a point: (1 - √eps)/√-κ, or eps^(-1/2)/√κ, near the point at infinity."""
-    near, far = 1 - margin(dtype), 1 / margin(dtype)
+def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
+    """The largest |κ|‖x‖² of a point: (1 - √eps)² for κ < 0, 1/eps for κ > 0 (near infinity)."""
+    near, far = (1 - margin(dtype)) ** 2, margin(dtype) ** -2
     if isinstance(k, Tensor):
-        k = k.detach()
-        return torch.where(k < 0, near, far) / k.abs().sqrt().clamp(min=margin(k.dtype))
-    return math.inf if k == 0 else (near if k < 0 else far) / root(k)
+        return torch.where(k.detach() < 0, near, far).to(k.dtype)
+    return near if k < 0 else far
 
 
-def clip_norm(x: Tensor, limit: Curvature) -> Tensor:
-    """Scale points that are longer than `limit` to that length; others keep every bit.
+def clip(x: Tensor, k: Curvature) -> Tensor:
+    """Scale points that are beyond the edge back to it; others keep every bit. A copy."""
+    wide = sums_exactly(x)
+    limit = edge(k, x.dtype)
+    size = abs(k) * torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square()
+    return (x * (limit / size.clamp(min=limit)).sqrt().to(x.dtype)).contiguous()
 
-    A copy, contiguous.
-    """
-    if not isinstance(limit, Tensor) and limit == math.inf:
-        return x.clone(memory_format=torch.contiguous_format)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=sums_exactly(x))
-    return (x * (limit / norm.clamp(min=limit)).to(x.dtype)).contiguous()
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Σxᵢyᵢ of each point, `(*, 1)`."""
+    return (x * y).sum(-1, keepdim=True)
 
 
 def squares(x: Tensor) -> Tensor:
     """‖x‖² of each point, `(*, 1)`."""
-    return x.square().sum(-1, keepdim=True)
+    if is_recorded_outside(x):  # a norm has no second derivative at 0
+        return x.square().sum(-1, keepdim=True)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
 
 
 def gap(x: Tensor, k: Curvature) -> Tensor:
-    """1 + κ‖x‖² of each point, `(*, 1)`, accurate where it is small; at least √eps.
+    """1 + κ‖x‖² of each point, `(*, 1)`; at least √eps.
 
-    float32 points are squared and summed in float64, if the device has it.
+    It cancels near the boundary of the ball. That is good enough for a step; what is measured takes
+    `exact_gap`.
     """
-    exact = (1 + k * squares(x.to(sums_exactly(x)))).clamp(min=margin(x.dtype))
-    return exact.to(x.dtype)
+    return (1 + k * squares(x)).clamp(min=margin(x.dtype))
+
+
+def exact_gap(x: Tensor, k: Curvature) -> Tensor:
+    """`gap` of float32 points by sums in float64, if the device has it."""
+    return gap(x.to(sums_exactly(x)), k).clamp(min=margin(x.dtype)).to(x.dtype)
 
 
 def mobius_add(x: Tensor, y: Tensor, k: Curvature, gap_x: Tensor, gap_y: Tensor) -> Tensor:
-    """x ⊕ y = x + gₓ(y - κ‖y‖²x)/(gₓg_y - κ‖x + y‖²), with g the gaps.
+    """x ⊕ y = (gₓw - κ‖w‖²x)/(gₓg_y - κ‖w‖²) with w = x + y and the gaps g; kept to the edge.
 
-    Ungar's sum ((1 - 2κ⟨x, y⟩ - κ‖y‖²)x + (1 + κ‖x‖²)y)/(1 - 2κ⟨x, y⟩ + κ²‖x‖²‖y‖²), written such
-    that a short y makes a small change, and that the denominator does not cancel for κ < 0.
+    That is Ungar's ((1 - 2κ⟨x, y⟩ - κ‖y‖²)x + gₓy)/(1 - 2κ⟨x, y⟩ + κ²‖x‖²‖y‖²) in terms which do
+    not cancel for κ < 0. The gap of the result is gₓg_y over the denominator. Contiguous.
     """
-    denominator = gap_x * gap_y - k * squares(x + y)
-    scale = gap_x / denominator.clamp(min=torch.finfo(x.dtype).tiny)
-    return x + scale * (y - k * squares(y) * x)
+    w = x + y
+    ww = k * squares(w)
+    denominator = (gap_x * gap_y - ww).clamp(min=torch.finfo(x.dtype).tiny)
+    limit = edge(k, x.dtype)
+    size = (gap_x * gap_y / denominator - 1).abs()
+    scale = (limit / size.clamp(min=limit)).sqrt() / denominator
+    return ((scale * gap_x) * w - (scale * ww) * x).contiguous()
+
+
+def geodesic(x: Tensor, u: Tensor, t: float | Tensor, k: Curvature, gap_x: Tensor) -> Tensor:
+    """x ⊕ v with v = tan_κ(√κλ‖tu‖/2)·u/(√κ‖u‖), where λ = 2/gₓ; kept to the edge."""
+    scale = t / gap_x
+    w = k * squares(u) * scale.square()
+    ratio = tan_ratio(w, k)
+    gap_v = (1 + w * ratio.square()).clamp(min=0)
+    return mobius_add(x, (ratio * scale) * u, k, gap_x, gap_v)
 
 
 def mobius_difference(x: Tensor, y: Tensor, k: Curvature, gap_x: Tensor) -> Tensor:
@@ -136,7 +161,7 @@ def gyrate(x: Tensor, y: Tensor, v: Tensor, k: Curvature, gap_x: Tensor, gap_y: 
     Ungar's formula with y = x + d, in which every term has a factor d.
     """
     d = y - x
-    xv, dv, xd, dd = ((a * b).sum(-1, keepdim=True) for a, b in ((x, v), (d, v), (x, d), (d, d)))
+    xv, dv, xd, dd = dot(x, v), dot(d, v), dot(x, d), squares(d)
     along_d = k * (xv * gap_x + k * (2 * xd * xv - squares(x) * dv))
     along_x = -k * (dv * gap_x + k * xv * dd)
     return v + 2 * (along_d * d + along_x * x) / (gap_x * gap_y - k * dd)
@@ -146,7 +171,7 @@ def dist_to_hyperplane(
     x: Tensor, p: Tensor, a: Tensor, k: Curvature, gap_x: Tensor, gap_p: Tensor
 ) -> Tensor:
     """asin_κ(2⟨d, a⟩/((1 + κ‖d‖²)‖a‖)) with d = -p ⊕ x, `(*, 1)`; its sign is that of ⟨d, a⟩."""
-    along = (mobius_difference(p, x, k, gap_p) * a).sum(-1, keepdim=True)
+    along = dot(mobius_difference(p, x, k, gap_p), a)
     norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
     s = 2 * along / (gap_p * gap_x * norm)
     return s * asin_ratio(k * s.square(), k)

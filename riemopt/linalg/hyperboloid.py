@@ -14,37 +14,40 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg.backends import sums_exactly
-from riemopt.linalg.curvature import Curvature, root, sin_ratio, squares
+from riemopt.linalg.curvature import Curvature, dot, root, sin_ratio, squares
 
 HALVINGS = 60
 """Of an interval, to the rounding of float64."""
 
 
 def height(x: Tensor, c: Curvature) -> Tensor:
-    """x₀ = √(1/c + ‖x_s‖²), `(*, 1)`."""
-    return (1 / c + squares(x)).sqrt()
+    """z = √c·x₀ = √(1 + c‖x_s‖²), `(*, 1)`."""
+    return (1 + c * squares(x)).sqrt()
 
 
 def lift(x: Tensor, c: Curvature) -> Tensor:
-    """The point (x₀, x_s) above x_s, contiguous."""
-    return torch.cat([height(x, c), x], -1)
+    """The point (x₀, x_s) above x_s, which is scaled to √c‖x_s‖ ≤ 1/eps; contiguous."""
+    limit = 1 / torch.finfo(x.dtype).eps
+    norm = root(c) * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = limit / norm.clamp(min=limit)
+    top = (1 + (scale * norm).square()).sqrt() / root(c)
+    return torch.cat([top, scale * x], -1)
 
 
 def lift_tangent(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     """The tangent (⟨x_s, u_s⟩/x₀, u_s) above u_s."""
-    return torch.cat([(x * u).sum(-1, keepdim=True) / height(x, c), u], -1)
+    return torch.cat([dot(x, u) * root(c) / height(x, c), u], -1)
 
 
-def to_frame(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
-    """u_s - c·x_s⟨x_s, u_s⟩/(z(1 + z)), z = √c·x₀: `u` carried to the origin, as it is long."""
-    z = root(c) * height(x, c)
-    return u - x * (c * (x * u).sum(-1, keepdim=True) / (z * (1 + z)))
+def to_frame(x: Tensor, u: Tensor, c: Curvature, z: Tensor) -> Tensor:
+    """u_s - c·x_s⟨x_s, u_s⟩/(z(1 + z)), z = `height`: `u` at the origin, where ‖·‖ is length."""
+    return torch.addcmul(u, x, dot(x, u) * (-c / (z * (1 + z))))
 
 
 def from_frame(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
-    """Inverse of `to_frame`: u + c·x_s⟨x_s, u⟩/(1 + z)."""
-    z = root(c) * height(x, c)
-    return u + x * (c * (x * u).sum(-1, keepdim=True) / (1 + z))
+    """The tangent that `to_frame` takes to `u`: u_s = u + c·x_s⟨x_s, u⟩/(1 + z), and u₀."""
+    xu, z = dot(x, u), height(x, c)
+    return torch.cat([xu * root(c), torch.addcmul(u, x, xu * (c / (1 + z)))], -1)
 
 
 def chord(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -78,14 +81,14 @@ def _quotient(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(zero, 0, a) / torch.where(zero, 1, b)
 
 
-def step(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
-    """cosh(ℓ)x_s + sinh(ℓ)u_s/ℓ with ℓ = √c‖u‖, cut to log(1/eps); short steps change x by little.
+def step(x: Tensor, u: Tensor, t: float | Tensor, c: Curvature, z: Tensor) -> Tensor:
+    """cosh(ℓ)x_s + sinh(ℓ)tu_s/ℓ with ℓ = √c‖tu‖, cut to log(1/eps).
 
     Far out, a step inwards of ℓ > 1 loses e²ˡ of its digits.
     """
-    w, cut, _ = _lengths(x, u, c)
+    w, cut = _squared_length(to_frame(x, u, c, z), t, c)
     bend, ratio = _cosh_and_sinh(w)
-    return x + (bend * x + (ratio * cut) * u)
+    return torch.addcmul((1 + bend) * x, u, ratio * cut)
 
 
 def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
@@ -94,30 +97,31 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     Far out, at the radius r, x_s is sinh(r)n; along n the geodesic is at
     ½(1 + q)·sinh(r + ℓ) + ½(1 - q)·sinh(r - ℓ) if its direction has the cosine q with n.
     """
-    w, cut, frame = _lengths(x, u, c)
+    z = height(x, c)
+    frame = to_frame(x, u, c, z)
+    w, cut = _squared_length(frame, 1.0, c)
     bend, ratio = _cosh_and_sinh(w)
     near = x + (bend * x + (ratio * cut) * u)
     xx = c * squares(x)
     far = (xx > 1) & (w > 1)
-    norm = torch.where(far, xx, 1).sqrt()
-    n, long = root(c) * x / norm, torch.where(far, w, 1).sqrt()
-    along = (frame * n).sum(-1, keepdim=True)
+    norm, long = torch.where(far, xx, 1).sqrt(), torch.where(far, w, 1).sqrt()
+    n, frame = root(c) * x / norm, root(c) * cut * frame
+    along = dot(frame, n)
     across = frame - along * n
-    q, p = along / long, squares(across) / w.clamp(min=1)
+    q, p = along / long, squares(across) / long.square()
     inwards = torch.where(q > 0, p / (1 + q.abs()), 1 - q)  # 1 - q, and 1 + q
     outwards = torch.where(q > 0, 1 + q, p / (1 + q.abs()))
     r = torch.asinh(norm)
-    height = (outwards * torch.sinh(r + long) + inwards * torch.sinh(r - long)) / 2
-    return torch.where(far, (height * n + ratio * across) / root(c), near)
+    top = (outwards * torch.sinh(r + long) + inwards * torch.sinh(r - long)) / 2
+    return torch.where(far, (top * n + ratio * across) / root(c), near)
 
 
-def _lengths(x: Tensor, u: Tensor, c: Curvature) -> tuple[Tensor, Tensor, Tensor]:
-    """ℓ² of the step, cut to the longest one; what part of it that is; and √c·u at the origin."""
-    frame = root(c) * to_frame(x, u, c)
-    longest = -math.log(torch.finfo(x.dtype).eps)
-    cut = longest / torch.linalg.vector_norm(frame, dim=-1, keepdim=True).clamp(min=longest)
-    frame = cut * frame
-    return squares(frame), cut, frame
+def _squared_length(frame: Tensor, t: float | Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
+    """ℓ² of the step t·u, cut to the longest one, and what u is multiplied by for it."""
+    longest = -math.log(torch.finfo(frame.dtype).eps)
+    w = c * t * t * squares(frame)
+    cut = (longest**2 / w.clamp(min=longest**2)).sqrt()
+    return w * cut.square(), t * cut
 
 
 def _cosh_and_sinh(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,8 +132,8 @@ def _cosh_and_sinh(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_ball(x: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
-    """The point x_s/(1 + √c·x₀) of the Poincaré ball, and its gap 2/(1 + √c·x₀)."""
-    z = 1 + root(c) * height(x, c)
+    """The point x_s/(1 + z) of the Poincaré ball, and its gap 2/(1 + z), with z = `height`."""
+    z = 1 + height(x, c)
     return x / z, 2 / z
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import Curvature, curvature, upcast
-from riemopt.linalg.curvature import gap, squares
+from riemopt.linalg.curvature import exact_gap, gap, squares
 from riemopt.manifolds.curved import Curved
 
 
@@ -38,7 +38,7 @@ class Conformal(Curved):
     @upcast
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """g/λ²."""
-        return g * (gap(x, self.curvature) / 2).square()
+        return g * (self._measured(x) / 2).square()
 
     @override
     @upcast
@@ -54,28 +54,33 @@ class Conformal(Curved):
     @upcast
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """λ²Σuᵢvᵢ."""
-        product = linalg.inner(u, v, -1) * (2 / gap(x, self.curvature)).square()
+        product = linalg.inner(u, v, -1) * (2 / self._measured(x)).square()
         return product if keepdim else product.squeeze(-1)
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The geodesic `exp(x, u)`, kept off the boundary."""
-        return self.exp(x, u)
+        """The geodesic, kept off the boundary."""
+        return self.curve(x, u, 1.0)
+
+    @override
+    @upcast
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return curvature.geodesic(x, u, t, self.curvature, self._measured(x))
 
     @upcast
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """x ⊕ tan(√κλ‖u‖/2)·u/(√κ‖u‖), and tanh for κ < 0; kept off the boundary."""
-        k = self.curvature
-        g = gap(x, k)
-        v = u / g
-        v = v * curvature.tan_ratio(k * squares(v), k)
-        gap_v = (1 + k * squares(v)).clamp(min=0)
-        return self._inside(curvature.mobius_add(x, v, k, g, gap_v))
+        """x ⊕ tan(√κλ‖u‖/2)·u/(√κ‖u‖), and tanh for κ < 0; kept off the boundary.
+
+        As `retract`, but computed in float64.
+        """
+        k, dtype = self.curvature, x.dtype
+        x, u = (a.to(linalg.sums_exactly(a)) for a in (x, u))
+        return curvature.clip(curvature.geodesic(x, u, 1.0, k, gap(x, k)).to(dtype), k)
 
     @upcast
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """2·atan(√κ‖d‖)/(√κλ)·d/‖d‖ with d = -x ⊕ y, and atanh for κ < 0."""
         k = self.curvature
-        gap_x, gap_y = gap(x, k), gap(y, k)
+        gap_x, gap_y = exact_gap(x, k), exact_gap(y, k)
         w = k * squares(y - x) / (gap_x * gap_y)
         ratio = curvature.asin_ratio(w, k) * (1 - w).clamp(min=torch.finfo(w.dtype).tiny).rsqrt()
         return curvature.mobius_difference(x, y, k, gap_x) * (ratio / gap_y)
@@ -89,18 +94,23 @@ class Conformal(Curved):
         """
         k = self.curvature
         apart = torch.linalg.vector_norm(x - y, dim=-1, keepdim=True)
-        s = apart * (gap(x, k) * gap(y, k)).rsqrt()
+        s = apart * (exact_gap(x, k) * exact_gap(y, k)).rsqrt()
         return (2 * s * curvature.asin_ratio(k * s.square(), k)).squeeze(-1)
 
+    @upcast
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """`parallel_transport`."""
-        return self.parallel_transport(x, y, v)
+        """v·λₓ/λ_y: parallel along the lines from `x` to the origin and from there to `y`.
+
+        It keeps inner products, and differs from `parallel_transport` by a rotation of about the
+        area between the two ways.
+        """
+        return v * (gap(y, self.curvature) / self._measured(x))
 
     @upcast
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """gyr[y, -x]v·λₓ/λ_y."""
         k = self.curvature
-        gap_x, gap_y = gap(x, k), gap(y, k)
+        gap_x, gap_y = exact_gap(x, k), exact_gap(y, k)
         return curvature.gyrate(x, y, v, k, gap_x, gap_y) * (gap_y / gap_x)
 
     @override
@@ -111,7 +121,7 @@ class Conformal(Curved):
     def project(self, a: Tensor) -> Tensor:
         """Nearest point within the rim, to which what is too long is scaled."""
         self._need_real(a)
-        return self._inside(a)
+        return curvature.clip(a, self.curvature)
 
     @upcast
     def violation(self, x: Tensor) -> Tensor:
@@ -148,8 +158,9 @@ class Conformal(Curved):
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return noise * (gap(x, self.curvature) / 2)
 
-    def _inside(self, y: Tensor) -> Tensor:
-        return curvature.clip_norm(y, curvature.rim(self.curvature, y.dtype))
+    @override
+    def _measure(self, x: Tensor) -> Tensor:
+        return gap(x, self.curvature)
 
     # --- what layers call ---
 
@@ -157,20 +168,20 @@ class Conformal(Curved):
     def exp0(self, u: Tensor) -> Tensor:
         """exp(0, u): tan(√κ‖u‖)·u/(√κ‖u‖); `u` in coordinates, half as long as in the metric."""
         k = self.curvature
-        return self._inside(u * curvature.tan_ratio(k * squares(u), k))
+        return curvature.clip(u * curvature.tan_ratio(k * squares(u), k), k)
 
     @upcast
     def log0(self, y: Tensor) -> Tensor:
         """Inverse of `exp0`: atan(√κ‖y‖)·y/(√κ‖y‖)."""
         k = self.curvature
-        g = gap(y, k)
+        g = exact_gap(y, k)
         return y * (curvature.asin_ratio(k * squares(y) / g, k) * g.rsqrt())
 
     @upcast
     def mobius_add(self, x: Tensor, y: Tensor) -> Tensor:
         """x ⊕ y, the translation that takes the origin to `x`, of `y`; kept off the boundary."""
         k = self.curvature
-        return self._inside(curvature.mobius_add(x, y, k, gap(x, k), gap(y, k)))
+        return curvature.mobius_add(x, y, k, exact_gap(x, k), exact_gap(y, k))
 
     def mobius_scalar_mul(self, r: float | Tensor, x: Tensor) -> Tensor:
         """r ⊗ x = exp0(r·log0(x)); `r` broadcasts to `x`."""
@@ -187,7 +198,7 @@ class Conformal(Curved):
     def gyration(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """gyr[x, y]v = -(x ⊕ y) ⊕ (x ⊕ (y ⊕ v)), a rotation of `v`."""
         k = self.curvature
-        return curvature.gyrate(-y, x, v, k, gap(y, k), gap(x, k))
+        return curvature.gyrate(-y, x, v, k, exact_gap(y, k), exact_gap(x, k))
 
     @upcast
     def dist_to_hyperplane(self, x: Tensor, p: Tensor, a: Tensor, signed: bool = False) -> Tensor:
@@ -197,7 +208,9 @@ class Conformal(Curved):
         `a` does not matter. With `signed`, positive on the side to which `a` points.
         """
         k = self.curvature
-        distance = curvature.dist_to_hyperplane(x, p, a, k, gap(x, k), gap(p, k)).squeeze(-1)
+        distance = curvature.dist_to_hyperplane(
+            x, p, a, k, exact_gap(x, k), exact_gap(p, k)
+        ).squeeze(-1)
         return distance if signed else distance.abs()
 
     def wrapped_normal(

@@ -1,10 +1,12 @@
 """What spaces of constant curvature have in common: the option that says how curved they are."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from riemopt.linalg import Curvature
 from riemopt.manifolds.base import Manifold
@@ -59,6 +61,25 @@ class Curved(Manifold):
             return super().__repr__()
         described = f"<learned, {float(value):.4g}>" if not value.is_meta else "<learned>"
         return f"{type(self).__name__}({self._option}={described})"
+
+    # --- what the methods of a step share at one point ---
+
+    _here: ClassVar[tuple[Tensor | None, Tensor | None]] = (None, None)
+
+    def _measure(self, x: Tensor) -> Tensor:
+        """The number of each point, `(*batch, 1)`, on which the metric depends."""
+        raise NotImplementedError
+
+    def _measured(self, x: Tensor) -> Tensor:
+        at, kept = self._here
+        return kept if at is x and kept is not None else self._measure(x)
+
+    @override
+    def linearised_at(self, x: Tensor) -> "Curved":
+        """A copy that keeps the number of each point on which its metric depends."""
+        here = copy.copy(self)
+        object.__setattr__(here, "_here", (x, self._measure(x)))
+        return here
 
     def _check_vectors(self, shape: Sequence[int], least: int) -> None:
         if not shape or shape[-1] < least:

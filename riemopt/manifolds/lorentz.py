@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import Curvature, curvature, hyperboloid, upcast
-from riemopt.linalg.curvature import root, squares
+from riemopt.linalg.curvature import dot, root, squares
 from riemopt.linalg.hyperboloid import from_frame, height, lift, lift_tangent, to_frame
 from riemopt.manifolds.curved import Curved
 
@@ -69,14 +69,20 @@ class Lorentz(Curved):
     @upcast
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """-u₀v₀ + Σuᵢvᵢ of tangents, by vectors carried to the origin: never negative for u = v."""
-        U = to_frame(_space(x), _space(u), self.c)
-        V = U if u is v else to_frame(_space(x), _space(v), self.c)
-        return (U * V).sum(-1, keepdim=keepdim)
+        z = self._measured(x)
+        U = to_frame(_space(x), _space(u), self.c, z)
+        product = squares(U) if u is v else dot(U, to_frame(_space(x), _space(v), self.c, z))
+        return product if keepdim else product.squeeze(-1)
 
-    @upcast
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """The geodesic, of steps that are cut to the length 16/√c (float32) or 36/√c (float64)."""
-        return self._point(hyperboloid.step(_space(x), _space(u), self.c))
+        return self.curve(x, u, 1.0)
+
+    @override
+    @upcast
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        z = self._measured(x)
+        return lift(hyperboloid.step(_space(x), _space(u), t, self.c, z), self.c)
 
     @upcast
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
@@ -84,7 +90,7 @@ class Lorentz(Curved):
 
         Unlike there, a long way inwards from far out keeps its digits.
         """
-        return self._point(hyperboloid.geodesic(_space(x), _space(u), self.c))
+        return lift(hyperboloid.geodesic(_space(x), _space(u), self.c), self.c)
 
     @upcast
     def log(self, x: Tensor, y: Tensor) -> Tensor:
@@ -104,17 +110,20 @@ class Lorentz(Curved):
         distance = torch.where(positive, torch.asinh(half), 0) * (2 / root(self.c))
         return distance.to(x.dtype)
 
+    @upcast
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """`parallel_transport`."""
-        return self.parallel_transport(x, y, v)
+        """In parallel by way of the origin, as of `PoincareBall`; it keeps inner products."""
+        frame = to_frame(_space(x), _space(v), self.c, self._measured(x))
+        return from_frame(_space(y), frame, self.c)
 
     @upcast
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """v + c⟨y, v⟩(x + y)/(1 - c⟨x, y⟩), by a gyration of the vector carried to the origin."""
-        x, y, v = _space(x), _space(y), _space(v)
-        (p, gap_p), (q, gap_q) = hyperboloid.to_ball(x, self.c), hyperboloid.to_ball(y, self.c)
-        turned = curvature.gyrate(p, q, to_frame(x, v, self.c), -self.c, gap_p, gap_q)
-        return lift_tangent(y, from_frame(y, turned, self.c), self.c)
+        p, gap_p = hyperboloid.to_ball(_space(x), self.c)
+        q, gap_q = hyperboloid.to_ball(_space(y), self.c)
+        frame = to_frame(_space(x), _space(v), self.c, self._measured(x))
+        turned = curvature.gyrate(p, q, frame, -self.c, gap_p, gap_q)
+        return from_frame(_space(y), turned, self.c)
 
     @override
     def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
@@ -127,12 +136,12 @@ class Lorentz(Curved):
         About 200 passes over the points.
         """
         self._need_real(a)
-        return self._point(hyperboloid.nearest(a, self.c))
+        return lift(hyperboloid.nearest(a, self.c), self.c)
 
     @upcast
     def violation(self, x: Tensor) -> Tensor:
         """|x₀ - √(1/c + x₁² + … + xₙ²)|."""
-        return (x[..., :1] - height(_space(x), self.c)).abs().squeeze(-1)
+        return (x[..., :1] - height(_space(x), self.c) / root(self.c)).abs().squeeze(-1)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -161,23 +170,18 @@ class Lorentz(Curved):
         """Standard normal in the metric at `x`."""
         space = _space(x)
         noise = torch.randn(space.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self._tangent(space, noise)
+        return from_frame(space, noise, self.c)
 
-    def _point(self, space: Tensor) -> Tensor:
-        """The point above, kept within the rim."""
-        limit = 1 / (root(self.c) * torch.finfo(space.dtype).eps)
-        return lift(curvature.clip_norm(space, limit), self.c)
-
-    def _tangent(self, x: Tensor, frame: Tensor) -> Tensor:
-        """The tangent at the point above `x` to which `frame`, at the origin, is carried."""
-        return lift_tangent(x, from_frame(x, frame, self.c), self.c)
+    @override
+    def _measure(self, x: Tensor) -> Tensor:
+        return height(_space(x), self.c)
 
     # --- what layers call ---
 
     @upcast
     def exp0(self, u: Tensor) -> Tensor:
         """exp at the origin (1/√c, 0, …), of the n spatial entries of a tangent vector there."""
-        return self._point(u * curvature.sin_ratio(-self.c * squares(u), -1.0))
+        return lift(u * curvature.sin_ratio(-self.c * squares(u), -1.0), self.c)
 
     @upcast
     def log0(self, y: Tensor) -> Tensor:
@@ -194,7 +198,7 @@ class Lorentz(Curved):
         """
         wide = linalg.sums_exactly(x)
         x, p, normal = (_space(b).to(wide) for b in (x, p, a))
-        normal = to_frame(p, normal, self.c)
+        normal = to_frame(p, normal, self.c, height(p, self.c))
         (y, gap_y), (q, gap_q) = hyperboloid.to_ball(x, self.c), hyperboloid.to_ball(p, self.c)
         distance = curvature.dist_to_hyperplane(y, q, normal, -self.c, gap_y, gap_q)
         return (distance if signed else distance.abs()).squeeze(-1).to(a.dtype)
@@ -212,7 +216,7 @@ class Lorentz(Curved):
         """
         space = _space(mean)
         noise = torch.randn(space.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return self.exp(mean, self._tangent(space, std * noise))
+        return self.exp(mean, from_frame(space, std * noise, self.c))
 
 
 def _space(x: Tensor) -> Tensor:
