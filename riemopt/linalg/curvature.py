@@ -71,7 +71,9 @@ def _ratio(
 
 def root(k: Curvature) -> Curvature:
     """√|κ|."""
-    return k.abs().sqrt() if isinstance(k, Tensor) else math.sqrt(abs(k))
+    if isinstance(k, Tensor):  # that of float32 rounds more than points of float64 allow
+        return k.abs().to(sums_exactly(k)).sqrt()
+    return math.sqrt(abs(k))
 
 
 def margin(dtype: torch.dtype) -> float:
@@ -84,19 +86,24 @@ def margin(dtype: torch.dtype) -> float:
 
 
 def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
-    """The largest |κ|‖x‖² of a point: (1 - √eps)² for κ < 0, 1/eps for κ > 0 (near infinity)."""
-    near, far = (1 - margin(dtype)) ** 2, margin(dtype) ** -2
+    """The largest √|κ|‖x‖ of a point: 1 - √eps for κ < 0, eps^(-1/2) for κ > 0 (near infinity)."""
+    near, far = 1 - margin(dtype), 1 / margin(dtype)
     if isinstance(k, Tensor):
-        return torch.where(k.detach() < 0, near, far).to(k.dtype)
+        numbers = (
+            k.new_full((), value, dtype=torch.promote_types(dtype, torch.float32))
+            for value in (near, far)
+        )
+        return torch.where(k < 0, *numbers)
     return near if k < 0 else far
 
 
 def clip(x: Tensor, k: Curvature) -> Tensor:
     """Scale points that are beyond the edge back to it; others keep every bit. A copy."""
-    wide = sums_exactly(x)
-    limit = edge(k, x.dtype)
-    size = abs(k) * torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square()
-    return (x * (limit / size.clamp(min=limit)).sqrt().to(x.dtype)).contiguous()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    if isinstance(k, Tensor) or k != 0:
+        limit = edge(k, x.dtype)
+        return (x * (limit / (root(k) * norm).clamp(min=limit))).contiguous()
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
@@ -129,15 +136,12 @@ def mobius_add(x: Tensor, y: Tensor, k: Curvature, gap_x: Tensor, gap_y: Tensor)
     """x ⊕ y = (gₓw - κ‖w‖²x)/(gₓg_y - κ‖w‖²) with w = x + y and the gaps g; kept to the edge.
 
     That is Ungar's ((1 - 2κ⟨x, y⟩ - κ‖y‖²)x + gₓy)/(1 - 2κ⟨x, y⟩ + κ²‖x‖²‖y‖²) in terms which do
-    not cancel for κ < 0. The gap of the result is gₓg_y over the denominator. Contiguous.
+    not cancel for κ < 0.
     """
     w = x + y
     ww = k * squares(w)
     denominator = (gap_x * gap_y - ww).clamp(min=torch.finfo(x.dtype).tiny)
-    limit = edge(k, x.dtype)
-    size = (gap_x * gap_y / denominator - 1).abs()
-    scale = (limit / size.clamp(min=limit)).sqrt() / denominator
-    return ((scale * gap_x) * w - (scale * ww) * x).contiguous()
+    return clip((gap_x / denominator) * w - (ww / denominator) * x, k)
 
 
 def geodesic(x: Tensor, u: Tensor, t: float | Tensor, k: Curvature, gap_x: Tensor) -> Tensor:

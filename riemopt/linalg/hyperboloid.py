@@ -81,12 +81,12 @@ def _quotient(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(zero, 0, a) / torch.where(zero, 1, b)
 
 
-def step(x: Tensor, u: Tensor, t: float | Tensor, c: Curvature, z: Tensor) -> Tensor:
-    """cosh(ℓ)x_s + sinh(ℓ)tu_s/ℓ with ℓ = √c‖tu‖, cut to log(1/eps).
+def step(x: Tensor, u: Tensor, c: Curvature, z: Tensor) -> Tensor:
+    """cosh(ℓ)x_s + sinh(ℓ)u_s/ℓ with ℓ = √c‖u‖, cut to log(1/eps).
 
     Far out, a step inwards of ℓ > 1 loses e²ˡ of its digits.
     """
-    w, cut = _squared_length(to_frame(x, u, c, z), t, c)
+    w, cut = _squared_length(to_frame(x, u, c, z), c)
     bend, ratio = _cosh_and_sinh(w)
     return torch.addcmul((1 + bend) * x, u, ratio * cut)
 
@@ -99,7 +99,7 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     """
     z = height(x, c)
     frame = to_frame(x, u, c, z)
-    w, cut = _squared_length(frame, 1.0, c)
+    w, cut = _squared_length(frame, c)
     bend, ratio = _cosh_and_sinh(w)
     near = x + (bend * x + (ratio * cut) * u)
     xx = c * squares(x)
@@ -116,12 +116,12 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     return torch.where(far, (top * n + ratio * across) / root(c), near)
 
 
-def _squared_length(frame: Tensor, t: float | Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
-    """ℓ² of the step t·u, cut to the longest one, and what u is multiplied by for it."""
+def _squared_length(frame: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
+    """ℓ² of the step, cut to the longest one, and what part of it that is."""
     longest = -math.log(torch.finfo(frame.dtype).eps)
-    w = c * t * t * squares(frame)
+    w = c * squares(frame)
     cut = (longest**2 / w.clamp(min=longest**2)).sqrt()
-    return w * cut.square(), t * cut
+    return w * cut.square(), cut
 
 
 def _cosh_and_sinh(w: Tensor) -> tuple[Tensor, Tensor]:

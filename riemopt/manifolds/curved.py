@@ -34,7 +34,7 @@ class Curved(Manifold):
         else:
             value = float(value)
         if not (isinstance(value, Tensor) and value.is_meta):
-            number = float(value)
+            number = float(value.detach() if isinstance(value, Tensor) else value)
             if not math.isfinite(number) or (positive and number <= 0):
                 raise ValueError(f"{name} needs a {need} {self._option}; got {number!r}.")
         object.__setattr__(self, self._option, value)
@@ -59,7 +59,7 @@ class Curved(Manifold):
         value = getattr(self, self._option)
         if not isinstance(value, Tensor):
             return super().__repr__()
-        described = f"<learned, {float(value):.4g}>" if not value.is_meta else "<learned>"
+        described = f"<learned, {float(value.detach()):.4g}>" if not value.is_meta else "<learned>"
         return f"{type(self).__name__}({self._option}={described})"
 
     # --- what the methods of a step share at one point ---

@@ -74,15 +74,11 @@ class Lorentz(Curved):
         product = squares(U) if u is v else dot(U, to_frame(_space(x), _space(v), self.c, z))
         return product if keepdim else product.squeeze(-1)
 
+    @upcast
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """The geodesic, of steps that are cut to the length 16/√c (float32) or 36/√c (float64)."""
-        return self.curve(x, u, 1.0)
-
-    @override
-    @upcast
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         z = self._measured(x)
-        return lift(hyperboloid.step(_space(x), _space(u), t, self.c, z), self.c)
+        return lift(hyperboloid.step(_space(x), _space(u), self.c, z), self.c)
 
     @upcast
     def exp(self, x: Tensor, u: Tensor) -> Tensor:

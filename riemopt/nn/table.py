@@ -9,6 +9,7 @@ Optimizers are given bare parameters, never the module. They find the tables thr
 of live ones, and are told when a table changes after they were built.
 """
 
+import copy
 import importlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +69,9 @@ class ManifoldTable:
         # Module copies memoize the new module before they copy its __dict__.
         new = object.__new__(ManifoldTable)
         memo[id(self)] = new
-        new._attach(memo.get(id(self.owner), self.owner), dict(self._entries))
+        # A manifold may refer to a parameter of the module, such as a curvature that is learned.
+        entries = copy.deepcopy(dict(self._entries), memo)
+        new._attach(memo.get(id(self.owner), self.owner), entries)
         return new
 
     def __getstate__(self) -> dict[str, Any]:
