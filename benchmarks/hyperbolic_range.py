@@ -49,7 +49,7 @@ def height(x: list[mpf]) -> mpf:
 def distance(x: list[mpf], y: list[mpf]) -> mpf:
     """Exact."""
     inner = mpmath.fsum(v * w for v, w in zip(x, y, strict=True))
-    return mpmath.acosh(height(x) * height(y) - inner)
+    return mpmath.acosh(max(mpf(1), height(x) * height(y) - inner))
 
 
 def in_model(model: Manifold, space: list[mpf]) -> list[mpf]:
@@ -81,7 +81,8 @@ def errors(model: Manifold, dtype: torch.dtype, radius: int) -> tuple[float, flo
         spaces = [in_space(model, [mpf(v) for v in p.double().tolist()]) for p in rounded]
         if None not in spaces:
             exact = distance(*spaces)
-            formula.append(float(abs(found - exact) / exact))
+            if exact > 1e-20:  # they have not become one point
+                formula.append(float(abs(found - exact) / exact))
     return statistics.median(whole), statistics.median(formula) if formula else float("nan")
 
 

@@ -152,4 +152,5 @@ def nearest(a: Tensor, c: Curvature) -> Tensor:
         s = (low + high) / 2
         short = s * (2 - top / (1 + s.square()).sqrt()) < length
         low, high = torch.where(short, s, low), torch.where(short, high, s)
+    high = high.clamp(max=1 / torch.finfo(a.dtype).eps)
     return (space * (high / torch.where(length > 0, length, 1)) / scale).to(a.dtype)
