@@ -84,6 +84,8 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
         return length(manifold, y) + project_scale(SpecialOrthogonal(), a[..., :-1, :-1])
     if isinstance(manifold, SpecialOrthogonal):
         return length(manifold, y) * (1 + torch.linalg.matrix_norm(wide(a), 2) / stiffness(y, a))
+    if manifold.event_ndim == 1:
+        return length(manifold, a) + length(manifold, y)
     matrix = wide(a).flatten(1 - manifold.event_ndim) if manifold.event_ndim > 2 else wide(a)
     sigma = torch.linalg.svdvals(matrix)
     return length(manifold, y) * (1 + sigma[..., 0] / sigma[..., -1])

@@ -25,7 +25,9 @@ from riemopt.manifolds import (
     Flattened,
     Grassmann,
     LevelSet,
+    Lorentz,
     Manifold,
+    PoincareBall,
     Product,
     RowBlocks,
     SkewSymmetric,
@@ -33,6 +35,7 @@ from riemopt.manifolds import (
     SpecialEuclidean,
     SpecialOrthogonal,
     Sphere,
+    Stereographic,
     Stiefel,
     Symmetric,
     Toeplitz,
@@ -142,6 +145,14 @@ POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
 SEVENS: Shapes = {"vector": (7,), "batch": (2, 3, 7)}
 EIGHTEENS: Shapes = {"vector": (18,), "batch": (2, 18)}
 TABLES: Shapes = {"tall": (6, 4), "batch": (2, 5, 3)}
+HEIGHTS: Shapes = {
+    "empty": (0, 3),
+    "one": (2,),
+    "vector": (5,),
+    "batch": (2, 3, 4),
+    "large": (3, 1000),
+}
+FEW_HEIGHTS: Shapes = {"vector": (3,), "batch": (2, 3, 4), "large": (3, 1000)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -149,7 +160,8 @@ class Case(NamedTuple):
     manifold: Manifold
     shapes: Shapes
     second_order: str = ""
-    """The metric in which `retract` is claimed to be of second order: "ambient" or "canonical"."""
+    """The metric in which `retract` is claimed to be of second order: "ambient", "canonical" or
+    another one of its "own"."""
     closed_forms: tuple[str, ...] = ()
     """Which of exp, log and dist the manifold has."""
     uniform: bool = False
@@ -158,6 +170,8 @@ class Case(NamedTuple):
     """The manifold of the catalogue that is the same set, by which errors are bounded."""
     again: Callable[[], Manifold] | None = None
     """Makes an equal one, where the repr leaves data out."""
+    real: bool = False
+    """Whether points are real, so that complex dtypes are left out."""
 
 
 ALL_FORMS = ("exp", "log", "dist")
@@ -237,6 +251,13 @@ CASES = [
     Case(RowBlocks(Stiefel(), 3), BLOCKS, "ambient", ("exp",)),
     Case(ExceptRows(Sphere(), rows=0), TABLES, "ambient", ALL_FORMS),
     Case(ExceptRows(FixedSum(), rows=(1, -1)), TABLES, "ambient", ALL_FORMS),
+    Case(PoincareBall(), VECTORS, "own", ALL_FORMS, real=True),
+    Case(PoincareBall(c=0.5), SOME_SUMS, "own", ALL_FORMS, real=True),
+    Case(Lorentz(), HEIGHTS, "own", ALL_FORMS, real=True),
+    Case(Lorentz(c=2.0), FEW_HEIGHTS, "own", ALL_FORMS, real=True),
+    Case(Stereographic(), SOME_SUMS, "own", ALL_FORMS, real=True),
+    Case(Stereographic(k=0.5), VECTORS, "own", ALL_FORMS, real=True),
+    Case(Stereographic(k=-2.0), SOME_SUMS, "own", ALL_FORMS, real=True),
 ]
 # fmt: on
 
@@ -294,6 +315,8 @@ def over(
         ]
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):
+                if case.real and dtype.is_complex:
+                    continue
                 thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % 2
                 label = f"{case.manifold}-{kind}-{name(dtype)}"
                 marks = [pytest.mark.slow] if thinned else []

@@ -28,8 +28,10 @@ from riemopt.linalg.backends import (
     places_in_memory,
     rounds,
     steps_are_known_to_count,
+    sums_exactly,
 )
 from riemopt.linalg.copies import Copies
+from riemopt.linalg.curvature import Curvature
 from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
@@ -93,6 +95,7 @@ from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
 __all__ = [
     "HALF",
     "Copies",
+    "Curvature",
     "Rows",
     "adaptive",
     "add_identity",
@@ -169,6 +172,7 @@ __all__ = [
     "squared_norm",
     "step_cap",
     "steps_are_known_to_count",
+    "sums_exactly",
     "sym",
     "tangent_to_columns",
     "tangent_to_rotations",

@@ -15,6 +15,8 @@ from riemopt.manifolds.frozen import Frozen
 from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
+from riemopt.manifolds.lorentz import Lorentz
+from riemopt.manifolds.poincare_ball import PoincareBall
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
@@ -22,6 +24,7 @@ from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.special_euclidean import SpecialEuclidean
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
+from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
@@ -43,7 +46,9 @@ __all__ = [
     "Grassmann",
     "LevelSet",
     "LinearSubspace",
+    "Lorentz",
     "Manifold",
+    "PoincareBall",
     "Polar",
     "Product",
     "Retraction",
@@ -54,6 +59,7 @@ __all__ = [
     "SpecialOrthogonal",
     "SpecialUnitary",
     "Sphere",
+    "Stereographic",
     "Stiefel",
     "Symmetric",
     "Toeplitz",

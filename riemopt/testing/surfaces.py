@@ -106,6 +106,8 @@ def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 )
 def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """a - y ⟂ T_y, the first-order condition of the nearest point."""
+    if _codimension(manifold, x) == 0:
+        raise NotApplicableError("of an open set, the nearest point may lie where it is cut off")
     a = ambient(x, gen)
     y = manifold.project(a)
     along = manifold.proj_tangent(y, a - y)
@@ -154,8 +156,7 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
     seen: list[Tensor] = []
     residuals = []
     surface = stored(manifold)
-    dim = surface.dim(x.shape, is_complex=x.is_complex())
-    codimension = real_rows(manifold, x).shape[-1] - dim
+    codimension = _codimension(manifold, x)
     if codimension == 0:
         raise NotApplicableError("an open set has no normal directions")
     if manifold.keeps_entries:
@@ -174,6 +175,11 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
         (gradient,) = torch.autograd.grad(total, y)
         seen.append(real_rows(manifold, _normal(surface, x, gradient, seen)))
     return joined(*residuals)
+
+
+def _codimension(manifold: Manifold, x: Tensor) -> int:
+    dim = stored(manifold).dim(x.shape, is_complex=x.is_complex())
+    return real_rows(manifold, x).shape[-1] - dim
 
 
 def _normal(manifold: Manifold, x: Tensor, a: Tensor, seen: list[Tensor]) -> Tensor:
