@@ -8,16 +8,22 @@ derivatives of every order are right where angles are equal, and where they are 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from riemopt.linalg import decompositions
 from riemopt.linalg.angles import angles_of, unitary_factor
+from riemopt.linalg.autocast import outside_autocast
+from riemopt.linalg.backends import is_traced, refuse_nested_forward_mode
 from riemopt.linalg.exponential import matrix_exp
 from riemopt.linalg.polar import project_polar
+from riemopt.linalg.polar_derivative import _TracedFactor, solve_lyapunov
 from riemopt.linalg.products import (
     add_product,
     average,
+    exact_products,
     identity_like,
     plus_adjoint,
     product,
@@ -26,7 +32,12 @@ from riemopt.linalg.products import (
     sym,
 )
 from riemopt.linalg.quaternions import quaternion_of, skew_of
-from riemopt.linalg.series import atan2_over, sin_defect_over, sin_over, versine_over
+from riemopt.linalg.removable import (
+    atan2_over_root,
+    sinc_of_root,
+    sine_defect_of_root,
+    versine_of_root,
+)
 
 # --- tangent vectors ---------------------------------------------------------------------------
 
@@ -75,16 +86,55 @@ def project_rotation(a: Tensor) -> Tensor:
 
     With A = USVᴴ it is U·diag(e^{iθ})·Vᴴ, where θ makes Σ sᵢ·cos θᵢ largest while the angles sum to
     -arg det(UVᴴ). If real (Kabsch 1976) that turns the last angle by π, where it is needed at all.
-    For starting points, never for a step: it synchronises on an accelerator.
+    Differentiable wherever it is unique. For starting points and layers, never for a step: it
+    synchronises on an accelerator.
     """
-    U, S, Vh = torch.linalg.svd(a)
-    phase = -phase_of_determinant(U @ Vh)
-    if a.is_complex():
-        turn = torch.polar(torch.ones_like(S), _shares_of_phase(S, phase))
-    else:
-        turn = torch.ones_like(S)
-        turn[..., -1] = torch.where(phase == 0, 1, -1)
-    return without_phase(project_polar((U * turn.unsqueeze(-2)) @ Vh))
+    function: Any = _TracedRotation if is_traced() else _Rotation
+    rotation: Tensor = function.apply(a)
+    return rotation
+
+
+class _TracedRotation(_TracedFactor):
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        U, S, Vh = decompositions.svd(a)
+        phase = -phase_of_determinant(U @ Vh)
+        if a.is_complex():
+            turn = torch.polar(torch.ones_like(S), _shares_of_phase(S, phase))
+        else:
+            turn = torch.ones_like(S)
+            turn[..., -1] = torch.where(phase == 0, 1, -1)
+        return without_phase(project_polar((U * turn.unsqueeze(-2)) @ Vh))
+
+    @staticmethod
+    @outside_autocast
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        A, R = ctx.saved_tensors
+        return _derivative(A, R, G)
+
+
+class _Rotation(_TracedRotation):
+    @staticmethod
+    @outside_autocast
+    def jvp(ctx: Any, dA: Tensor) -> Tensor:
+        refuse_nested_forward_mode("project")
+        A, R = ctx.saved_tensors
+        return _derivative(A, R, dA)
+
+
+@exact_products
+def _derivative(A: Tensor, R: Tensor, dA: Tensor) -> Tensor:
+    """RΩ, where the traceless skew part of RᴴA stays 0: HΩ + ΩH = RᴴdA - dAᴴR + iμI, tr Ω = 0.
+
+    H is the Hermitian part of RᴴA. R makes Re⟨R, A⟩ largest and is the gradient of that maximum, so
+    that the map is self-adjoint and serves backward too.
+    """
+    H = sym(R.mH @ A)
+    W = solve_lyapunov(H, plus_adjoint(R.mH @ dA, -1))
+    if A.is_complex():
+        Z = solve_lyapunov(H, identity_like(H))
+        W = W - _trace(W) / _trace(Z) * Z
+    return R @ W
 
 
 def _shares_of_phase(S: Tensor, phase: Tensor) -> Tensor:
@@ -125,7 +175,7 @@ def exp_skew(W: Tensor) -> Tensor:
     if W.is_complex() or n not in (2, 3):
         return matrix_exp(W)
     squared = W.square().sum((-2, -1), keepdim=True) / 2  # of the angle; a norm has no derivative
-    R = sin_over(squared) * W + versine_over(squared) * product(W, W)
+    R = sinc_of_root(squared) * W + versine_of_root(squared) * product(W, W)
     return R + identity_like(R)
 
 
@@ -140,7 +190,7 @@ def mean_rotation(W: Tensor) -> Tensor:
         generator = torch.cat([torch.cat([W, eye], -1), torch.cat([zero, zero], -1)], -2)
         return matrix_exp(generator)[..., :n, n:]
     squared = W.square().sum((-2, -1), keepdim=True) / 2
-    return eye + versine_over(squared) * W + sin_defect_over(squared) * product(W, W)
+    return eye + versine_of_root(squared) * W + sine_defect_of_root(squared) * product(W, W)
 
 
 def log_rotation(S: Tensor, C: Tensor) -> Tensor:
@@ -172,7 +222,7 @@ def log_rotation(S: Tensor, C: Tensor) -> Tensor:
 def _log_by_quaternion(S: Tensor, C: Tensor) -> Tensor:
     q = quaternion_of(S, C)
     w, v = q[..., :1], q[..., 1:]
-    return skew_of(2 * atan2_over(v.square().sum(-1, keepdim=True), w) * v)
+    return skew_of(2 * atan2_over_root(v.square().sum(-1, keepdim=True), w) * v)
 
 
 _NEAR = 0.5
