@@ -24,6 +24,7 @@ from riemopt.manifolds import (
     Symmetric,
     Toeplitz,
 )
+from riemopt.manifolds.bases import Bases
 from tests import manifold_cases
 from tests.manifold_cases import CASES, over_cases
 
@@ -141,9 +142,8 @@ def test_what_an_optimizer_asks():
     assert not Flattened(Stiefel()).allows_elementwise_scaling
     for case in (case for case in CASES if not isinstance(case.manifold, Product)):
         base = getattr(case.manifold, "base", case.manifold)
-        assert case.manifold.has_constant_norm == isinstance(
-            base, SpecialOrthogonal | Sphere | Stiefel
-        )
+        constant = isinstance(base, Bases | SpecialOrthogonal | Sphere | Stiefel)
+        assert case.manifold.has_constant_norm == constant
 
 
 def test_a_manifold_that_is_no_dataclass_can_be_printed():
