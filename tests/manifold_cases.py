@@ -88,7 +88,7 @@ FLAGS: Shapes = {
     "tall": (5, 3),
     "wide": (3, 5),
     "batch": (2, 3, 4, 3),
-    "large": (100, 3),
+    "large": (30, 3),
 }
 MOTIONS: Shapes = {
     "empty": (0, 4, 4),

@@ -25,6 +25,7 @@ from riemopt.manifolds import (
     Symmetric,
     Toeplitz,
 )
+from riemopt.manifolds.bases import Bases
 from tests import manifold_cases
 from tests.manifold_cases import CASES, over_cases
 
@@ -144,9 +145,8 @@ def test_what_an_optimizer_asks():
         if isinstance(case.manifold, Product | ExceptRows):
             continue
         base = getattr(case.manifold, "base", case.manifold)
-        assert case.manifold.has_constant_norm == isinstance(
-            base, SpecialOrthogonal | Sphere | Stiefel
-        )
+        constant = isinstance(base, Bases | SpecialOrthogonal | Sphere | Stiefel)
+        assert case.manifold.has_constant_norm == constant
 
 
 def test_a_manifold_that_is_no_dataclass_can_be_printed():
