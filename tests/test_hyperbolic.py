@@ -89,6 +89,25 @@ def test_lorentz_agrees_with_geoopt(c):
         close(mine, other, rtol=1e-10, atol=1e-12)
 
 
+def test_the_ball_agrees_with_pymanopt():
+    """Hessian included."""
+    manifolds = pytest.importorskip("pymanopt").manifolds
+    theirs, ours = manifolds.PoincareBall(4), PoincareBall()
+    x, y, g, h, u = (0.2 * randn(4, seed=i) for i in range(5))
+    a, b, G, H, v = (t.numpy() for t in (x, y, g, h, u))
+    pairs = [
+        (ours.egrad2rgrad(x, g), theirs.euclidean_to_riemannian_gradient(a, G)),
+        (ours.ehess2rhess(x, g, h, u), theirs.euclidean_to_riemannian_hessian(a, G, H, v)),
+        (ours.inner(x, g, u), theirs.inner_product(a, G, v)),
+        (ours.exp(x, u), theirs.exp(a, v)),
+        (ours.log(x, y), theirs.log(a, b)),
+        (ours.dist(x, y), theirs.dist(a, b)),
+        (ours.mobius_add(x, y), theirs.mobius_addition(a, b)),
+    ]
+    for mine, other in pairs:
+        close(mine, torch.as_tensor(other), rtol=1e-8, atol=1e-10)
+
+
 # --- one geometry in several models -------------------------------------------------------------
 
 

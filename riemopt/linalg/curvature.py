@@ -59,15 +59,15 @@ def _ratio(
             r = w.abs().clamp(min=torch.finfo(w.dtype).tiny).sqrt()
             return negative(r) if k < 0 else positive(r)
     small = w.abs() < SMALL
-    argument, root = torch.where(small, w, 0), torch.where(small, 1, w.abs()).sqrt()
-    near = torch.zeros_like(w)
-    for term in reversed(series):
-        near = near * argument + term
+    near, root = torch.where(small, w, 0), torch.where(small, 1, w.abs()).sqrt()
+    total = torch.full_like(w, series[-1])
+    for term in series[-2::-1]:
+        total = total * near + term
     if isinstance(k, Tensor):
         far = torch.where(w < 0, negative(root), positive(torch.where(w < 0, 0.5, root)))
     else:
         far = negative(root) if k < 0 else positive(root)
-    return torch.where(small, near, far)
+    return torch.where(small, total, far)
 
 
 def root(k: Curvature) -> Curvature:
@@ -90,10 +90,8 @@ def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
     """The largest √|κ|‖x‖ of a point: 1 - √eps for κ < 0, eps^(-1/2) for κ > 0 (near infinity)."""
     near, far = 1 - margin(dtype), 1 / margin(dtype)
     if isinstance(k, Tensor):
-        exact = torch.promote_types(dtype, torch.float32)
-        return torch.where(
-            k < 0, k.new_full((), near, dtype=exact), k.new_full((), far, dtype=exact)
-        )
+        full = torch.promote_types(dtype, torch.float32)
+        return torch.where(k < 0, k.new_full((), near, dtype=full), k.new_full((), far, dtype=full))
     return near if k < 0 else far
 
 
@@ -102,7 +100,8 @@ def clip(x: Tensor, k: Curvature) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if isinstance(k, Tensor) or k != 0:
         limit = edge(k, x.dtype)
-        return (x * (limit / (root(k) * norm).clamp(min=limit))).contiguous()
+        size = root(k.detach() if isinstance(k, Tensor) else k) * norm  # √|κ| is not smooth at 0
+        return (x * (limit / size.clamp(min=limit))).contiguous()
     return x.clone(memory_format=torch.contiguous_format)
 
 
