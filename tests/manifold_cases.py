@@ -16,6 +16,7 @@ from hypothesis import strategies
 from torch import Tensor
 
 from riemopt.manifolds import (
+    SPD,
     AffineSubspace,
     Circulant,
     Euclidean,
@@ -31,6 +32,7 @@ from riemopt.manifolds import (
     Symmetric,
     Toeplitz,
 )
+from riemopt.testing.sampling import metric_is_ambient
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -72,6 +74,7 @@ SQUARES: Shapes = {
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
 }
+DEFINITE: Shapes = {**SQUARES, "large": (20, 20)}
 KERNELS: Shapes = {  # (out, in, kh, kw)
     "empty": (0, 3, 2, 2, 1),
     "one": (1, 1, 1, 1),
@@ -110,9 +113,11 @@ class Case(NamedTuple):
     manifold: Manifold
     shapes: Shapes
     second_order: str = ""
-    """The metric in which `retract` is claimed to be of second order: "ambient" or "canonical"."""
+    """The metric in which `retract` is claimed to be of second order: "ambient" or its "own"."""
     closed_forms: tuple[str, ...] = ()
     """Which of exp, log and dist the manifold has."""
+    reach: float = 1.0
+    """A length of geodesics well within the injectivity radius at random points."""
     uniform: bool = False
     """Whether `random_point` is promised to be uniform."""
     twin: Manifold | None = None
@@ -171,9 +176,13 @@ CASES = [
     Case(Stiefel("cayley"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel(metric="canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("qr", "canonical"), MATRICES, "", ("exp",), uniform=True),
-    Case(Stiefel("cayley", "canonical"), MATRICES, "canonical", ("exp",), uniform=True),
+    Case(Stiefel("cayley", "canonical"), MATRICES, "own", ("exp",), uniform=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(SPD(), DEFINITE, "", ALL_FORMS, reach=0.1),
+    Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),
+    Case(SPD("log_cholesky"), FEW_SQUARES, "own", ALL_FORMS),
+    Case(SPD("log_euclidean"), FEW_SQUARES, "", ALL_FORMS),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
@@ -205,6 +214,11 @@ DTYPES = (*FULL, torch.bfloat16)
 
 # Values are drawn by torch from these.
 seeds = strategies.integers(0, 2**32 - 1)
+
+
+def has_ambient_metric(case: Case) -> bool:
+    x = point(case, next(s for s in case.shapes.values() if 0 not in s), torch.float64)
+    return metric_is_ambient(case.manifold, x)
 
 
 def first_of_its_metric(case: Case) -> bool:

@@ -15,6 +15,7 @@ from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
@@ -22,6 +23,7 @@ from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
     "QR",
+    "SPD",
     "AffineSubspace",
     "Cayley",
     "Circulant",

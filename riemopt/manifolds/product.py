@@ -168,6 +168,11 @@ class Product(Manifold):
     def has_constant_norm(self) -> bool:
         return all(m.has_constant_norm for m in self.manifolds)
 
+    @property
+    @override
+    def margin(self) -> float:
+        return sum(m.margin for m in self.manifolds)
+
     # --- geometry ---
 
     @override
