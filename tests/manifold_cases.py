@@ -22,9 +22,12 @@ from riemopt.manifolds import (
     Euclidean,
     FixedSum,
     Flattened,
+    Interval,
     LevelSet,
     Manifold,
+    Positive,
     Product,
+    Simplex,
     SkewSymmetric,
     Sparsity,
     Sphere,
@@ -75,6 +78,9 @@ SQUARES: Shapes = {
     "large": (60, 60),
 }
 DEFINITE: Shapes = {**SQUARES, "large": (20, 20)}
+NUMBERS: Shapes = {"empty": (0, 3), "one": (1,), "batch": (2, 3, 4), "large": (3, 100)}
+MIXTURES: Shapes = {**NUMBERS, "vector": (5,), "large": (3, 60)}
+COLUMN_MIXTURES: Shapes = {"vector": (5,), "batch": (4, 2, 3)}
 KERNELS: Shapes = {  # (out, in, kh, kw)
     "empty": (0, 3, 2, 2, 1),
     "one": (1, 1, 1, 1),
@@ -118,6 +124,8 @@ class Case(NamedTuple):
     """Which of exp, log and dist the manifold has."""
     reach: float = 1.0
     """A length of geodesics well within the injectivity radius at random points."""
+    is_real: bool = False
+    """Whether it is a set of real numbers alone."""
     uniform: bool = False
     """Whether `random_point` is promised to be uniform."""
     twin: Manifold | None = None
@@ -183,6 +191,11 @@ CASES = [
     Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),
     Case(SPD("log_cholesky"), FEW_SQUARES, "own", ALL_FORMS),
     Case(SPD("log_euclidean"), FEW_SQUARES, "", ALL_FORMS),
+    Case(Positive(), NUMBERS, "own", ALL_FORMS, is_real=True),
+    Case(Interval(), NUMBERS, "own", ALL_FORMS, reach=0.1, is_real=True),
+    Case(Interval(-2.0, 5.0), {"batch": (2, 3)}, "own", ALL_FORMS, reach=0.1, is_real=True),
+    Case(Simplex(), MIXTURES, "", ALL_FORMS, reach=1e-3, is_real=True),
+    Case(Simplex(dim=0), COLUMN_MIXTURES, "", ALL_FORMS, reach=1e-3, is_real=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
@@ -217,8 +230,8 @@ seeds = strategies.integers(0, 2**32 - 1)
 
 
 def has_ambient_metric(case: Case) -> bool:
-    x = point(case, next(s for s in case.shapes.values() if 0 not in s), torch.float64)
-    return metric_is_ambient(case.manifold, x)
+    shapes = [s for kind, s in case.shapes.items() if kind not in ("empty", "large")]
+    return all(metric_is_ambient(case.manifold, point(case, s, torch.float64)) for s in shapes)
 
 
 def first_of_its_metric(case: Case) -> bool:
@@ -263,6 +276,8 @@ def over(
         ]
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):
+                if case.is_real and dtype.is_complex:
+                    continue
                 thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % 2
                 label = f"{case.manifold}-{kind}-{name(dtype)}"
                 marks = [pytest.mark.slow] if thinned else []

@@ -16,10 +16,14 @@ from torch.utils._pytree import tree_leaves
 import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import (
+    SPD,
     FixedSum,
     Flattened,
+    Interval,
     LevelSet,
+    Positive,
     Product,
+    Simplex,
     SkewSymmetric,
     Sphere,
     Stiefel,
@@ -99,6 +103,9 @@ MANIFOLDS = {
     "spd-affine": (SPD("affine"), (4, 4)),
     "spd-cholesky": (SPD("log_cholesky"), (4, 4)),
     "spd-log": (SPD("log_euclidean"), (3, 3)),
+    "positive": (Positive(), (3, 4)),
+    "interval": (Interval(), (3, 4)),
+    "simplex": (Simplex(), (3, 4)),
     "affine": (two_equations(), (3, 5)),
     "fixed-sum": (FixedSum(), (3, 5)),
     "sparsity": (triangle(), (4, 4)),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from riemopt.manifolds import Sphere, Stiefel, Symmetric
+from riemopt.manifolds import SPD, Sphere, Stiefel, Symmetric
 from riemopt.testing import check_manifold, check_projection, check_retraction, check_transport
 from tests import test_planted_mistakes as planted
 
@@ -31,6 +31,14 @@ class Farthest(Sphere):
 
     def project(self, a):
         return -super().project(a)
+
+
+class FarInside(SPD):
+    """Goes inside by as much as 1, where `margin` allows a hundredth."""
+
+    def project(self, a):
+        y = super().project(a)
+        return y + torch.eye(y.shape[-1], dtype=y.dtype)
 
 
 class ClaimsConstantNorm(Symmetric):
@@ -178,6 +186,7 @@ PLANTS = [
     plant(planted.NearNotNearest, "project is stationary"),
     plant(planted.NearNotNearest, "project is nearest"),
     plant(Farthest, "project is nearest"),
+    plant(FarInside, "project is nearest", shape=(3, 3)),
     plant(planted.DividesByZero, "project stands zero"),
     plant(planted.FallsShort, "project lands on surface"),
     plant(planted.FallsShort, "project fixes points"),

@@ -62,6 +62,7 @@ from riemopt.linalg.polar import (
     small_correction,
 )
 from riemopt.linalg.polynomials import step_cap
+from riemopt.linalg.positive import log_ratio, positive_step
 from riemopt.linalg.products import (
     HALF,
     add_identity,
@@ -142,6 +143,7 @@ __all__ = [
     "known_any",
     "known_values",
     "largest_entries",
+    "log_ratio",
     "lyapunov",
     "matrix_exp",
     "maximum",
@@ -154,6 +156,7 @@ __all__ = [
     "plus_adjoint",
     "polar",
     "polar_step",
+    "positive_step",
     "product",
     "project_polar",
     "qr_positive",

@@ -9,10 +9,13 @@ from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flattened import Flattened
+from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
+from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
+from riemopt.manifolds.simplex import Simplex
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.spd import SPD
@@ -33,12 +36,15 @@ __all__ = [
     "FixedSum",
     "FlatSubspace",
     "Flattened",
+    "Interval",
     "LevelSet",
     "LinearSubspace",
     "Manifold",
     "Polar",
+    "Positive",
     "Product",
     "Retraction",
+    "Simplex",
     "SkewSymmetric",
     "Sparsity",
     "Sphere",

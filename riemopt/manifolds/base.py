@@ -361,6 +361,10 @@ class Manifold(ABC):
     def _reject(self, shape: Sequence[int], need: str) -> NoReturn:
         raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.")
 
+    def _check_real(self, a: Tensor) -> None:
+        if a.is_complex():
+            raise ValueError(f"{self!r} needs real tensors; got {a.dtype}.")
+
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
             self._reject(shape, "square matrices (*batch, n, n) with n ≥ 1")

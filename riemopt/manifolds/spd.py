@@ -35,7 +35,7 @@ class SPD(Manifold):
             X ↦ AXAᴴ: covariances whose coordinates mean nothing, as of electrodes.
             "log_cholesky": flat in the Cholesky factor's lower part and the logarithms of its
             diagonal (Lin 2019). Closed forms without eigenvalues.
-            "log_euclidean": ‖Dlog_X[U]‖², flat in log X (Arsigny et al. 2007): means are closed forms.
+            "log_euclidean": ‖Dlog_X[U]‖², flat in log X (Arsigny et al. 2007).
 
     The stored matrix is Hermitian bit for bit and its Cholesky factor exists: eigenvalues are at
     least about 2·eps·‖X‖. A step is positive definite for U of any length; one longer than 1 in the
