@@ -85,10 +85,9 @@ def test_pymanopt_agrees():
     ]
     for mine, other in pairs:
         torch.testing.assert_close(mine, torch.as_tensor(other), rtol=1e-8, atol=1e-8)
-    # A retraction of second order too, so it differs by O(U³) and more.
-    small = 1e-4 * u
-    retracted = torch.as_tensor(theirs.retraction(X, small.numpy()))
-    torch.testing.assert_close(ours.retract(x, small), retracted, rtol=0, atol=1e-10)
+    short = 0.1 * u  # longer steps are cut
+    retracted = torch.as_tensor(theirs.retraction(X, short.numpy()))
+    torch.testing.assert_close(ours.retract(x, short), retracted, rtol=1e-8, atol=1e-8)
 
 
 def test_geoopt_agrees():
@@ -183,7 +182,7 @@ def test_gradients_at_coincident_points(metric):
     assert torch.equal(y.grad, torch.zeros(3, 3).double())
 
 
-FUNCTIONS = ("EXP", "LOG", "LOG1P", "SQRT", "STEP")
+FUNCTIONS = ("EXP", "LOG", "LOG1P", "SQRT")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

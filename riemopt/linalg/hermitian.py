@@ -68,24 +68,6 @@ def _plus_one(a: Tensor) -> Tensor:
     return (1 + a).clamp(min=torch.finfo(a.dtype).eps)
 
 
-def _root(w: Tensor) -> Tensor:
-    return torch.hypot(torch.ones_like(w), w)
-
-
-def unit_step(w: Tensor) -> Tensor:
-    """w + √(1 + w²) = exp(arsinh w): positive, increasing, 1 + w + w²/2 near 0, linear for large w.
-
-    A step of positive numbers by it never leaves them, never goes the wrong way, and is never much
-    longer than a Euclidean one.
-    """
-    far = _root(w) + w.abs()
-    return torch.where(w < 0, 1 / far, far)
-
-
-def _step_quotient(a: Tensor, b: Tensor) -> Tensor:
-    return (unit_step(a) + unit_step(b)) / (_root(a) + _root(b))
-
-
 EXP = Scalar(
     torch.exp, lambda a, b: ((a + b) / 2).exp() * _sinhc((a - b) / 2), torch.exp, torch.ones_like
 )
@@ -99,7 +81,6 @@ LOG1P = Scalar(
 SQRT = Scalar(
     torch.sqrt, lambda a, b: 1 / (a.sqrt() + b.sqrt()), lambda a: -1 / (4 * a**1.5), torch.abs
 )
-STEP = Scalar(unit_step, _step_quotient, lambda a: 1 / _root(a) ** 3, torch.ones_like)
 
 
 # --- functions of matrices ---------------------------------------------------------------------

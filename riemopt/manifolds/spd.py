@@ -45,9 +45,10 @@ class SPD(Manifold):
     `second_moment="point"`, for there a gradient that is divided entry by entry may point uphill.
 
     A step takes two Cholesky factors, two triangular solves and some products, and waits for no
-    device. "affine" adds the eigenvalues of one matrix and "log_euclidean" of four: off a CPU by
-    Jacobi's method, some 3n·(5 + log₂n) products each, which is much for n > 64. Derivatives are
-    right where eigenvalues are equal.
+    device; that of "log_euclidean" finds eigenvalues three times besides. `inner`, `exp`, `log` and
+    `dist` of all metrics but "log_cholesky" need some. Off a CPU that is Jacobi's method, some
+    3n·(5 + log₂n) products, which is much for n > 64. Derivatives are right where eigenvalues are
+    equal.
 
     Do not use it where zero eigenvalues are meant: the optimum of a rank-deficient problem is not
     in the set, and steps get shorter on the way to it.
@@ -128,10 +129,9 @@ class SPD(Manifold):
 
     @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """X + U + O(U²), positive definite for any U; see `SPDMetric.step`.
+        """X + U + O(U²), positive definite for any U.
 
-        It agrees with `exp` to second order in the affine and the log-Cholesky metric. (A step of
-        the others is that of log-Cholesky.)
+        X + U + ½UX⁻¹U in the affine metric, of second order; else the geodesic of log-Cholesky.
         """
         return self.curve_with_fraction(x, u, 1.0)[0]
 

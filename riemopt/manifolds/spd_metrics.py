@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt import linalg
-from riemopt.linalg import EXP, LOG, LOG1P, SQRT, STEP, product, sym
+from riemopt.linalg import EXP, LOG, LOG1P, SQRT, product, sym
 
 _MATRIX = (-2, -1)
 
@@ -36,12 +36,8 @@ class SPDMetric:
         raise NotImplementedError
 
     def step(self, L: Tensor, w: Tensor) -> Tensor:
-        """A retraction along U = LwLᴴ, by the factor: LLᴴ + U + O(U²), positive definite.
-
-        That of `LogCholesky` with f(w) = w + √(1 + w²) in place of eʷ, with which it agrees to
-        second order. It grows less, and is as cheap.
-        """
-        return linalg.along_factor(L, w, STEP.value)
+        """A retraction along U = LwLᴴ with ‖w‖ ≤ 1: the geodesic of `LogCholesky`, as cheap."""
+        return linalg.along_factor(L, w, torch.exp)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """V at X carried to Y."""
@@ -88,8 +84,8 @@ class AffineInvariant(SPDMetric):
 
     @override
     def step(self, L: Tensor, w: Tensor) -> Tensor:
-        """L·f(w)·Lᴴ with f(w) = w + √(1 + w²) on eigenvalues: LLᴴ + U + ½UX⁻¹U + O(U⁴)."""
-        return linalg.colour(L, linalg.hermitian_function(w, STEP))
+        """L(I + w + ½w²)Lᴴ = X + U + ½UX⁻¹U, whose eigenvalues increase with w for w ≥ -1."""
+        return linalg.colour(L, linalg.add_identity(w + product(w, w) / 2, 1))
 
     @override
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -272,7 +268,8 @@ class LogEuclidean(SPDMetric):
     @override
     def gradient(self, x: Tensor, g: Tensor) -> Tensor:
         """Dexp[Dexp[G]] at log X."""
-        return self._dexp(x, self._dexp(x, g))
+        spectrum = linalg.eigh(sym(x))
+        return self._dexp(x, self._dexp(x, g, spectrum), spectrum)
 
     @override
     def hessian(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
@@ -280,7 +277,8 @@ class LogEuclidean(SPDMetric):
         S = linalg.hermitian_function(x, LOG)
         velocity = linalg.hermitian_derivative(x, u, LOG)
         bent = linalg.hermitian_second(S, g, velocity, EXP)
-        return self._dexp(x, self._dexp(x, h) + bent)
+        spectrum = linalg.eigh(sym(x))
+        return self._dexp(x, self._dexp(x, h, spectrum) + bent, spectrum)
 
     @override
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -306,9 +304,9 @@ class LogEuclidean(SPDMetric):
         """‖log Y - log X‖."""
         return torch.linalg.vector_norm(linalg.hermitian_difference(y, x, y - x, LOG), dim=_MATRIX)
 
-    def _dexp(self, x: Tensor, g: Tensor) -> Tensor:
-        """Dexp at log X."""
-        values, vectors = linalg.eigh(sym(x))
+    def _dexp(self, x: Tensor, g: Tensor, spectrum: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Dexp at log X, whose spectrum may be given."""
+        values, vectors = spectrum or linalg.eigh(sym(x))
         S = linalg.hermitian_function(x, LOG, (values, vectors))
         return linalg.hermitian_derivative(S, g, EXP, (values.log(), vectors))
 
