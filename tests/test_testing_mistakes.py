@@ -34,11 +34,11 @@ class Farthest(Sphere):
 
 
 class FarInside(SPD):
-    """Goes inside by as much as 1, where `margin` allows a hundredth."""
+    """Goes inside by as much as 10, where `margin` allows a hundredth."""
 
     def project(self, a):
         y = super().project(a)
-        return y + torch.eye(y.shape[-1], dtype=y.dtype)
+        return y + 10 * torch.eye(y.shape[-1], dtype=y.dtype)
 
 
 class ClaimsConstantNorm(Symmetric):
