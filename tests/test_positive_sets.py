@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD
-from riemopt.manifolds import SPD, Interval, Positive, Simplex, Sphere
+from riemopt.manifolds import SPD, Flattened, Interval, Positive, Product, Simplex, Sphere
+from riemopt.testing import check_manifold
 from tests.manifold_cases import generator, name
 
 HALF = [torch.bfloat16, torch.float16]
@@ -154,6 +155,31 @@ def test_derivatives_at_coincident_and_other_points(manifold):
         assert torch.autograd.gradcheck(function, (x, u))
     manifold.dist(x, x.detach().clone()).sum().backward()
     assert bool(x.grad.isfinite().all())
+
+
+GAUSSIAN = Product({"covariance": (SPD(), (2, 2)), "rates": (Positive(), 3), "mix": (Simplex(), 3)})
+
+
+def test_factors_of_a_product():
+    check_manifold(GAUSSIAN, (10,), (2, 10)).require()
+    outside = GAUSSIAN.random_point(10)
+    outside[5] = -1.0
+    assert GAUSSIAN.violation(outside) == math.inf
+    assert GAUSSIAN.tolerance(outside).isfinite()
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=name)
+@pytest.mark.parametrize("manifold", [GAUSSIAN, Flattened(SPD(), event_ndim=3)], ids=str)
+def test_half_precision_weights_stay_inside(manifold, dtype):
+    """Steps are float32, and what is written is rounded so that it stays inside."""
+    shape = (3, 10) if manifold == GAUSSIAN else (3, 4, 2, 2)
+    x = ManifoldParameter(torch.randn(shape, generator=generator(0)).to(dtype), manifold)
+    optimizer = RiemannianAdam([x], lr=0.05, second_moment="point")
+    for i in range(100):
+        x.grad = noise(*shape, seed=i % 7, dtype=torch.float32).to(dtype)
+        optimizer.step()
+        violation = manifold.violation(x.detach().double())
+        assert bool((violation <= manifold.tolerance(x.detach()).double()).all())
 
 
 # --- training ----------------------------------------------------------------------------------
