@@ -78,6 +78,8 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
         batch = y.ndim - manifold.event_ndim
         parts = [project_scale(m, part).unsqueeze(-1).flatten(batch) for m, part in scales]
         return torch.linalg.vector_norm(torch.cat(parts, -1), dim=-1)
+    if manifold.margin:  # the nearest point of a convex set, moved inside
+        return 1 + length(manifold, a) + length(manifold, y)
     if hasattr(manifold, "radius"):
         return length(manifold, y)
     if isinstance(manifold, SpecialEuclidean):

@@ -64,7 +64,7 @@ over_runs = pytest.mark.parametrize(
     [
         pytest.param(case, optimizer, dtype, id=f"{case.manifold}-{optimizer}-{name(dtype)}")
         for case, optimizer, dtype in itertools.product(CONSTRAINED, OPTIMIZERS, DTYPES)
-        if not (case.real and dtype.is_complex)
+        if not (case.is_real and dtype.is_complex)
     ],
 )
 

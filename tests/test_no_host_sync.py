@@ -16,15 +16,19 @@ from torch.utils._pytree import tree_leaves
 import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import (
+    SPD,
     ExceptRows,
     FixedSum,
     Flattened,
     Grassmann,
+    Interval,
     LevelSet,
     Lorentz,
     PoincareBall,
+    Positive,
     Product,
     RowBlocks,
+    Simplex,
     SkewSymmetric,
     SpecialEuclidean,
     SpecialOrthogonal,
@@ -107,6 +111,13 @@ MANIFOLDS = {
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
+    "spd": (SPD(), (3, 4, 4)),
+    "spd-affine": (SPD("affine"), (4, 4)),
+    "spd-cholesky": (SPD("log_cholesky"), (4, 4)),
+    "spd-log": (SPD("log_euclidean"), (3, 3)),
+    "positive": (Positive(), (3, 4)),
+    "interval": (Interval(), (3, 4)),
+    "simplex": (Simplex(), (3, 4)),
     "affine": (two_equations(), (3, 5)),
     "fixed-sum": (FixedSum(), (3, 5)),
     "sparsity": (triangle(), (4, 4)),
@@ -124,6 +135,7 @@ MANIFOLDS = {
     "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
     "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
+REAL = ("positive", "interval", "simplex")  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
     "momentum": lambda p, **o: riemopt.RiemannianSGD(
@@ -156,6 +168,10 @@ def _meta_step(manifold, shape, make, dtype=torch.float32):
 def test_a_step_on_meta_reads_nothing(case, make, dtype):
     if dtype.is_complex and isinstance(MANIFOLDS[case][0], Curved):
         pytest.skip("of real points")
+    if case in REAL and dtype.is_complex:
+        with pytest.raises(ValueError, match="needs real tensors"):
+            MANIFOLDS[case][0].project(torch.empty(3, 3, dtype=dtype))
+        return
     _meta_step(*MANIFOLDS[case], OPTIMIZERS[make], dtype)
 
 

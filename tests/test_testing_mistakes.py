@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from riemopt.linalg import gram, right_multiply, skew, sym
-from riemopt.manifolds import Grassmann, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import SPD, Grassmann, Sphere, Stiefel, Symmetric
 from riemopt.testing import check_manifold, check_projection, check_retraction, check_transport
 from tests import test_planted_mistakes as planted
 
@@ -32,6 +32,14 @@ class Farthest(Sphere):
 
     def project(self, a):
         return -super().project(a)
+
+
+class FarInside(SPD):
+    """Goes inside by as much as 10, where `margin` allows a hundredth."""
+
+    def project(self, a):
+        y = super().project(a)
+        return y + 10 * torch.eye(y.shape[-1], dtype=y.dtype)
 
 
 class ClaimsConstantNorm(Symmetric):
@@ -209,6 +217,7 @@ PLANTS = [
     plant(planted.NearNotNearest, "project is stationary"),
     plant(planted.NearNotNearest, "project is nearest"),
     plant(Farthest, "project is nearest"),
+    plant(FarInside, "project is nearest", shape=(3, 3)),
     plant(planted.DividesByZero, "project stands zero"),
     plant(planted.FallsShort, "project lands on surface"),
     plant(planted.FallsShort, "project fixes points"),

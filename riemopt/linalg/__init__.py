@@ -30,10 +30,34 @@ from riemopt.linalg.backends import (
     steps_are_known_to_count,
     sums_exactly,
 )
+from riemopt.linalg.cholesky import (
+    along_factor,
+    cholesky,
+    cholesky_beside_identity,
+    colour,
+    from_factor,
+    is_positive_definite,
+    keep_definite,
+    real_diagonal,
+    to_factor,
+    whiten,
+)
 from riemopt.linalg.copies import Copies
 from riemopt.linalg.curvature import Curvature
 from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
+from riemopt.linalg.hermitian import (
+    EXP,
+    LOG,
+    LOG1P,
+    SQRT,
+    eigh,
+    hermitian_derivative,
+    hermitian_difference,
+    hermitian_function,
+    hermitian_second,
+    lyapunov,
+)
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
 from riemopt.linalg.polar import (
@@ -45,6 +69,7 @@ from riemopt.linalg.polar import (
     small_correction,
 )
 from riemopt.linalg.polynomials import step_cap
+from riemopt.linalg.positive import log_ratio, positive_step
 from riemopt.linalg.products import (
     HALF,
     add_identity,
@@ -93,7 +118,11 @@ from riemopt.linalg.steps import cap_norm, cubic_cut
 from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
 
 __all__ = [
+    "EXP",
     "HALF",
+    "LOG",
+    "LOG1P",
+    "SQRT",
     "Copies",
     "Curvature",
     "Rows",
@@ -101,6 +130,7 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "along_factor",
     "angle_over_sine",
     "angles_of",
     "average",
@@ -108,7 +138,10 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "cholesky",
+    "cholesky_beside_identity",
     "coalesced",
+    "colour",
     "combine",
     "cos_of_root",
     "cubic_cut",
@@ -116,10 +149,16 @@ __all__ = [
     "derivative_of_inner",
     "divide",
     "eager_only",
+    "eigh",
     "exact_products",
     "exp_skew",
+    "from_factor",
     "gram",
     "gram_defect",
+    "hermitian_derivative",
+    "hermitian_difference",
+    "hermitian_function",
+    "hermitian_second",
     "identities",
     "identity_like",
     "in_double",
@@ -127,14 +166,19 @@ __all__ = [
     "internal_graph",
     "inverse_cholesky",
     "inverse_root",
+    "is_positive_definite",
+    "is_recorded_outside",
     "is_square",
     "is_traced",
     "is_wide",
+    "keep_definite",
     "known_all",
     "known_any",
     "known_values",
     "largest_entries",
+    "log_ratio",
     "log_rotation",
+    "lyapunov",
     "matrix_exp",
     "maximum",
     "mean_along_columns",
@@ -152,11 +196,13 @@ __all__ = [
     "plus_adjoint",
     "polar",
     "polar_step",
+    "positive_step",
     "product",
     "project_polar",
     "project_rotation",
     "qr_positive",
     "quaternion_of_rotation",
+    "real_diagonal",
     "right_multiply",
     "root_plus",
     "rotation_of_quaternion",
@@ -177,9 +223,11 @@ __all__ = [
     "tangent_to_columns",
     "tangent_to_rotations",
     "tangent_to_sphere",
+    "to_factor",
     "total",
     "twice_generator",
     "unitary_factor",
     "upcast",
+    "whiten",
     "without_phase",
 ]

@@ -13,14 +13,18 @@ from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
 from riemopt.manifolds.grassmann import Grassmann
+from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
 from riemopt.manifolds.lorentz import Lorentz
 from riemopt.manifolds.poincare_ball import PoincareBall
+from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
+from riemopt.manifolds.simplex import Simplex
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.special_euclidean import SpecialEuclidean
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
@@ -31,6 +35,7 @@ from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
     "QR",
+    "SPD",
     "AffineSubspace",
     "Cayley",
     "Circulant",
@@ -44,15 +49,18 @@ __all__ = [
     "Flattened",
     "Frozen",
     "Grassmann",
+    "Interval",
     "LevelSet",
     "LinearSubspace",
     "Lorentz",
     "Manifold",
     "PoincareBall",
     "Polar",
+    "Positive",
     "Product",
     "Retraction",
     "RowBlocks",
+    "Simplex",
     "SkewSymmetric",
     "Sparsity",
     "SpecialEuclidean",

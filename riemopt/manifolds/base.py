@@ -27,6 +27,7 @@ _COMPUTES = (
     "proj_tangent",
     "retract",
     "project",
+    "round_point",
     "violation",
     "egrad2rgrad",
     "ehess2rhess",
@@ -137,6 +138,15 @@ class Manifold(ABC):
         """
         return x
 
+    @property
+    def margin(self) -> float:
+        """How much farther than the nearest point project(a) may be, in multiples of 1 + ‖a‖.
+
+        Not 0 for open sets, as of positive numbers. They have no point that is nearest to what is
+        outside, and a step from close to the boundary would begin badly.
+        """
+        return 0.0
+
     # --- required ---
 
     @abstractmethod
@@ -169,6 +179,14 @@ class Manifold(ABC):
     @abstractmethod
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """Degrees of freedom (real numbers) of one point of a tensor of `shape`."""
+
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The point x in another dtype; optimizers call it when they write a half-precision weight.
+
+        A manifold overrides it where rounding may leave the set: a positive number may become 0. It
+        returns points that `dtype` holds exactly as they are.
+        """
+        return x.to(dtype)
 
     # --- geometry, from the above ---
 
@@ -397,6 +415,10 @@ class Manifold(ABC):
 
     def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:
         raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.{advice}")
+
+    def _check_real(self, a: Tensor) -> None:
+        if a.is_complex():
+            raise ValueError(f"{self!r} needs real tensors; got {a.dtype}.")
 
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:

@@ -119,6 +119,11 @@ class Flattened(Manifold):
         total = self.base.total_space
         return None if total is None else Flattened(total, self.event_ndim)
 
+    @property
+    @override
+    def margin(self) -> float:
+        return self.base.margin
+
     proj_tangent = lifted(Manifold.proj_tangent, "point")
     egrad2rgrad = lifted(Manifold.egrad2rgrad, "point")
     ehess2rhess = lifted(Manifold.ehess2rhess, "point")
@@ -132,6 +137,7 @@ class Flattened(Manifold):
     carry_mean = lifted(Manifold.carry_mean, "point", "number")
     after_move = lifted(Manifold.after_move, "point")
     project = lifted(Manifold.project, "point")
+    round_point = lifted(Manifold.round_point, "point")
     violation = lifted(Manifold.violation, "number")
     tolerance = lifted(Manifold.tolerance, "number")
     exp = lifted(Manifold.exp, "point")

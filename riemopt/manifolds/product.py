@@ -226,6 +226,11 @@ class Product(Manifold):
         """Those of all factors, `(*batch, k)`."""
         return self._side_by_side(self._each(lambda m, x: m.invariants(x), x), x)
 
+    @property
+    @override
+    def margin(self) -> float:
+        return sum(m.margin for m in self.manifolds)
+
     # --- geometry ---
 
     @override
@@ -302,6 +307,10 @@ class Product(Manifold):
     def project(self, a: Tensor) -> Tensor:
         return self._map(lambda m, a: m.project(a), a)
 
+    @override
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._map(lambda m, x: m.round_point(x, dtype), x)
+
     def violation(self, x: Tensor) -> Tensor:
         """The largest of the factors' violations."""
         return self._numbers(lambda m, x: m.violation(x), x).amax(-1)
@@ -311,7 +320,8 @@ class Product(Manifold):
         violation = self._numbers(lambda m, x: m.violation(x), x)
         tolerance = self._numbers(lambda m, x: m.tolerance(x), x)
         worst = (violation / tolerance).amax(-1)
-        return torch.where(worst > 0, violation.amax(-1) / worst, tolerance.amin(-1))
+        known = (worst > 0) & worst.isfinite()  # an open set's violation may be infinite
+        return torch.where(known, violation.amax(-1) / worst, tolerance.amin(-1))
 
     @override
     def random_point(

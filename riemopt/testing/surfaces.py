@@ -106,8 +106,8 @@ def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 )
 def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """a - y ⟂ T_y, the first-order condition of the nearest point."""
-    if _codimension(manifold, x) == 0:
-        raise NotApplicableError("of an open set, the nearest point may lie where it is cut off")
+    if manifold.margin or _codimension(manifold, x) == 0:
+        raise NotApplicableError("an open set has points as near as you like to what is outside")
     a = ambient(x, gen)
     y = manifold.project(a)
     along = manifold.proj_tangent(y, a - y)
@@ -116,16 +116,17 @@ def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Resi
 
 @law(
     "‖a - project(a)‖ ≤ ‖a - y‖ for points y",
-    "`project` is stationary, and is not the nearest point: is a sign the wrong way round?",
+    "`project` is not the nearest point: is a sign the wrong way round? (Of an open set it may be "
+    "farther by `margin`·(1 + ‖a‖).)",
 )
 def project_is_nearest(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
-    """For `y` = x, and for points near the projection."""
+    """For `y` = x, and for points near the projection; up to `margin` for an open set."""
     a = ambient(x, gen)
     y = manifold.project(a)
     others = [x] + [
         manifold.retract(y, tangent(manifold, y, gen, size)) for size in (0.01, 0.1, 1.0)
     ]
-    closest = length(manifold, a - y)
+    closest = length(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
     nearer = [closest - length(manifold, a - other) for other in others]
     scale = length(manifold, a) + length(manifold, y)
     return joined(*(rounding(n.clamp(min=0), scale, x.dtype) for n in nearer))
