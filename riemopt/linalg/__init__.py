@@ -95,7 +95,7 @@ from riemopt.linalg.products import (
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
 from riemopt.linalg.quaternions import quaternion_of_rotation, rotation_of_quaternion, skew_of
-from riemopt.linalg.removable import angle_over_sine, cos_of_root, sinc_of_root
+from riemopt.linalg.removable import angle_over_sine, atan2_over_root, cos_of_root, sinc_of_root
 from riemopt.linalg.rotations import (
     exp_skew,
     log_rotation,
@@ -133,6 +133,7 @@ __all__ = [
     "along_factor",
     "angle_over_sine",
     "angles_of",
+    "atan2_over_root",
     "average",
     "can_be_read",
     "cap_norm",

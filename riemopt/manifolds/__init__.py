@@ -21,6 +21,7 @@ from riemopt.manifolds.poincare_ball import PoincareBall
 from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
+from riemopt.manifolds.scaled import Scaled
 from riemopt.manifolds.simplex import Simplex
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
@@ -60,6 +61,7 @@ __all__ = [
     "Product",
     "Retraction",
     "RowBlocks",
+    "Scaled",
     "Simplex",
     "SkewSymmetric",
     "Sparsity",

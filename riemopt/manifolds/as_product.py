@@ -87,6 +87,7 @@ class AsProduct(Manifold):
     dist = _of_product(Manifold.dist)
     prepare = _of_product(Manifold.prepare)
     dim = _of_product(Manifold.dim)
+    constant_norm = _of_product(Manifold.constant_norm)
 
     @abstractmethod
     def _need(self) -> str:

@@ -342,6 +342,10 @@ class Manifold(ABC):
 
     # --- numbers ---
 
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        """The ambient norm of each point of a tensor of `shape`, where `has_constant_norm`."""
+        raise NotImplementedError(f"Points of {self!r} have no norm that is known.")
+
     def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
         """Whether points of a tensor of `shape` are isolated, so that no step can move them.
 

@@ -151,6 +151,10 @@ class Flattened(Manifold):
         self.base.prepare(x if hasattr(x, "placements") else flatten(x, self.event_ndim))
 
     @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        return self.base.constant_norm(self.flat_shape(shape))
+
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
         if len(shape) < self.event_ndim:
             self._reject(

@@ -157,6 +157,14 @@ class Product(Manifold):
         )
 
     @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        squares = 0.0
+        for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
+            entries = math.prod(own[d] for d in m.event_dims(len(own)))
+            squares += math.prod(own) // entries * m.constant_norm(own) ** 2
+        return math.sqrt(squares)
+
+    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         total = 0
         for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):

@@ -1,5 +1,6 @@
 """Rotations: square matrices with XᴴX = I and determinant 1."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -39,6 +40,10 @@ class SpecialOrthogonal(Manifold):
     @override
     def has_constant_norm(self) -> bool:
         return True
+
+    @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        return math.sqrt(shape[-1])
 
     @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
