@@ -269,6 +269,15 @@ def test_points_stay_within_the_rim(manifold, dtype):
     assert manifold.dist(x, x.flip(0)).isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("manifold", [PoincareBall(), Stereographic(0.5)], ids=str)
+def test_the_nearest_point_has_the_direction_of_the_tensor(manifold, scale):
+    a = scale * nn.functional.normalize(randn(4, 3, dtype=torch.float32), dim=-1)
+    y = manifold.project(a)
+    expected = min(scale, 1 - 2**-11.5 if isinstance(manifold, PoincareBall) else 2**12)
+    close(y, a * (expected / scale), rtol=1e-6, atol=0)
+
+
 # --- a curvature that is learned ----------------------------------------------------------------
 
 

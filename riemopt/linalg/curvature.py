@@ -95,11 +95,14 @@ def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
     return near if k < 0 else far
 
 
-def clip(x: Tensor, k: Curvature) -> Tensor:
-    """Scale points that are beyond the edge back to it; others keep every bit. A copy."""
+def clip(x: Tensor, k: Curvature, dtype: torch.dtype | None = None) -> Tensor:
+    """Scale points that are beyond the edge, of `dtype`, back to it; others keep every bit. A copy.
+
+    `dtype` is that of `x` unless given.
+    """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if isinstance(k, Tensor) or k != 0:
-        limit = edge(k, x.dtype)
+        limit = edge(k, dtype or x.dtype)
         size = root(k.detach() if isinstance(k, Tensor) else k) * norm  # √|κ| is not smooth at 0
         return (x * (limit / size.clamp(min=limit))).contiguous()
     return x.clone(memory_format=torch.contiguous_format)

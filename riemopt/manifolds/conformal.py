@@ -121,7 +121,8 @@ class Conformal(Curved):
     def project(self, a: Tensor) -> Tensor:
         """Nearest point within the rim, to which what is too long is scaled."""
         self._need_real(a)
-        return curvature.clip(a, self.curvature)
+        wide = a.to(linalg.sums_exactly(a))  # in which squares of large entries are finite
+        return curvature.clip(wide, self.curvature, a.dtype).to(a.dtype)
 
     @upcast
     def violation(self, x: Tensor) -> Tensor:

@@ -29,11 +29,11 @@ class Lorentz(Curved):
             whose docstring says what a learned one means.
 
     x₀ is stored, but every method computes it from the other entries, so that a rounded point is a
-    point, and nothing of size e²ʳ cancels: distances have relative errors of a few eps at every
-    radius, of float32 points too. What is rounded are the points: their angle by eps, which is
-    eps·eʳ/2 units of length at the radius r. Points are kept at √c‖(x₁, …, xₙ)‖ ≤ 1/eps (eps of
-    float32 for half precision), a radius of 16.6/√c in float32 and 36.7/√c in float64; steps are
-    no longer than that.
+    point, and nothing of size e²ʳ cancels. Distances of float32 points are right to a few eps at
+    every radius; those of float64 points are off by less than rounding moves them: an angle is
+    rounded by eps, which is eps·eʳ/2 units of length at the radius r. Points are kept at
+    √c‖(x₁, …, xₙ)‖ ≤ 1/eps (eps of float32 for half precision), a radius of 16.6/√c in float32 and
+    36.7/√c in float64; steps are no longer than that.
 
     The step is the geodesic; the unit of `lr`, and `second_moment="point"` as the better choice, as
     of `PoincareBall`. About seventy passes over the points for a step of Adam; nothing waits for
