@@ -152,10 +152,7 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     if entries is None or name not in entries:
         entries = whole_table(module, table.Places(module.parameters(recurse=False)))
     if entries is None or name not in entries:
-        known = sorted(entries) if entries is not None else []
-        raise ValueError(
-            f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
-        )
+        raise ValueError(_not_constrained(module, name))
     param, released = entries.parameter(name), entries[name].manifold
     params = entries.renamed(name) if param is None else [param]
     entries.remove(name)
@@ -163,6 +160,17 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     for p in params:
         _release(p, released, places.of(p))
     return module
+
+
+def _not_constrained(module: nn.Module, name: str) -> str:
+    """What to say of a name that `unconstrain` does not find."""
+    found = [(prefix[:-1], n) for prefix, _, entries in tables_in(module) for n in entries]
+    here = sorted(n for owner, n in found if not owner)
+    message = f"{name!r} of {type(module).__name__} is not constrained; constrained here: {here}."
+    for owner, n in found:
+        if owner and name in (n, f"{owner}.{n}"):
+            return f"{message} Call unconstrain(model.get_submodule({owner!r}), {n!r})."
+    return message
 
 
 def _release(param: Tensor, manifold: Manifold, places: list[table.Place]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from riemopt.nn.admission import check_registered
+from riemopt.nn.admission import check_registered, entry_of
 from riemopt.nn.parameter import carried_by, mark
 from riemopt.nn.table import Entry, ManifoldTable, Places, table_of
 from riemopt.nn.tangent_grad import ensure_tangent_grad
@@ -72,7 +72,7 @@ def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -
     entry, entries = entry_carried_by(param), table_of(module)
     known = entries[name] if entries is not None and name in entries else None
     if entry is None:  # a new value, or a new object, for the same weight
-        known = known or entry_carried_by(module._parameters.get(name))
+        known = known or entry_carried_by(entry_of(module._parameters, name))
         if known is not None:
             adopt(module, name, known, param)
         return
