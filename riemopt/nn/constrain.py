@@ -211,6 +211,7 @@ def constraints(model: nn.Module) -> list[Constraint]:
 
     Raises:
         LostManifoldError: a constrained name is not a parameter any more.
+        ValueError: the padding row of a table is constrained, through a layer tied to it.
     """
     report = []
     for name, param, manifold in _constrained(model):
@@ -228,7 +229,8 @@ def project_(model: nn.Module) -> nn.Module:
     gathered; all of them must call it. Returns `model`.
 
     Raises:
-        ValueError: a weight is not finite, or has no nearest point; none has been changed then.
+        ValueError: a weight is not finite, or has no nearest point, or is a table whose padding row
+            is constrained through a layer tied to it; none has been changed then.
         LostManifoldError: a constrained name is not a parameter any more.
     """
     found = [(name, p, manifold) for name, p, manifold in _constrained(model) if not p.is_meta]
