@@ -100,9 +100,10 @@ def _there_and_back(second_moment):
     assert moment.placements == model.tall.weight.placements
     again = RiemannianAdam(model.parameters(), lr=0.1, second_moment=second_moment)
     again.load_state_dict(theirs.state_dict())
-    for p in model.parameters():
-        for key, value in ours.state[p].items():
-            loaded = again.state[p][key]
+    loaded_state = again.state_dict()["state"]
+    for number, state in ours.state_dict()["state"].items():
+        for key, value in state.items():
+            loaded = loaded_state[number][key]
             if isinstance(value, DTensor):
                 assert loaded.placements == value.placements
                 loaded, value = loaded.to_local(), value.to_local()

@@ -55,7 +55,7 @@ CASES = {
     "tall": (Stiefel(), (8, 4), 0),
     "tall, uneven": (Stiefel(), (5, 3), 0),
     "parts wider than tall": (Stiefel(), (5, 4), 0),
-    "one row": (Stiefel(), (1, 1), 0),
+    "one row each": (Stiefel(), (2, 1), 0),
     "square": (Stiefel(), (4, 4), 0),
     "square by columns": (Stiefel(), (4, 4), 1),
     "wide": (Stiefel(), (3, 7), 1),
@@ -70,7 +70,7 @@ CASES = {
     "one row on one process": (Sphere(), (1, 4), 0),
     "cut rows": (Sphere(radius=2.0), (3, 5), 1),
     "cut columns": (Sphere(dim=0), (5, 3), 0),
-    "one entry on one process": (Sphere(dim=0), (1, 3), 0),
+    "one entry each": (Sphere(dim=0), (2, 3), 0),
     "one sphere": (Sphere(dim=None), (3, 2, 2), 0),
     "wide kernel": (Flattened(Stiefel()), (4, 3, 2, 2), 1),
     "wide kernel by its height": (Flattened(Stiefel()), (4, 3, 2, 2), 2),
@@ -164,12 +164,12 @@ def whole_points_are_stepped_without_communication(folder):
 
 def refused_alike(folder):
     """A gradient that is not finite on one process: no process steps, and all count it."""
-    for name in ("tall, uneven", "cut columns", "wide", "one row"):
+    for name in ("tall, uneven", "cut columns", "wide", "one row each"):
         manifold, shape, dim = CASES[name]
         for optimizer, (make, *_) in OPTIMIZERS.items():
             for bad in (torch.nan, torch.inf, 1e300):
                 elementwise = optimizer in ("adam", "adamw", "carried")
-                if bad == 1e300 and (elementwise or name == "one row"):
+                if bad == 1e300 and elementwise:
                     continue  # no part of the step is too long then
                 twins = Twins(make, manifold, shape, [Shard(dim)])
                 twins.step(randn(*shape, seed=1))
@@ -241,7 +241,9 @@ def compiled(folder):
         twins.spread_optimizer.step = torch.compile(twins.spread_optimizer.step, backend="eager")
         for seed in range(2, 4):
             twins.step(randn(*shape, seed=seed))
-        twins.assert_close(rtol=1e-11, atol=1e-11)
+        # In a graph torch's Adam takes powers of its betas in the precision of its counter, float32.
+        tolerance = 1e-5 if name == "adam" else 1e-11
+        twins.assert_close(rtol=tolerance, atol=tolerance)
 
 
 def refusals(folder):

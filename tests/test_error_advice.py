@@ -220,6 +220,30 @@ REFUSED = [
         AttributeError,
         r"Identity of torch\.nn\.utils\.prune.*from_parametrized",
     ),
+    (
+        "exchanged arguments",
+        lambda: ManifoldParameter(Stiefel(), torch.randn(5, 3)),
+        TypeError,
+        r"^ManifoldParameter takes the value first, .*ManifoldParameter\(tensor, Stiefel\(\)\)",
+    ),
+    (
+        "a tensor for a manifold",
+        lambda: constrain(linear(), "weight", torch.eye(8)),
+        TypeError,
+        r"got a tensor of shape \(8, 8\)\. ?$",
+    ),
+    (
+        "a path to release",
+        lambda: unconstrain(nn.Sequential(constrain(linear(), "weight", Stiefel())), "0.weight"),
+        ValueError,
+        r"unconstrain\(model\.get_submodule\('0'\), 'weight'\)",
+    ),
+    (
+        "a container to release",
+        lambda: unconstrain(nn.Sequential(constrain(linear(), "weight", Stiefel())), "weight"),
+        ValueError,
+        r"unconstrain\(model\.get_submodule\('0'\), 'weight'\)",
+    ),
     # sizes
     (
         "Stiefel(n, p)",

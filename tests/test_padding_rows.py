@@ -16,6 +16,7 @@ from riemopt import (
     manifold_of,
     project_,
     riemannian,
+    unconstrain,
 )
 from riemopt.interop import geoopt as ours
 from riemopt.interop.distributed import shard_placement
@@ -148,6 +149,22 @@ def test_a_tied_output_layer_shares_it():
     with pytest.raises(ValueError, match=r"ExceptRows\(Sphere\(\), rows=0\) and cannot be on"):
         constrain(out, "weight", Sphere())
     constrain(out, "weight", ExceptRows(Sphere(), rows=0))
+
+
+def test_a_table_that_is_constrained_through_another_layer_is_found():
+    layer, out = table(), nn.Linear(4, 6, bias=False)
+    out.weight = layer.weight
+    model = nn.Sequential(layer, out)
+    constrain(out, "weight", Sphere())  # it knows nothing of the table
+    before = layer.weight.detach().clone()
+    for look in (constraints, project_):
+        with pytest.raises(ValueError, match=r"padding row of 0 \(Embedding\).*unconstrain there"):
+            look(model)
+    assert torch.equal(layer.weight, before)
+    unconstrain(out, "weight")
+    constrain(layer, "weight", Sphere())
+    assert constraints(model)[0].satisfied
+    assert torch.equal(layer.weight[0], before[0])
 
 
 def test_parameters_made_for_such_a_table():

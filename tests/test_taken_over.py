@@ -410,6 +410,36 @@ def test_two_manifolds_for_one_weight_are_an_error_also_when_one_owner_is_gone()
     RiemannianAdam(second.parameters())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "script", [torch.jit.script, lambda layer: torch.jit.trace(layer, torch.ones(2, 5))]
+)
+@pytest.mark.parametrize("make", MAKERS)
+def test_torchscript_modules(make, script):
+    compiled = script(nn.Sequential(make(Stiefel()), make(Stiefel())))
+    gc.collect()
+    assert [c.name for c in constraints(compiled)] == ["0.weight", "1.weight"]
+    optimizer = RiemannianSGD(compiled.parameters(), lr=0.1)
+    compiled(torch.randn(7, 5)).square().sum().backward()
+    optimizer.step()
+    assert all(c.satisfied for c in constraints(compiled))
+    with torch.no_grad():
+        dict(compiled.named_parameters())["1.weight"].mul_(2)
+    project_(compiled)
+    assert all(c.satisfied for c in constraints(compiled))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_weight_of_a_torchscript_module_is_constrained_and_released():
+    compiled = torch.jit.script(nn.Linear(5, 5))
+    constrain(compiled, "weight", Stiefel())
+    assert constraints(compiled)[0].satisfied
+    with pytest.raises(AttributeError, match="has no parameter 'scale'; it has"):
+        constrain(compiled, "scale", Stiefel())
+    unconstrain(compiled, "weight")
+    assert not constraints(compiled)
+
+
 LOSE = {
     "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
     "weight_norm": lambda layer: nn.utils.parametrizations.weight_norm(layer, "weight"),

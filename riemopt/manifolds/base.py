@@ -436,4 +436,5 @@ def require_manifold(given: Any, what: str = "A manifold instance") -> Manifold:
     """`given`; `TypeError` that says what to write if it is no instance of `Manifold`."""
     if isinstance(given, Manifold):
         return given
-    raise TypeError(f"{what} is needed, such as Stiefel(); got {given!r}{hint_for(given)}.")
+    shown = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+    raise TypeError(f"{what} is needed, such as Stiefel(); got {shown}{hint_for(given)}.")

@@ -4,7 +4,8 @@
 the weight decides which points are meant.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from riemopt.manifolds import ExceptRows, Manifold, RowBlocks
 from riemopt.manifolds.as_product import points_are_rows
 from riemopt.manifolds.base import require_manifold
 from riemopt.manifolds.slices import Slices
+
+_Held = TypeVar("_Held")
 
 _DTYPES = (
     torch.float32,
@@ -28,6 +31,11 @@ _NAMED = 5
 
 def check_value(data: Tensor, manifold: Manifold, name: str = "the value") -> None:
     """Raise `TypeError` or `ValueError` unless `data` has a nearest point on `manifold`."""
+    if isinstance(data, Manifold):
+        raise TypeError(
+            f"ManifoldParameter takes the value first, then the manifold: write "
+            f"ManifoldParameter(tensor, {data})."
+        )
     require_manifold(manifold)
     if not isinstance(data, Tensor):
         raise TypeError(
@@ -176,6 +184,11 @@ def _dims_of_output(module: nn.Module, ndim: int) -> tuple[int, ...]:
     return tuple(range(1 - ndim, 0))
 
 
+def entry_of(entries: Mapping[str, _Held], name: str) -> _Held | None:
+    """`entries.get(name)`; the dicts of a TorchScript module have no `get`."""
+    return entries[name] if name in entries else None  # noqa: SIM401
+
+
 def require_module(given: Any) -> None:
     """Raise `TypeError` that says what to write unless `given` is a module."""
     if isinstance(given, nn.Module):
@@ -203,7 +216,7 @@ def parameter_of(module: nn.Module, name: str) -> Tensor:
             "constrain takes a module, the name of its parameter and a manifold; got "
             f"{type(module).__name__} and {name!r} for the first two.{hint}"
         )
-    param = module._parameters.get(name)
+    param = entry_of(module._parameters, name)
     if param is not None:
         return param
     raise AttributeError(_why_not(module, name))
@@ -235,12 +248,14 @@ def _why_not(module: nn.Module, name: str) -> str:
     owner, _, last = name.rpartition(".")
     if owner:
         return f"{missing} Call constrain(model.get_submodule({owner!r}), {last!r}, …)."
-    inner = module._modules.get(name)
+    inner = entry_of(module._modules, name)
     if inner is not None:
         own = [n for n, p in inner._parameters.items() if p is not None]
         first = repr(own[0]) if own else "…"
         return f"{missing} {name!r} is a module: call constrain(model.{name}, {first}, …)."
-    places = [path for path, sub in module.named_modules() if sub._parameters.get(name) is not None]
+    places = [
+        path for path, sub in module.named_modules() if entry_of(sub._parameters, name) is not None
+    ]
     if not places:
         return missing
     listed = ", ".join(map(repr, places[:_NAMED])) + ", …" * (len(places) > _NAMED)

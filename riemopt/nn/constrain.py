@@ -152,10 +152,7 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     if entries is None or name not in entries:
         entries = whole_table(module, table.Places(module.parameters(recurse=False)))
     if entries is None or name not in entries:
-        known = sorted(entries) if entries is not None else []
-        raise ValueError(
-            f"{name!r} of {type(module).__name__} is not constrained; constrained here: {known}."
-        )
+        raise ValueError(_not_constrained(module, name))
     param, released = entries.parameter(name), entries[name].manifold
     params = entries.renamed(name) if param is None else [param]
     entries.remove(name)
@@ -163,6 +160,17 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
     for p in params:
         _release(p, released, places.of(p))
     return module
+
+
+def _not_constrained(module: nn.Module, name: str) -> str:
+    """What to say of a name that `unconstrain` does not find."""
+    found = [(prefix[:-1], n) for prefix, _, entries in tables_in(module) for n in entries]
+    here = sorted(n for owner, n in found if not owner)
+    message = f"{name!r} of {type(module).__name__} is not constrained; constrained here: {here}."
+    for owner, n in found:
+        if owner and name in (n, f"{owner}.{n}"):
+            return f"{message} Call unconstrain(model.get_submodule({owner!r}), {n!r})."
+    return message
 
 
 def _release(param: Tensor, manifold: Manifold, places: list[table.Place]) -> None:
@@ -203,6 +211,7 @@ def constraints(model: nn.Module) -> list[Constraint]:
 
     Raises:
         LostManifoldError: a constrained name is not a parameter any more.
+        ValueError: the padding row of a table is constrained, through a layer tied to it.
     """
     report = []
     for name, param, manifold in _constrained(model):
@@ -220,7 +229,8 @@ def project_(model: nn.Module) -> nn.Module:
     gathered; all of them must call it. Returns `model`.
 
     Raises:
-        ValueError: a weight is not finite, or has no nearest point; none has been changed then.
+        ValueError: a weight is not finite, or has no nearest point, or is a table whose padding row
+            is constrained through a layer tied to it; none has been changed then.
         LostManifoldError: a constrained name is not a parameter any more.
     """
     found = [(name, p, manifold) for name, p, manifold in _constrained(model) if not p.is_meta]

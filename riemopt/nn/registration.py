@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from riemopt.nn.admission import check_registered
+from riemopt.nn.admission import check_registered, entry_of, placed
 from riemopt.nn.parameter import carried_by, mark
 from riemopt.nn.table import Entry, ManifoldTable, Places, table_of
 from riemopt.nn.tangent_grad import ensure_tangent_grad
@@ -51,12 +51,36 @@ def whole_table(module: nn.Module, places: Places) -> ManifoldTable | None:
 
 
 def tables_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, ManifoldTable]]:
-    """`(prefix, module, table)` of every submodule that owns a constrained parameter."""
+    """`(prefix, module, table)` of every submodule that owns a constrained parameter.
+
+    Raises:
+        ValueError: the padding row of a table is constrained, through a layer tied to it.
+    """
     places = Places()
     for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            _check_tied_table(prefix, module, places)
         entries = whole_table(module, places)
         if entries is not None:
             yield prefix + "." * bool(prefix), module, entries
+
+
+def _check_tied_table(prefix: str, module: nn.Embedding | nn.EmbeddingBag, places: Places) -> None:
+    """Refuse what `constrain` cannot see, as it is given the other layer: a padding row that moves.
+
+    A table that has the constraint itself is left: its `padding_idx` may have been set since.
+    """
+    entries, param = table_of(module), entry_of(module._parameters, "weight")
+    if param is None or (entries is not None and "weight" in entries):
+        return
+    entry = entry_carried_by(param) or places.entry(param)
+    if entry is not None and placed(module, "weight", param, entry.manifold) != entry.manifold:
+        raise ValueError(
+            f"The padding row of {prefix or 'the model'} ({type(module).__name__}) is on "
+            f"{entry.manifold}: its weight was constrained through another layer that has it. Call "
+            "riemopt.unconstrain there, write the row anew, and constrain the weight through the "
+            f"{type(module).__name__}, which leaves the row as it is."
+        )
 
 
 def entry_carried_by(param: Tensor | None) -> Entry | None:
@@ -72,7 +96,7 @@ def _on_registration(module: nn.Module, name: str, param: nn.Parameter | None) -
     entry, entries = entry_carried_by(param), table_of(module)
     known = entries[name] if entries is not None and name in entries else None
     if entry is None:  # a new value, or a new object, for the same weight
-        known = known or entry_carried_by(module._parameters.get(name))
+        known = known or entry_carried_by(entry_of(module._parameters, name))
         if known is not None:
             adopt(module, name, known, param)
         return

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from riemopt.manifolds import Manifold
+from riemopt.nn.admission import entry_of
 from riemopt.nn.parameter import carried_by, mark
 
 _ATTRIBUTE = "_manifold_table"
@@ -122,8 +123,8 @@ class ManifoldTable:
 
     def parameter(self, name: str) -> Tensor | None:
         """The tensor now stored under `name`; if parametrize took over, its `original`."""
-        param = self._parameters.get(name)
-        parametrizations = self._modules.get("parametrizations") if param is None else None
+        param = entry_of(self._parameters, name)
+        parametrizations = entry_of(self._modules, "parametrizations") if param is None else None
         if isinstance(parametrizations, nn.ModuleDict) and name in parametrizations:
             return parametrizations[name]._parameters.get("original")
         return param
@@ -143,10 +144,10 @@ class ManifoldTable:
 
     def renamed(self, name: str) -> list[Tensor]:
         """What a lost `name` may have stood for."""
-        maps = self._modules.get("parametrizations")
+        maps = entry_of(self._modules, "parametrizations")
         replaced = maps[name] if isinstance(maps, nn.ModuleDict) and name in maps else None
         params = [
-            self._parameters.get(name + _RENAMED),
+            entry_of(self._parameters, name + _RENAMED),
             *(replaced.parameters() if replaced else ()),
         ]
         return [p for p in params if p is not None and self._may_have_been(name, p)]
@@ -204,7 +205,7 @@ class Places:
         self._lost: dict[int, str] = {}
         for table in tuple(_TABLES):
             for name in table._entries:
-                param: Tensor | None = table._parameters.get(name)  # the usual case, made fast
+                param: Tensor | None = entry_of(table._parameters, name)  # the usual case
                 if param is None:
                     param = table.parameter(name)
                 if param is None:

@@ -55,6 +55,9 @@ class RiemannianOptimizer(Optimizer):
     _base_step: ClassVar[Callable[[Any], Any]]
     _manifolds: list[list[Manifold | None]]
     _seen: list[list[int] | None]
+    """Which objects the parameters of each group were at the last look."""
+    _constrained: list[Tensor]
+    """Those of them that had a manifold, so that no new one can have the identity of an old one."""
     _plans: dict[int, Plan]
     _positions: Positions
     _unknown: set[type]
@@ -66,7 +69,8 @@ class RiemannianOptimizer(Optimizer):
     if not TYPE_CHECKING:  # editors show the signature of the torch optimizer then
 
         def __init__(self, *args, **kwargs):
-            self._manifolds, self._seen, self._positions = [], [], Positions()
+            self._manifolds, self._seen, self._constrained = [], [], []
+            self._positions = Positions()
             self._plans, self._written_out, self._unknown = {}, [], set()
             self._skipped, self._shortened = Counter(), Counter()
             self._places = table.Places()  # looked up once for all groups
@@ -137,7 +141,7 @@ class RiemannianOptimizer(Optimizer):
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        self._seen.append(linalg.identities(self.param_groups[-1]["params"]))
+        self._remember(len(self.param_groups) - 1)
         self._positions.add(len(self.param_groups) - 1, self.param_groups[-1])
         table.listen(self)
 
@@ -146,6 +150,7 @@ class RiemannianOptimizer(Optimizer):
         for g, i in self._positions.of(param, self.param_groups):
             self._manifolds[g][i] = as_stepped(param, manifold)
             state.conform(self, self.param_groups[g], param, self._manifolds[g][i])
+            self._constrained.append(param)
 
     def _groups(self) -> list[tuple[dict[str, Any], list[Manifold | None]]]:
         """Each group with the manifolds of its parameters.
@@ -163,8 +168,17 @@ class RiemannianOptimizer(Optimizer):
         seen = [linalg.identities(group["params"]) for group in self.param_groups]
         if seen != self._seen and None not in seen:
             self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
-            self._seen = seen
+            self._remember()
         return list(zip(self.param_groups, self._manifolds, strict=True))
+
+    def _remember(self, first: int = 0) -> None:
+        """Note the parameters of the groups from number `first` on."""
+        kept = self._constrained if first else []
+        self._seen = self._seen[:first] if first else []
+        for group, manifolds in list(zip(self.param_groups, self._manifolds, strict=True))[first:]:
+            self._seen.append(linalg.identities(group["params"]))
+            kept += [p for p, m in zip(group["params"], manifolds, strict=True) if m is not None]
+        self._constrained = kept
 
     # --- the step ---
 
@@ -280,7 +294,7 @@ class RiemannianOptimizer(Optimizer):
         self._plans, self._written_out = {}, []
         self._positions, self._unknown = Positions(), set()
         if "_seen" not in self.__dict__:
-            self._seen = [linalg.identities(group["params"]) for group in self.param_groups]
+            self._remember()
         for g, group in enumerate(self.param_groups):
             self._positions.add(g, group)
         table.listen(self)

@@ -170,14 +170,15 @@ class Stack:
 
         A tensor that is there already stays the same object.
         """
-        views = {key: batch.unbind() for key, batch in batches.items()}
+        # No views for autograd, which would keep their base. All are made before one is stored.
+        views = {key: [v.data for v in batch.unbind()] for key, batch in batches.items()}
         for key, batch in batches.items():
             for state, view in zip(self.states, views[key], strict=True):
                 there = state.get(key)
                 if isinstance(there, Tensor) and _may_have_memory_of(there, view):
                     there.data = view
                 else:
-                    state[key] = view.data  # no view for autograd, which would keep its base
+                    state[key] = view
             self._batches[key] = _Batch.of(batch, [state[key] for state in self.states])
 
     # --- what a torch optimizer is lent ---

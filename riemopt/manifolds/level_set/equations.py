@@ -113,7 +113,9 @@ class Equations:
                 f"{tuple(value.shape)} for one point."
             )
         # A constant that it makes itself may be of another precision.
-        return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1).to(like)
+        if value.is_complex():  # not view_as_real, whose derivative fails for expanded gradients
+            value = torch.stack([value.real, value.imag], -1)
+        return value.reshape(-1).to(like)
 
 
 def name_of(constraint: PointFunction) -> str:

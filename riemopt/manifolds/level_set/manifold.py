@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from riemopt import linalg
 from riemopt.linalg import HALF, can_be_read, exact_products, upcast
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.level_set import nearest, newton, smoothness
@@ -79,6 +80,7 @@ class LevelSet(Manifold):
 
     if TYPE_CHECKING:  # no fields, as they are no part of the description
         _followed: dict[Any, list[PointFunction]]
+        _discrete: dict[tuple[tuple[int, ...], bool], bool]
         _here: _Linearised | None
         _admitted: set[tuple[tuple[int, ...], bool]]
 
@@ -106,6 +108,7 @@ class LevelSet(Manifold):
             "dense_up_to": dense_up_to,
             "cg_iterations": cg_iterations,
             "_followed": {},
+            "_discrete": {},
             "_here": None,
             "_admitted": set(),
         }
@@ -440,12 +443,16 @@ class LevelSet(Manifold):
     @override
     def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
         """Of points of up to 64 entries; `dim` of larger ones takes long, and they have freedom."""
-        if math.prod(self._event(shape)) > _FEW_ENTRIES:
+        event = self._event(shape)
+        if math.prod(event) > _FEW_ENTRIES or not linalg.can_be_read(torch.zeros(())):
             return False
-        try:
-            return self.dim(shape, is_complex=is_complex) == 0
-        except ValueError:  # no random point was found: the user's may be
-            return False
+        key = event, is_complex
+        if key not in self._discrete:
+            try:
+                self._discrete[key] = self.dim(shape, is_complex=is_complex) == 0
+            except ValueError:  # no random point was found: the user's may be
+                self._discrete[key] = False
+        return self._discrete[key]
 
 
 def _recorded(*given: Any) -> bool:
