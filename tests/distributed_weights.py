@@ -241,7 +241,7 @@ def compiled(folder):
         twins.spread_optimizer.step = torch.compile(twins.spread_optimizer.step, backend="eager")
         for seed in range(2, 4):
             twins.step(randn(*shape, seed=seed))
-        # In a graph torch's Adam takes powers of its betas in the precision of its counter, float32.
+        # In a graph torch's Adam takes powers of its betas in float32, the type of its counter.
         tolerance = 1e-5 if name == "adam" else 1e-11
         twins.assert_close(rtol=tolerance, atol=tolerance)
 
