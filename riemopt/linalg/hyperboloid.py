@@ -152,5 +152,10 @@ def nearest(a: Tensor, c: Curvature) -> Tensor:
         s = (low + high) / 2
         short = s * (2 - top / (1 + s.square()).sqrt()) < length
         low, high = torch.where(short, s, low), torch.where(short, high, s)
-    high = high.clamp(max=1 / torch.finfo(a.dtype).eps)
-    return (space * (high / torch.where(length > 0, length, 1)) / scale).to(a.dtype)
+    # A Newton step, in which autograd finds the derivative of the root.
+    s = high.detach()
+    lifted = (1 + s.square()).sqrt()
+    slope = 2 - top / lifted**3
+    s = s - (s * (2 - top / lifted) - length) / torch.where(slope > 0, slope, 1)
+    s = s.clamp(min=0, max=1 / torch.finfo(a.dtype).eps)
+    return (space * (s / torch.where(length > 0, length, 1)) / scale).to(a.dtype)

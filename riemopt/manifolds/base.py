@@ -411,6 +411,8 @@ class Manifold(ABC):
     if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
 
         def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__"):  # what copy and pickle ask for; torch.compile follows them
+                raise AttributeError(name)
             advice = advice_for(name)
             if advice is not None:
                 message = f"{type(self).__name__} has no {name!r}; {advice}."

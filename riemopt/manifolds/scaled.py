@@ -148,19 +148,3 @@ class Scaled(Manifold):
         radial = c + a
         w = v * linalg.atan2_over_root(squared, radial)
         return ((radial.square() + squared).sqrt() * self.base.exp(direction, w)).contiguous()
-
-    @override
-    @upcast
-    def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """Inverse of `exp`, for points less than half a turn apart."""
-        (c, start), (d, end) = self._split(x), self._split(y)
-        v = self.base.log(start, end)
-        squared = self.inner(x, v, v, keepdim=True) / self.base.constant_norm(x.shape) ** 2
-        radial = d * linalg.cos_of_root(squared) - c
-        return radial * start + d * linalg.sinc_of_root(squared) * v
-
-    @override
-    @upcast
-    def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """‖log(x, y)‖."""
-        return self.norm(x, self.log(x, y))

@@ -297,11 +297,13 @@ class LogEuclidean(SPDMetric):
 
     @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = sym(x), sym(y)
         return self._dexp(x, linalg.hermitian_difference(y, x, y - x, LOG))
 
     @override
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """‖log Y - log X‖."""
+        x, y = sym(x), sym(y)
         return torch.linalg.vector_norm(linalg.hermitian_difference(y, x, y - x, LOG), dim=_MATRIX)
 
     def _dexp(self, x: Tensor, g: Tensor, spectrum: tuple[Tensor, Tensor] | None = None) -> Tensor:

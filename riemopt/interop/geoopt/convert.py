@@ -82,8 +82,9 @@ def _native(manifold: Any) -> Manifold | None:
         return Stiefel()
     if cls is geoopt.CanonicalStiefel:
         return Stiefel(metric="canonical")
-    if any(p.requires_grad for p in manifold.parameters()):
-        return None
+    constants = [*manifold.parameters(), *manifold.buffers()]
+    if any(c.requires_grad or c.numel() != 1 for c in constants):
+        return None  # learned, or one for each point
     if cls is geoopt.PoincareBall:
         return PoincareBall(float(manifold.c))
     if cls is geoopt.Lorentz:
