@@ -7,6 +7,7 @@ optimizer.step()                # model.fc.weight has orthonormal columns, to ro
 
 from riemopt import manifolds, swa_utils
 from riemopt.manifolds import Manifold
+from riemopt.manifolds.means import mean, median
 from riemopt.nn.constrain import (
     Constraint,
     ManifoldParameter,
@@ -50,6 +51,8 @@ __all__ = [
     "constraints",
     "manifold_of",
     "manifolds",
+    "mean",
+    "median",
     "project_",
     "riemannian",
     "swa_utils",

@@ -10,7 +10,15 @@ and dtype unless it says otherwise. Each file states its laws and runs them over
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import FlatSubspace, Frozen, Manifold, Product
+from riemopt.linalg import sym
+from riemopt.manifolds import (
+    FlatSubspace,
+    Frozen,
+    Manifold,
+    Product,
+    SpecialEuclidean,
+    SpecialOrthogonal,
+)
 from riemopt.testing.law import Law, Residual
 from riemopt.testing.sampling import ambient, batch_shape, event_dims_kept, tangent
 from riemopt.testing.slopes import Curve
@@ -70,8 +78,35 @@ def project_scale(manifold: Manifold, a: Tensor) -> Tensor:
         batch = y.ndim - manifold.event_ndim
         parts = [project_scale(m, part).unsqueeze(-1).flatten(batch) for m, part in scales]
         return torch.linalg.vector_norm(torch.cat(parts, -1), dim=-1)
+    if manifold.margin:  # the nearest point of a convex set, moved inside
+        return 1 + length(manifold, a) + length(manifold, y)
     if hasattr(manifold, "radius"):
         return length(manifold, y)
+    if isinstance(manifold, SpecialEuclidean):
+        return length(manifold, y) + project_scale(SpecialOrthogonal(), a[..., :-1, :-1])
+    if isinstance(manifold, SpecialOrthogonal):
+        return length(manifold, y) * (1 + torch.linalg.matrix_norm(wide(a), 2) / stiffness(y, a))
+    if manifold.event_ndim == 1:
+        return length(manifold, a) + length(manifold, y)
     matrix = wide(a).flatten(1 - manifold.event_ndim) if manifold.event_ndim > 2 else wide(a)
     sigma = torch.linalg.svdvals(matrix)
     return length(manifold, y) * (1 + sigma[..., 0] / sigma[..., -1])
+
+
+def stiffness(y: Tensor, a: Tensor) -> Tensor:
+    """The least curvature of ½‖a - ·‖² along rotations at the nearest one, y.
+
+    Along yΩ it is tr(HΩᴴΩ) with H = sym(yᴴa): the mean of two eigenvalues of H, or, if complex, for
+    a diagonal Ω of trace 0 that of diag(H) across the ones.
+    """
+    h = torch.linalg.eigvalsh(sym(y.mH @ wide(a)))
+    n = h.shape[-1]
+    if n == 1:
+        return torch.ones_like(h[..., 0])
+    least = (h[..., 0] + h[..., 1]) / 2
+    if not y.is_complex():
+        return least
+    basis = torch.linalg.qr(torch.eye(n, dtype=h.dtype) - 1 / n)[0][:, : n - 1]
+    return torch.minimum(
+        least, torch.linalg.eigvalsh(basis.mT @ torch.diag_embed(h) @ basis)[..., 0]
+    )

@@ -16,23 +16,36 @@ from hypothesis import strategies
 from torch import Tensor
 
 from riemopt.manifolds import (
+    SPD,
     AffineSubspace,
     Circulant,
     Euclidean,
     ExceptRows,
     FixedSum,
+    Flag,
     Flattened,
+    Grassmann,
+    Interval,
     LevelSet,
+    Lorentz,
     Manifold,
+    PoincareBall,
+    Positive,
     Product,
     RowBlocks,
+    Scaled,
+    Simplex,
     SkewSymmetric,
     Sparsity,
+    SpecialEuclidean,
+    SpecialOrthogonal,
     Sphere,
+    Stereographic,
     Stiefel,
     Symmetric,
     Toeplitz,
 )
+from riemopt.testing.sampling import metric_is_ambient
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -75,6 +88,41 @@ SQUARES: Shapes = {
     "batch": (2, 3, 3, 3),
     "large": (60, 60),
 }
+FLAGS: Shapes = {
+    "empty": (0, 4, 3),
+    "square": (3, 3),
+    "tall": (5, 3),
+    "wide": (3, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (30, 3),
+}
+MOTIONS: Shapes = {
+    "empty": (0, 4, 4),
+    "line": (2, 2),
+    "plane": (3, 3),
+    "square": (5, 5),
+    "batch": (2, 3, 4, 4),
+}
+SUBSPACES: Shapes = {
+    "empty": (0, 3, 2),
+    "line": (3, 1),
+    "tall": (5, 2),
+    "wide": (2, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (100, 30),
+}
+ROTATIONS: Shapes = {
+    "empty": (0, 3, 3),
+    "one": (1, 1),
+    "plane": (2, 2),
+    "square": (4, 4),
+    "batch": (2, 3, 3, 3),
+    "large": (40, 40),
+}
+DEFINITE: Shapes = {**SQUARES, "large": (20, 20)}
+NUMBERS: Shapes = {"empty": (0, 3), "one": (1,), "batch": (2, 3, 4), "large": (3, 100)}
+MIXTURES: Shapes = {**NUMBERS, "vector": (5,), "large": (3, 60)}
+COLUMN_MIXTURES: Shapes = {"vector": (5,), "batch": (4, 2, 3)}
 KERNELS: Shapes = {  # (out, in, kh, kw)
     "empty": (0, 3, 2, 2, 1),
     "one": (1, 1, 1, 1),
@@ -107,6 +155,14 @@ POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
 SEVENS: Shapes = {"vector": (7,), "batch": (2, 3, 7)}
 EIGHTEENS: Shapes = {"vector": (18,), "batch": (2, 18)}
 TABLES: Shapes = {"tall": (6, 4), "batch": (2, 5, 3)}
+HEIGHTS: Shapes = {
+    "empty": (0, 3),
+    "one": (2,),
+    "vector": (5,),
+    "batch": (2, 3, 4),
+    "large": (3, 1000),
+}
+FEW_HEIGHTS: Shapes = {"vector": (3,), "batch": (2, 3, 4), "large": (3, 1000)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -114,9 +170,13 @@ class Case(NamedTuple):
     manifold: Manifold
     shapes: Shapes
     second_order: str = ""
-    """The metric in which `retract` is claimed to be of second order: "ambient" or "canonical"."""
+    """The metric in which `retract` is claimed to be of second order: "ambient" or its "own"."""
     closed_forms: tuple[str, ...] = ()
     """Which of exp, log and dist the manifold has."""
+    reach: float = 1.0
+    """A length of geodesics well within the injectivity radius at random points."""
+    is_real: bool = False
+    """Whether it is a set of real numbers alone."""
     uniform: bool = False
     """Whether `random_point` is promised to be uniform."""
     twin: Manifold | None = None
@@ -175,9 +235,22 @@ CASES = [
     Case(Stiefel("cayley"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel(metric="canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("qr", "canonical"), MATRICES, "", ("exp",), uniform=True),
-    Case(Stiefel("cayley", "canonical"), MATRICES, "canonical", ("exp",), uniform=True),
+    Case(Stiefel("cayley", "canonical"), MATRICES, "own", ("exp",), uniform=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
+    Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
+    Case(Flag(1, 2), FLAGS, "ambient", ("exp",)),
+    Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
+    Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
+    Case(SPD(), DEFINITE, "", ALL_FORMS, reach=0.1),
+    Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),
+    Case(SPD("log_cholesky"), FEW_SQUARES, "own", ALL_FORMS),
+    Case(SPD("log_euclidean"), FEW_SQUARES, "", ALL_FORMS),
+    Case(Positive(), NUMBERS, "own", ALL_FORMS, is_real=True),
+    Case(Interval(), NUMBERS, "own", ALL_FORMS, reach=0.1, is_real=True),
+    Case(Interval(-2.0, 5.0), {"batch": (2, 3)}, "own", ALL_FORMS, reach=0.1, is_real=True),
+    Case(Simplex(), MIXTURES, "", ALL_FORMS, reach=1e-3, is_real=True),
+    Case(Simplex(dim=0), COLUMN_MIXTURES, "", ALL_FORMS, reach=1e-3, is_real=True),
     Case(Flattened(Stiefel()), KERNELS, "ambient", ("exp",), uniform=True),
     Case(Flattened(Stiefel(), event_ndim=3), KERNELS_1D, "ambient", ("exp",), uniform=True),
     Case(Flattened(Symmetric(), event_ndim=3), {"square": (4, 2, 2)}, "ambient", ALL_FORMS),
@@ -198,6 +271,16 @@ CASES = [
     Case(RowBlocks(Stiefel(), 3), BLOCKS, "ambient", ("exp",)),
     Case(ExceptRows(Sphere(), rows=0), TABLES, "ambient", ALL_FORMS),
     Case(ExceptRows(FixedSum(), rows=(1, -1)), TABLES, "ambient", ALL_FORMS),
+    Case(Scaled(Stiefel()), FEW_MATRICES, "ambient", ("exp",)),
+    Case(Scaled(Sphere(radius=2.0)), SOME_SUMS, "ambient", ("exp",)),
+    Case(Scaled(SpecialOrthogonal()), THREES, "ambient", ("exp",)),
+    Case(PoincareBall(), VECTORS, "own", ALL_FORMS, is_real=True),
+    Case(PoincareBall(c=0.5), SOME_SUMS, "own", ALL_FORMS, is_real=True),
+    Case(Lorentz(), HEIGHTS, "own", ALL_FORMS, is_real=True),
+    Case(Lorentz(c=2.0), FEW_HEIGHTS, "own", ALL_FORMS, is_real=True),
+    Case(Stereographic(), SOME_SUMS, "own", ALL_FORMS, is_real=True),
+    Case(Stereographic(k=0.5), VECTORS, "own", ALL_FORMS, is_real=True),
+    Case(Stereographic(k=-2.0), SOME_SUMS, "own", ALL_FORMS, is_real=True),
 ]
 # fmt: on
 
@@ -211,6 +294,11 @@ DTYPES = (*FULL, torch.bfloat16)
 
 # Values are drawn by torch from these.
 seeds = strategies.integers(0, 2**32 - 1)
+
+
+def has_ambient_metric(case: Case) -> bool:
+    shapes = [s for kind, s in case.shapes.items() if kind not in ("empty", "large")]
+    return all(metric_is_ambient(case.manifold, point(case, s, torch.float64)) for s in shapes)
 
 
 def first_of_its_metric(case: Case) -> bool:
@@ -255,6 +343,8 @@ def over(
         ]
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):
+                if case.is_real and dtype.is_complex:
+                    continue
                 thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % 2
                 label = f"{case.manifold}-{kind}-{name(dtype)}"
                 marks = [pytest.mark.slow] if thinned else []

@@ -196,7 +196,7 @@ def test_a_parameter_for_a_kernel_is_refused_as_constrain_refuses_it():
 def test_other_vectors_on_kernels():
     ball = ours.from_geoopt(geoopt.PoincareBall())
     layer = nn.Conv2d(4, 8, 3)
-    with pytest.raises(ValueError, match=r"write Product\(\[\(from_geoopt.*, 3\)\]\)"):
+    with pytest.raises(ValueError, match=r"write Product\(\[\(PoincareBall\(\), 3\)\]\)"):
         constrain(layer, "weight", ball)
     constrain(layer, "weight", Product([(ball, 3)]))
 

@@ -16,7 +16,16 @@ import riemopt
 from riemopt import constraints, manifold_of, project_
 from riemopt.interop import geoopt as bridge
 from riemopt.interop.geoopt import GeooptManifold, flaws, from_geoopt
-from riemopt.manifolds import Euclidean, Flattened, Product, Sphere, Stiefel
+from riemopt.manifolds import (
+    Euclidean,
+    Flattened,
+    Lorentz,
+    PoincareBall,
+    Product,
+    Sphere,
+    Stereographic,
+    Stiefel,
+)
 from riemopt.testing import check_manifold
 from tests.manifold_cases import generator
 
@@ -145,6 +154,24 @@ def test_equality_is_by_value(make, other):
     assert a == copy.deepcopy(a)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (geoopt.PoincareBall(c=0.5), PoincareBall(0.5)),
+        (geoopt.Lorentz(k=2.0), Lorentz(0.5)),
+        (geoopt.Stereographic(k=-0.25), Stereographic(-0.25)),
+    ],
+)
+def test_hyperbolic_spaces_are_ours(theirs, ours):
+    found = from_geoopt(theirs)
+    assert type(found) is type(ours)
+    option = "k" if isinstance(ours, Stereographic) else "c"
+    assert getattr(found, option) == pytest.approx(getattr(ours, option), rel=1e-6)
+    x, y = (ours.random_point(5, 4, dtype=torch.float64, generator=generator(i)) for i in (0, 1))
+    close(ours.dist(x, y), theirs.dist(x, y), check_dtype=False, rtol=1e-6, atol=1e-6)
+    assert isinstance(from_geoopt(theirs, native=False), GeooptManifold)
+
+
 def test_one_that_learns_its_curvature_equals_itself_alone():
     theirs = geoopt.PoincareBall(learnable=True)
     assert from_geoopt(theirs) == from_geoopt(theirs)
@@ -179,7 +206,7 @@ def test_points_are_real_or_complex_as_geoopt_has_them():
     with pytest.raises(ValueError, match="are complex; got is_complex=False"):
         from_geoopt(geoopt.UpperHalf()).dim((3, 3))
     with pytest.raises(ValueError, match="are real; got dtype"):
-        from_geoopt(geoopt.PoincareBall()).random_point(3, dtype=torch.complex64)
+        from_geoopt(geoopt.PoincareBallExact()).random_point(3, dtype=torch.complex64)
 
 
 def test_random_points_follow_the_generator_alone():
@@ -312,7 +339,8 @@ def test_the_gradient_handed_in_is_not_written_to():
 
 
 def test_a_point_whose_step_overflows_stays_where_it_is():
-    p = geoopt.ManifoldParameter(point(geoopt.Lorentz(), 2, 4), manifold=geoopt.Lorentz())
+    theirs = geoopt.Lorentz(learnable=True)  # which is adapted
+    p = geoopt.ManifoldParameter(point(geoopt.Lorentz(), 2, 4), manifold=theirs)
     before = p.detach().clone()
     optimizer = riemopt.RiemannianSGD([p], lr=1.0)
     p.grad = torch.ones_like(before)
@@ -416,11 +444,12 @@ def test_adopt_says_what_it_leaves():
 
 GEOOPT = {"SGD": geoopt.optim.RiemannianSGD, "Adam": geoopt.optim.RiemannianAdam}
 OURS = {"SGD": bridge.RiemannianSGD, "Adam": bridge.RiemannianAdam}
+# Those that learn a curvature are adapted, others are ours.
 SCRIPTS = {
     "sphere": (geoopt.Sphere(), (6,)),
     "Stiefel": (geoopt.EuclideanStiefel(), (6, 2)),
-    "ball": (geoopt.PoincareBall(), (4, 3)),
-    "lorentz": (geoopt.Lorentz(), (4, 4)),
+    "ball": (geoopt.PoincareBall(learnable=True), (4, 3)),
+    "lorentz": (geoopt.Lorentz(learnable=True), (4, 4)),
     "spd": (geoopt.SymmetricPositiveDefinite(), (3, 3)),
 }
 
@@ -480,7 +509,8 @@ def test_with_momentum_the_first_buffer_alone_differs(name, nesterov):
 
 
 def test_each_factor_of_a_product_is_stepped_and_carried_as_by_geoopt():
-    product = geoopt.ProductManifold((geoopt.PoincareBall(), 3), (geoopt.Sphere(), 3))
+    ball = geoopt.PoincareBall(learnable=True)
+    product = geoopt.ProductManifold((ball, 3), (geoopt.Sphere(), 3))
     options = {"lr": 5e-3, "momentum": 0.9}
     theirs, _ = train(GEOOPT["SGD"], product, (6,), primed=True, **options)
     ours, _ = train(OURS["SGD"], product, (6,), **options)

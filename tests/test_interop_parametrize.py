@@ -28,7 +28,9 @@ from riemopt.manifolds import (
     Euclidean,
     FixedSum,
     Flattened,
+    Grassmann,
     SkewSymmetric,
+    SpecialOrthogonal,
     Sphere,
     Stiefel,
     Symmetric,
@@ -159,29 +161,33 @@ def test_weight_norm_keeps_its_length_free(dim, sphere, lengths):
     close(layer.weight.detach(), target)
 
 
+@pytest.mark.parametrize("expected", [SpecialOrthogonal(), Stiefel()], ids=str)
+def test_geotorchs_rotations_and_the_reflections_that_it_lets_pass(expected):
+    geotorch = pytest.importorskip("geotorch")
+    layer = linear((4, 4))
+    layer.weight.data = SpecialOrthogonal().random_point(4, 4)
+    if expected == Stiefel():
+        layer.weight.data[0] *= -1
+    parametrize.register_parametrization(layer, "weight", geotorch.SO((4, 4)), unsafe=True)
+    jolt(layer)
+    weight = layer.weight.detach()
+    assert from_parametrized(layer).done == {"weight": expected}
+    close(layer.weight.detach(), weight)
+
+
 def test_geotorch_where_it_maps():
     geotorch = pytest.importorskip("geotorch")
     cases = [
         (lambda m: geotorch.sphere(m, "weight", 2.0), (4, 3), Sphere(radius=2.0)),
         (lambda m: geotorch.sphere(m, "weight", embedded=True), (4, 3), Sphere()),
-        (lambda m: geotorch.orthogonal(m, "weight"), (5, 5), Stiefel()),
         (lambda m: geotorch.orthogonal(m, "weight", "cayley"), (3, 5), Stiefel()),
-        (
-            lambda m: parametrize.register_parametrization(
-                m, "weight", geotorch.SO((4, 4)), unsafe=True
-            ),
-            (4, 4),
-            Stiefel(),
-        ),
         (lambda m: geotorch.symmetric(m, "weight", lower=False), (4, 4), Symmetric()),
         (lambda m: geotorch.skew(m, "weight"), (4, 4), SkewSymmetric()),
-        (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), "only the span"),
+        (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), Grassmann()),
         (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
     ]
     for register, shape, expected in cases:
         layer = linear(shape)
-        if shape == (4, 4):
-            nn.init.orthogonal_(layer.weight)
         register(layer)
         jolt(layer)
         weight = layer.weight.detach()
@@ -418,6 +424,7 @@ def test_deep_copies_are_independent():
 
 CONSTRAINED = {
     "square": (Stiefel(), (5, 5), "_Orthogonal"),
+    "rotation": (SpecialOrthogonal(), (5, 5), "_Orthogonal"),
     "tall": (Stiefel("qr", "canonical"), (6, 3), "_Orthogonal"),
     "wide": (Stiefel(), (3, 6), "_Orthogonal"),
     "rows": (Sphere(), (4, 3), "Normalize"),

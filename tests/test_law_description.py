@@ -11,16 +11,22 @@ from riemopt.manifolds import (
     Circulant,
     Euclidean,
     ExceptRows,
+    Flag,
     Flattened,
+    Grassmann,
     LinearSubspace,
     Product,
+    Scaled,
     SkewSymmetric,
     Sparsity,
+    SpecialEuclidean,
+    SpecialOrthogonal,
     Sphere,
     Stiefel,
     Symmetric,
     Toeplitz,
 )
+from riemopt.manifolds.bases import Bases
 from tests import manifold_cases
 from tests.manifold_cases import CASES, over_cases
 
@@ -76,6 +82,13 @@ REJECTED = [
     (Symmetric(), (3,), "square"),
     (SkewSymmetric(), (2, 3, 2), "square"),
     (SkewSymmetric(), (0, 0), "square"),
+    (SpecialOrthogonal(), (3, 2), "square"),
+    (SpecialEuclidean(), (3, 4), "4×4 for motions of space"),
+    (SpecialEuclidean(), (1, 1), "n ≥ 1"),
+    (Flag(1, 2), (5, 2), "n ≥ 3"),
+    (Flag(3), (3, 3), "more than one block"),
+    (Grassmann(), (3,), "matrices"),
+    (Grassmann(), (2, 3, 3), "not square"),
     (Flattened(Stiefel()), (3, 2, 2), "at least event_ndim=4 dimensions"),
     (Flattened(Stiefel()), (3, 0, 2, 2), "n ≥ 1 and p ≥ 1"),
     (Flattened(Symmetric(), event_ndim=3), (4, 2, 3), "square"),
@@ -104,6 +117,8 @@ WRONG_OPTIONS = [
     (lambda: Sphere(radius=float("nan")), "radius"),
     (lambda: Sphere(dim=()), "dim"),
     (lambda: Sphere(dim=(1, 1)), "dim"),
+    (lambda: Flag(), "sizes"),
+    (lambda: Flag(1, 0), "sizes"),
     (lambda: Stiefel("svd"), "retraction"),
     (lambda: Stiefel(metric="flat"), "metric"),
     (lambda: Flattened(Euclidean()), "matrices"),
@@ -131,7 +146,9 @@ def test_what_an_optimizer_asks():
         if isinstance(case.manifold, Product | ExceptRows):
             continue
         base = getattr(case.manifold, "base", case.manifold)
-        assert case.manifold.has_constant_norm == isinstance(base, Sphere | Stiefel)
+        constant = isinstance(base, Bases | SpecialOrthogonal | Sphere | Stiefel)
+        constant = constant and not isinstance(case.manifold, Scaled)
+        assert case.manifold.has_constant_norm == constant
 
 
 def test_a_manifold_that_is_no_dataclass_can_be_printed():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from riemopt.manifolds import Manifold, Sphere, Stiefel
+from riemopt.manifolds import SPD, Manifold, Sphere, Stiefel
 from riemopt.testing.hessians import (
     hessian_is_derivative_of_gradient,
     hessian_is_self_adjoint,
@@ -18,6 +18,10 @@ def has_log(case):
     return "log" in case.closed_forms
 
 
+def carries_in_parallel(case):
+    return has_log(case) and case.manifold != SPD()
+
+
 @over(dtypes=EXACT, kinds="small", where=first_of_its_metric)
 @given(seed=seeds)
 def test_hessian(case, shape, dtype, seed):
@@ -26,7 +30,7 @@ def test_hessian(case, shape, dtype, seed):
     assert_law(hessian_is_derivative_of_gradient, case.manifold, x, generator(seed + 1))
 
 
-@over(dtypes=FULL, where=has_log)
+@over(dtypes=FULL, where=carries_in_parallel)
 @given(seed=seeds)
 def test_parallel_transport(case, shape, dtype, seed):
     x = point(case, shape, dtype)

@@ -32,6 +32,7 @@ def law_project_is_nearest(manifold: Manifold, a: Tensor, gen: Generator) -> Non
     y = manifold.project(a)
     closest = length(manifold, a - y)
     slack = rounding(manifold, a) * (length(manifold, a) + length(manifold, y))
+    slack = slack + manifold.margin * (1 + length(manifold, a))  # of open sets
     others = [manifold.random_point(*a.shape, generator=gen, dtype=a.dtype) for _ in range(10)]
     for size in (1e-3, 1e-2, 1e-1, 1.0):
         others += [manifold.retract(y, tangent(manifold, y, gen, size)) for _ in range(5)]

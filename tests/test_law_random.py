@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from riemopt.manifolds import Flattened, Manifold, Sphere, Stiefel
+from riemopt.manifolds import Flattened, Grassmann, Manifold, SpecialOrthogonal, Sphere, Stiefel
 from tests.bounds import assert_close, length
 from tests.laws import assert_on_surface
 from tests.manifold_cases import EXACT, first_of_its_metric, generator, name, over, point
@@ -118,6 +118,9 @@ UNIFORM = [
     (Stiefel(), (1, 1)),
     (Stiefel("qr"), (4, 3)),
     (Flattened(Stiefel()), (2, 2, 2, 1)),
+    (Grassmann(), (4, 2)),
+    (SpecialOrthogonal(), (3, 3)),
+    (SpecialOrthogonal(), (4, 4)),
 ]
 
 

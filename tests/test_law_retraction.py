@@ -117,7 +117,7 @@ def test_second_order_in_own_metric(case, shape, dtype, seed):
     assert_law(retraction_agrees_with_exp, case.manifold, x, generator(seed + 1))
 
 
-@over(dtypes=[torch.float64], kinds=["square", "tall", "wide", "vector", "deep"])
+@over(dtypes=[torch.float64], kinds=["square", "plane", "tall", "wide", "vector", "deep"])
 def test_gradcheck(case, shape, dtype):
     x = point(case, shape, dtype)
     u = tangent(case.manifold, x, generator(1), 0.5)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from riemopt.manifolds import Sphere, Stiefel, Symmetric
+from riemopt.linalg import gram, right_multiply, skew, sym
+from riemopt.manifolds import SPD, Grassmann, Sphere, Stiefel, Symmetric
 from riemopt.testing import check_manifold, check_projection, check_retraction, check_transport
 from tests import test_planted_mistakes as planted
 
@@ -31,6 +32,14 @@ class Farthest(Sphere):
 
     def project(self, a):
         return -super().project(a)
+
+
+class FarInside(SPD):
+    """Goes inside by as much as 10, where `margin` allows a hundredth."""
+
+    def project(self, a):
+        y = super().project(a)
+        return y + 10 * torch.eye(y.shape[-1], dtype=y.dtype)
 
 
 class ClaimsConstantNorm(Symmetric):
@@ -139,6 +148,27 @@ class ProjectionAsParallel(Sphere):
         return self.proj_tangent(y, v)
 
 
+class NormalForHorizontal(Grassmann):
+    """X sym(XᵀU): normal to the total space."""
+
+    def proj_tangent(self, x, u):
+        return right_multiply(x, sym(gram(x, u)))
+
+
+class VerticalForHorizontal(Grassmann):
+    """X skew(XᵀU): what turns the basis, and leaves the subspace."""
+
+    def proj_tangent(self, x, u):
+        return right_multiply(x, skew(gram(x, u)))
+
+
+class BasisForInvariants(Grassmann):
+    """Other bases of the subspace give something else."""
+
+    def invariants(self, x):
+        return x
+
+
 def plant(wrong, law, *, shape=(5, 2), order=1, dtype=torch.float64, **options):
     return pytest.param(wrong(**options), law, shape, order, dtype, id=f"{wrong.__name__}-{law}")
 
@@ -172,6 +202,9 @@ PLANTS = [
     plant(UnprojectedHessian, "hessian is self adjoint"),
     plant(HessianAsGradient, "hessian is derivative of gradient", **CANONICAL),
     plant(ProjectionAsParallel, "parallel transport keeps inner products"),
+    plant(NormalForHorizontal, "tangents are horizontal"),
+    plant(VerticalForHorizontal, "vertical vectors leave the point"),
+    plant(BasisForInvariants, "vertical vectors leave the point"),
     plant(planted.InPlace, "arguments are left alone"),
     plant(planted.InPlaceProjection, "arguments are left alone"),
     plant(planted.SharedMemory, "arguments are left alone"),
@@ -184,6 +217,7 @@ PLANTS = [
     plant(planted.NearNotNearest, "project is stationary"),
     plant(planted.NearNotNearest, "project is nearest"),
     plant(Farthest, "project is nearest"),
+    plant(FarInside, "project is nearest", shape=(3, 3)),
     plant(planted.DividesByZero, "project stands zero"),
     plant(planted.FallsShort, "project lands on surface"),
     plant(planted.FallsShort, "project fixes points"),

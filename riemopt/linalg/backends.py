@@ -173,3 +173,8 @@ def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     least = low if low > 0 else -high  # where all factors have one sign
     numbers = torch.finfo(u.dtype)
     return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
+
+
+def sums_exactly(a: Tensor) -> torch.dtype:
+    """The dtype for sums of a few products that cancel: float64, if the device of `a` has it."""
+    return torch.float32 if a.device.type == "mps" else torch.float64

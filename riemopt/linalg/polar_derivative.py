@@ -44,12 +44,12 @@ def nearest_orthonormal(a: Tensor) -> Tensor:
     if is_wide(a):
         return nearest_orthonormal(a.mH).mH
     # A graph of torch.compile takes no function with a forward mode of its own.
-    function: Any = _Traced if is_traced() else _PolarFactor
+    function: Any = _TracedFactor if is_traced() else _PolarFactor
     factor: Tensor = function.apply(a)
     return factor
 
 
-class _Traced(torch.autograd.Function):
+class _TracedFactor(torch.autograd.Function):
     """Q of a tall A = QH."""
 
     generate_vmap_rule = True
@@ -73,7 +73,7 @@ class _Traced(torch.autograd.Function):
         return _derivative(A, Q, G)
 
 
-class _PolarFactor(_Traced):
+class _PolarFactor(_TracedFactor):
     @staticmethod
     @outside_autocast
     def jvp(ctx: Any, dA: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ def _derivative(A: Tensor, Q: Tensor, dA: Tensor) -> Tensor:
 
 
 def solve_lyapunov(h: Tensor, c: Tensor) -> Tensor:
-    """X with HX + XH = C, for Hermitian H ≥ 0 and any C, `(*, n, n)`.
+    """X with HX + XH = C, for Hermitian H and any C, `(*, n, n)`.
 
-    Of the solutions for singular H, the least; singular to rounding counts as singular.
+    Where two eigenvalues of H add up to 0, to rounding, it is the least of the solutions.
     """
     function: Any = _TracedLyapunov if is_traced() else _Lyapunov
     solution: Tensor = function.apply(h, c)
@@ -114,7 +114,7 @@ class _TracedLyapunov(torch.autograd.Function):
         sums = eigenvalues.unsqueeze(-1) + eigenvalues.unsqueeze(-2)
         # Eigenvalues are known to eps times the largest.
         eps = torch.finfo(sums.dtype).eps
-        known = sums > h.shape[-1] * eps * eigenvalues.amax(-1)[..., None, None]
+        known = sums.abs() > h.shape[-1] * eps * eigenvalues.abs().amax(-1)[..., None, None]
         inverses = torch.where(known, 1 / torch.where(known, sums, 1), 0)
         return V @ (V.mH @ c @ V * inverses) @ V.mH
 

@@ -1,4 +1,4 @@
-"""Functions of a squared length that are smooth at 0, and have every derivative there.
+"""Functions of a squared length or angle that are smooth at 0, and have every derivative there.
 
 cos ‖u‖ and sin ‖u‖/‖u‖ are smooth in u, but autograd finds no second derivative of ‖u‖ at 0, nor of
 `torch.sinc`. As functions of s = ‖u‖² they have a Taylor series, which is taken where s is small.
@@ -10,20 +10,40 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_COS = [(-1) ** k / math.factorial(2 * k) for k in range(10)]
-_SINC = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]
+_TERMS = 11
+"""With so many, series reach rounding in float64 where they are used here."""
 # ₂F₁(1, 1; 3/2; q): its coefficients are (2k)!!/(2k + 1)!!.
-_ANGLE = [4**k * math.factorial(k) ** 2 / math.factorial(2 * k + 1) for k in range(10)]
+_ANGLE = [4**k * math.factorial(k) ** 2 / math.factorial(2 * k + 1) for k in range(_TERMS)]
+_ATAN = [(-1) ** k / (2 * k + 1) for k in range(_TERMS)]
 
 
 def cos_of_root(s: Tensor) -> Tensor:
-    """cos √s for s ≥ 0."""
-    return _smooth(s, _COS, lambda s: s.sqrt().cos())
+    """cos θ of s = θ² ≥ 0."""
+    return _near_zero(s, 0, torch.cos)
 
 
 def sinc_of_root(s: Tensor) -> Tensor:
-    """sin √s/√s for s ≥ 0."""
-    return _smooth(s, _SINC, lambda s: s.sqrt().sin() / s.sqrt())
+    """sin θ/θ of s = θ² ≥ 0."""
+    return _near_zero(s, 1, lambda t: t.sin() / t)
+
+
+def versine_of_root(s: Tensor) -> Tensor:
+    """(1 - cos θ)/θ² of s = θ² ≥ 0."""
+    return _near_zero(s, 2, lambda t: 2 * (t / 2).sin().square() / t.square())
+
+
+def sine_defect_of_root(s: Tensor) -> Tensor:
+    """(θ - sin θ)/θ³ of s = θ² ≥ 0."""
+    return _near_zero(s, 3, lambda t: (t - t.sin()) / t**3)
+
+
+def atan2_over_root(s: Tensor, c: Tensor) -> Tensor:
+    """atan2(√s, c)/√s for s ≥ 0, as a function of s and c that is smooth at s = 0 where c > 0."""
+    near = (s <= c.square() / 32) & (c > 0)
+    c_near = torch.where(near, c, 1)
+    series = _series(torch.where(near, s, 0) / c_near.square(), _ATAN)
+    root = torch.where(near, 1, s).clamp(min=torch.finfo(s.dtype).tiny).sqrt()
+    return torch.where(near, series / c_near, torch.atan2(root, c) / root)
 
 
 def angle_over_sine(a: Tensor, b: Tensor) -> Tensor:
@@ -37,19 +57,19 @@ def angle_over_sine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(near, _series(q, _ANGLE), 2 * half / torch.sin(2 * half))
 
 
-def _smooth(s: Tensor, coefficients: Sequence[float], far: Callable[[Tensor], Tensor]) -> Tensor:
-    """The series where s < 1, and the closed form beyond.
+def _near_zero(s: Tensor, first: int, far: Callable[[Tensor], Tensor]) -> Tensor:
+    """Σ (-s)ᵏ/(2k + first)! where s ≤ 1, and the closed form in θ = √s beyond.
 
     Each is given what it can differentiate: torch.where multiplies the other's derivative by 0.
     """
-    near = s < 1
-    return torch.where(
-        near, _series(torch.where(near, s, 0), coefficients), far(torch.where(near, 1, s))
-    )
+    near = s <= 1
+    taylor = [(-1) ** k / math.factorial(2 * k + first) for k in range(_TERMS)]
+    series = _series(torch.where(near, s, 0), taylor)
+    return torch.where(near, series, far(torch.where(near, 1, s).sqrt()))
 
 
 def _series(s: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Σ cₖsᵏ: exact to rounding in float64 where it is used here."""
+    """Σ cₖsᵏ."""
     value = torch.full_like(s, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         value = value * s + c

@@ -9,21 +9,34 @@ from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
+from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
+from riemopt.manifolds.grassmann import Grassmann
+from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
 from riemopt.manifolds.linear import FlatSubspace, LinearSubspace
+from riemopt.manifolds.lorentz import Lorentz
+from riemopt.manifolds.poincare_ball import PoincareBall
+from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
+from riemopt.manifolds.scaled import Scaled
+from riemopt.manifolds.simplex import Simplex
 from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
+from riemopt.manifolds.spd import SPD
+from riemopt.manifolds.special_euclidean import SpecialEuclidean
+from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
+from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
     "QR",
+    "SPD",
     "AffineSubspace",
     "Cayley",
     "Circulant",
@@ -32,19 +45,31 @@ __all__ = [
     "Euclidean",
     "ExceptRows",
     "FixedSum",
+    "Flag",
     "FlatSubspace",
     "Flattened",
     "Frozen",
+    "Grassmann",
+    "Interval",
     "LevelSet",
     "LinearSubspace",
+    "Lorentz",
     "Manifold",
+    "PoincareBall",
     "Polar",
+    "Positive",
     "Product",
     "Retraction",
     "RowBlocks",
+    "Scaled",
+    "Simplex",
     "SkewSymmetric",
     "Sparsity",
+    "SpecialEuclidean",
+    "SpecialOrthogonal",
+    "SpecialUnitary",
     "Sphere",
+    "Stereographic",
     "Stiefel",
     "Symmetric",
     "Toeplitz",

@@ -59,6 +59,12 @@ class AsProduct(Manifold):
     def keeps_entries(self) -> bool:
         return self.product.keeps_entries
 
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        return self.product.total_space
+
+    invariants = _of_product(Manifold.invariants)
     proj_tangent = _of_product(Manifold.proj_tangent)
     egrad2rgrad = _of_product(Manifold.egrad2rgrad)
     ehess2rhess = _of_product(Manifold.ehess2rhess)
@@ -81,6 +87,7 @@ class AsProduct(Manifold):
     dist = _of_product(Manifold.dist)
     prepare = _of_product(Manifold.prepare)
     dim = _of_product(Manifold.dim)
+    constant_norm = _of_product(Manifold.constant_norm)
 
     @abstractmethod
     def _need(self) -> str:

@@ -27,6 +27,7 @@ _COMPUTES = (
     "proj_tangent",
     "retract",
     "project",
+    "round_point",
     "violation",
     "egrad2rgrad",
     "ehess2rhess",
@@ -48,6 +49,7 @@ _COMPUTES = (
     "tolerance",
     "linearised_at",
     "prepare",
+    "invariants",
 )
 """The methods of the contract that compute with tensors."""
 
@@ -118,6 +120,33 @@ class Manifold(ABC):
         """
         return False
 
+    @property
+    def total_space(self) -> "Manifold | None":
+        """Of a quotient, the manifold of the tensors that stand for its points; else None.
+
+        Where several tensors stand for one point, as the bases of one subspace, tangent vectors are
+        *horizontal*: tangent to the total space, and orthogonal to the set of tensors that stand
+        for the point. `proj_tangent` projects on these and `dim` counts them; `project` and
+        `violation` are those of the total space (Absil et al. 2008, §3.4 and §3.5.8).
+        """
+        return None
+
+    def invariants(self, x: Tensor) -> Tensor:
+        """What all tensors that stand for the point `x` have in common: `x` itself, if one does.
+
+        Of a quotient a smooth function of `x`, which tells points apart; laws are tried with it.
+        """
+        return x
+
+    @property
+    def margin(self) -> float:
+        """How much farther than the nearest point project(a) may be, in multiples of 1 + ‖a‖.
+
+        Not 0 for open sets, as of positive numbers. They have no point that is nearest to what is
+        outside, and a step from close to the boundary would begin badly.
+        """
+        return 0.0
+
     # --- required ---
 
     @abstractmethod
@@ -151,6 +180,14 @@ class Manifold(ABC):
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """Degrees of freedom (real numbers) of one point of a tensor of `shape`."""
 
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The point x in another dtype; optimizers call it when they write a half-precision weight.
+
+        A manifold overrides it where rounding may leave the set: a positive number may become 0. It
+        returns points that `dtype` holds exactly as they are.
+        """
+        return x.to(dtype)
+
     # --- geometry, from the above ---
 
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
@@ -163,7 +200,8 @@ class Manifold(ABC):
         Second-order solvers call it. The default is that of the ambient metric,
         P(h + D⟨g, P u⟩), where P is the projection at x and D the derivative with respect to x: the
         Weingarten map (Absil, Mahony & Trumpf 2013, eq. 7), which is symmetric, by one derivative
-        of `proj_tangent`. A manifold with another metric overrides it: see `hessian_by_geodesics`.
+        of `proj_tangent`. A manifold with another metric overrides it, by the acceleration of its
+        geodesics, say: see `Stiefel.ehess2rhess`.
 
         Args:
             x: points.
@@ -304,6 +342,10 @@ class Manifold(ABC):
 
     # --- numbers ---
 
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        """The ambient norm of each point of a tensor of `shape`, where `has_constant_norm`."""
+        raise NotImplementedError(f"Points of {self!r} have no norm that is known.")
+
     def is_discrete(self, shape: Sequence[int], *, is_complex: bool = False) -> bool:
         """Whether points of a tensor of `shape` are isolated, so that no step can move them.
 
@@ -369,6 +411,8 @@ class Manifold(ABC):
     if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
 
         def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__"):  # what copy and pickle ask for; torch.compile follows them
+                raise AttributeError(name)
             advice = advice_for(name)
             if advice is not None:
                 message = f"{type(self).__name__} has no {name!r}; {advice}."
@@ -377,6 +421,10 @@ class Manifold(ABC):
 
     def _reject(self, shape: Sequence[int], need: str, advice: str = "") -> NoReturn:
         raise ValueError(f"{self!r} needs {need}; got a tensor of shape {tuple(shape)}.{advice}")
+
+    def _check_real(self, a: Tensor) -> None:
+        if a.is_complex():
+            raise ValueError(f"{self!r} needs real tensors; got {a.dtype}.")
 
     def _check_square(self, shape: Sequence[int]) -> None:
         if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:

@@ -113,6 +113,17 @@ class Flattened(Manifold):
     def has_constant_norm(self) -> bool:
         return self.base.has_constant_norm
 
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        total = self.base.total_space
+        return None if total is None else Flattened(total, self.event_ndim)
+
+    @property
+    @override
+    def margin(self) -> float:
+        return self.base.margin
+
     proj_tangent = lifted(Manifold.proj_tangent, "point")
     egrad2rgrad = lifted(Manifold.egrad2rgrad, "point")
     ehess2rhess = lifted(Manifold.ehess2rhess, "point")
@@ -126,16 +137,22 @@ class Flattened(Manifold):
     carry_mean = lifted(Manifold.carry_mean, "point", "number")
     after_move = lifted(Manifold.after_move, "point")
     project = lifted(Manifold.project, "point")
+    round_point = lifted(Manifold.round_point, "point")
     violation = lifted(Manifold.violation, "number")
     tolerance = lifted(Manifold.tolerance, "number")
     exp = lifted(Manifold.exp, "point")
     log = lifted(Manifold.log, "point")
     dist = lifted(Manifold.dist, "number")
+    invariants = lifted(Manifold.invariants, "other")
 
     @override
     def prepare(self, x: Tensor) -> None:
         # A DTensor cannot be flattened along a dimension that is cut; its device is enough.
         self.base.prepare(x if hasattr(x, "placements") else flatten(x, self.event_ndim))
+
+    @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        return self.base.constant_norm(self.flat_shape(shape))
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:

@@ -157,6 +157,14 @@ class Product(Manifold):
         )
 
     @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        squares = 0.0
+        for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
+            entries = math.prod(own[d] for d in m.event_dims(len(own)))
+            squares += math.prod(own) // entries * m.constant_norm(own) ** 2
+        return math.sqrt(squares)
+
+    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         total = 0
         for m, own in zip(self.manifolds, self.cut.point_shapes(shape), strict=True):
@@ -212,6 +220,24 @@ class Product(Manifold):
     @override
     def keeps_entries(self) -> bool:
         return any(m.keeps_entries for m in self.manifolds)
+
+    @property
+    @override
+    def total_space(self) -> Manifold | None:
+        if all(m.total_space is None for m in self.manifolds):
+            return None
+        totals = [m.total_space or m for m in self.manifolds]
+        return Product(list(zip(totals, self.cut.shapes, strict=True)), dim=self.cut.dim)
+
+    @override
+    def invariants(self, x: Tensor) -> Tensor:
+        """Those of all factors, `(*batch, k)`."""
+        return self._side_by_side(self._each(lambda m, x: m.invariants(x), x), x)
+
+    @property
+    @override
+    def margin(self) -> float:
+        return sum(m.margin for m in self.manifolds)
 
     # --- geometry ---
 
@@ -289,6 +315,10 @@ class Product(Manifold):
     def project(self, a: Tensor) -> Tensor:
         return self._map(lambda m, a: m.project(a), a)
 
+    @override
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._map(lambda m, x: m.round_point(x, dtype), x)
+
     def violation(self, x: Tensor) -> Tensor:
         """The largest of the factors' violations."""
         return self._numbers(lambda m, x: m.violation(x), x).amax(-1)
@@ -298,7 +328,8 @@ class Product(Manifold):
         violation = self._numbers(lambda m, x: m.violation(x), x)
         tolerance = self._numbers(lambda m, x: m.tolerance(x), x)
         worst = (violation / tolerance).amax(-1)
-        return torch.where(worst > 0, violation.amax(-1) / worst, tolerance.amin(-1))
+        known = (worst > 0) & worst.isfinite()  # an open set's violation may be infinite
+        return torch.where(known, violation.amax(-1) / worst, tolerance.amin(-1))
 
     @override
     def random_point(

@@ -56,6 +56,10 @@ class Sphere(Slices):
         return True
 
     @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        return self.radius
+
+    @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - x⟨x, u⟩/r²."""
         return linalg.tangent_to_sphere(x, u, self.event_dims(x.ndim), self.radius)

@@ -1,5 +1,6 @@
 """The Stiefel manifold: matrices with orthonormal columns (or rows, if wide)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
@@ -59,6 +60,10 @@ class Stiefel(Manifold):
     @override
     def has_constant_norm(self) -> bool:
         return True
+
+    @override
+    def constant_norm(self, shape: Sequence[int]) -> float:
+        return math.sqrt(min(shape[-2:]))
 
     @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 self.w = ManifoldParameter(torch.randn(256, 64), Stiefel())     # the nearest point
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -74,8 +75,9 @@ class ManifoldParameter(nn.Parameter):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldParameter":
         if id(self) not in memo:
+            state = copy.deepcopy(dict(self.__dict__), memo)
             memo[id(self)] = _rebuild_manifold_parameter(
-                self.data.clone(), self.requires_grad, dict(self.__dict__)
+                self.data.clone(), self.requires_grad, state
             )
         copied: ManifoldParameter = memo[id(self)]
         return copied

@@ -81,8 +81,9 @@ class ManifoldTable:
     def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldTable":
         new = object.__new__(ManifoldTable)
         memo[id(self)] = new
-        dicts = copy.deepcopy((self._parameters, self._modules), memo)
-        new._fill(self.owner, *dicts, dict(self._entries))
+        # A manifold may refer to a parameter of the module, such as a curvature that is learned.
+        dicts = copy.deepcopy((self._parameters, self._modules, self._entries), memo)
+        new._fill(self.owner, *dicts)
         return new
 
     def __getstate__(self) -> tuple[Any, ...]:

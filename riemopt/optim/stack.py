@@ -108,6 +108,9 @@ class Stack:
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
+        dtype = self.params[0].dtype
+        if x.dtype != dtype:
+            x = self.manifold.round_point(x, dtype)
         self._write(self._local(self.params), x)
 
     def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:

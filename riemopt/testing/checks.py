@@ -15,6 +15,7 @@ from riemopt.testing import (
     hessians,
     metrics,
     projections,
+    quotients,
     retractions,
     surfaces,
 )
@@ -61,6 +62,7 @@ def check_manifold(
         *behaviour.DESCRIPTION,
         *surfaces.LAWS,
         *projections.LAWS,
+        *quotients.LAWS,
         *_retraction_laws(None, order),
         retractions.retraction_stays_on_surface,
         retractions.curve_is_its_definition,

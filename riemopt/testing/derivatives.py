@@ -23,11 +23,17 @@ ADVICE = (
 
 
 def derivative(
-    function: Callable[..., Tensor], arguments: tuple[Tensor, ...], gen: Generator
+    function: Callable[..., Tensor],
+    arguments: tuple[Tensor, ...],
+    gen: Generator,
+    reach: float = 1.0,
 ) -> Curve:
-    """⟨w, f(a + td) - f(a)⟩ - t⟨gradient, d⟩ of random w and d, which ought to be O(t²)."""
+    """⟨w, f(a + td) - f(a)⟩ - t⟨gradient, d⟩ of random w and d, which ought to be O(t²).
+
+    `reach` is the length of d beside that of the first argument.
+    """
     directions = [ambient(a, gen) for a in arguments]
-    directions = [d * (size(arguments[0]) / size(d)) for d in directions]
+    directions = [d * (reach * size(arguments[0]) / size(d)) for d in directions]
     leaves = [a.detach().clone().requires_grad_() for a in arguments]
     with torch.enable_grad():
         start = function(*leaves)
@@ -55,9 +61,12 @@ def _inner(a: Tensor, b: Tensor) -> float:
 def project_has_its_derivative(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
     """At points of the manifold, and near it. Double."""
     apart = ambient(x, gen)
-    near = x + LENGTH * size(x) / size(apart) * apart
-    project = manifold.project
-    return derivative(lambda a, b: torch.stack([project(a), project(b)]), (x, near), gen)
+    near = x + _reach(manifold) * LENGTH * size(x) / size(apart) * apart
+
+    def both(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([manifold.project(a), manifold.project(b)])
+
+    return derivative(both, (x, near), gen, _reach(manifold))
 
 
 @law("D exp(x, u) is that of autograd, at u = 0 too", ADVICE)
@@ -73,7 +82,7 @@ def log_has_its_derivative(manifold: Manifold, x: Tensor, gen: Generator) -> Cur
     """In x and in y. Double."""
     log = closed_form(manifold, "log")
     y = manifold.retract(x, LENGTH * direction(manifold, x, gen))
-    return derivative(_both(log), (x, x, y), gen)
+    return derivative(_both(log), (x, x, y), gen, _reach(manifold))
 
 
 @law("D dist²(x, y) is that of autograd, at y = x too", ADVICE)
@@ -83,7 +92,13 @@ def squared_dist_has_its_derivative(manifold: Manifold, x: Tensor, gen: Generato
     if manifold.keeps_entries:
         raise NotApplicableError("where entries that stay differ, the distance is infinite")
     y = manifold.retract(x, LENGTH * direction(manifold, x, gen))
-    return derivative(_both(lambda x, y: dist(x, y).square()), (x, x, y), gen)
+    squared = _both(lambda x, y: dist(x, y).square())
+    return derivative(squared, (x, x, y), gen, _reach(manifold))
+
+
+def _reach(manifold: Manifold) -> float:
+    """How far arguments are moved: only a little where the set is open, which they would leave."""
+    return 1e-2 if manifold.margin else 1.0
 
 
 def _both(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:

@@ -22,15 +22,19 @@ def _claimed(manifold: Manifold, name: str) -> None:
 
 
 @law(
-    "has_constant_norm: ‖x‖ = ‖y‖",
-    "Set has_constant_norm = False: weight decay has a tangent part.",
+    "has_constant_norm: ‖x‖ = ‖y‖ = constant_norm(shape)",
+    "Set has_constant_norm = False: weight decay has a tangent part. Or is it another norm?",
 )
 def norm_is_constant_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """Weight decay is then left out."""
     _claimed(manifold, "has_constant_norm")
     y = manifold.project(ambient(x, gen))
     a, b = length(manifold, x), length(manifold, y)
-    return rounding((a - b).abs(), a, x.dtype)
+    try:
+        claimed = torch.full_like(a, manifold.constant_norm(x.shape))
+    except NotImplementedError:  # which `Scaled` alone asks for
+        claimed = a
+    return rounding(torch.maximum((a - b).abs(), (a - claimed).abs()), a, x.dtype)
 
 
 @law(

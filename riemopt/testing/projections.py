@@ -5,7 +5,15 @@ from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
 from riemopt.testing.law import NotApplicableError, Residual, equality, law, need, rounding
-from riemopt.testing.sampling import ambient, length, points, real_inner, real_rows, size
+from riemopt.testing.sampling import (
+    ambient,
+    length,
+    points,
+    real_inner,
+    real_rows,
+    size,
+    stored,
+)
 from riemopt.testing.slopes import Curve, measure
 
 # The tangent space of a larger point is not measured by a projection of each unit vector.
@@ -73,12 +81,12 @@ def projection_has_rank_dim(manifold: Manifold, x: Tensor, gen: Generator) -> No
     },
 )
 def projection_is_derivative_of_project(manifold: Manifold, x: Tensor, gen: Generator) -> Curve:
-    """The tangent space is that of the surface. Double."""
+    """The tangent space is that of the surface. (Of a quotient: of its total space.) Double."""
     if manifold.keeps_entries:
         raise NotApplicableError("keeps_entries: `project` leaves what no step changes")
     a = ambient(x, gen)
     a = a * (size(x) / size(a))
-    Pa = manifold.proj_tangent(x, a)
+    Pa = stored(manifold).proj_tangent(x, a)
 
     def error(t: float) -> float:
         return float(torch.linalg.vector_norm(manifold.project(x + t * a) - x - t * Pa))

@@ -173,7 +173,7 @@ def curve_is_its_definition(manifold: Manifold, x: Tensor, gen: Generator) -> Re
     residuals = []
     for t in (0.0, -0.25, torch.tensor(0.125), each.to(x.device), 500 * each.to(x.device)):
         expected = manifold.retract(x, t * u)
-        scale = length(manifold, x) + length(manifold, t * u)
+        scale = length(manifold, x) + length(manifold, t * u) + length(manifold, expected)
         residuals.append(equality(manifold, manifold.curve(x, u, t), expected, scale))
     return joined(*residuals)
 

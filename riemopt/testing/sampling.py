@@ -127,7 +127,7 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
     v = tangent(manifold, x, gen)
     if metric_is_ambient(manifold, x):
         long = length(manifold, x, keepdim=True)
-        v = v * torch.where(long > 0, long, 1)
+        v = v * torch.where(long > 0, long, 1).to(x.real.dtype)
     else:
         norm = manifold.norm(x, v, keepdim=True)
         v = v / torch.where(norm > 0, norm, 1)
@@ -137,6 +137,11 @@ def direction(manifold: Manifold, x: Tensor, gen: Generator) -> Tensor:
             return v
         v = 0.1 * v
     raise AssertionError(f"no step is taken whole, down to a length of {0.1 ** (SHORTER + 1):.0e}")
+
+
+def stored(manifold: Manifold) -> Manifold:
+    """The manifold of the tensors that stand for points: the total space of a quotient."""
+    return manifold.total_space or manifold
 
 
 # --- measures ---

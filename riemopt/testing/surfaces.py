@@ -14,7 +14,7 @@ from riemopt.testing.law import (
     rounding,
 )
 from riemopt.testing.retractions import on_surface
-from riemopt.testing.sampling import ambient, length, points, real_rows, tangent
+from riemopt.testing.sampling import ambient, length, points, real_rows, stored, tangent
 
 # Sizes of tensors far from the surface, as weights are when they are put on it.
 FAR = (1e-3, 1.0, 1e3)
@@ -106,6 +106,8 @@ def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 )
 def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """a - y ⟂ T_y, the first-order condition of the nearest point."""
+    if manifold.margin or _codimension(manifold, x) == 0:
+        raise NotApplicableError("an open set has points as near as you like to what is outside")
     a = ambient(x, gen)
     y = manifold.project(a)
     along = manifold.proj_tangent(y, a - y)
@@ -114,16 +116,17 @@ def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Resi
 
 @law(
     "‖a - project(a)‖ ≤ ‖a - y‖ for points y",
-    "`project` is stationary, and is not the nearest point: is a sign the wrong way round?",
+    "`project` is not the nearest point: is a sign the wrong way round? (Of an open set it may be "
+    "farther by `margin`·(1 + ‖a‖).)",
 )
 def project_is_nearest(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
-    """For `y` = x, and for points near the projection."""
+    """For `y` = x, and for points near the projection; up to `margin` for an open set."""
     a = ambient(x, gen)
     y = manifold.project(a)
     others = [x] + [
         manifold.retract(y, tangent(manifold, y, gen, size)) for size in (0.01, 0.1, 1.0)
     ]
-    closest = length(manifold, a - y)
+    closest = length(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
     nearer = [closest - length(manifold, a - other) for other in others]
     scale = length(manifold, a) + length(manifold, y)
     return joined(*(rounding(n.clamp(min=0), scale, x.dtype) for n in nearer))
@@ -153,15 +156,14 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
     """
     seen: list[Tensor] = []
     residuals = []
-    codimension = real_rows(manifold, x).shape[-1] - manifold.dim(
-        x.shape, is_complex=x.is_complex()
-    )
+    surface = stored(manifold)
+    codimension = _codimension(manifold, x)
     if codimension == 0:
         raise NotApplicableError("an open set has no normal directions")
     if manifold.keeps_entries:
         raise NotApplicableError("keeps_entries: what no step changes may have any value")
     for _ in range(min(codimension, DIRECTIONS)):
-        n = _normal(manifold, x, ambient(x, gen), seen)
+        n = _normal(surface, x, ambient(x, gen), seen)
         small, large = (manifold.violation(x + t * n) for t in (1e-6, 1e-4))
         need(bool((small > 0).all()), "violation is 0 off the surface")
         ratio = (large / small).double()
@@ -172,8 +174,13 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
         if not total.requires_grad:
             break
         (gradient,) = torch.autograd.grad(total, y)
-        seen.append(real_rows(manifold, _normal(manifold, x, gradient, seen)))
+        seen.append(real_rows(manifold, _normal(surface, x, gradient, seen)))
     return joined(*residuals)
+
+
+def _codimension(manifold: Manifold, x: Tensor) -> int:
+    dim = stored(manifold).dim(x.shape, is_complex=x.is_complex())
+    return real_rows(manifold, x).shape[-1] - dim
 
 
 def _normal(manifold: Manifold, x: Tensor, a: Tensor, seen: list[Tensor]) -> Tensor:

@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from riemopt.interop.common import Report, as_read, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
-from riemopt.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel
+from riemopt.manifolds import (
+    Euclidean,
+    Lorentz,
+    Manifold,
+    PoincareBall,
+    Product,
+    Sphere,
+    Stereographic,
+    Stiefel,
+)
 from riemopt.nn import table
 from riemopt.nn.admission import require_module
 
@@ -27,10 +36,15 @@ def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
                                                    accepted, and has orthonormal rows
     CanonicalStiefel  Stiefel(metric="canonical")  the retraction: theirs doubles the part along X,
                                                    and their `proju` is not a projection
+    PoincareBall      PoincareBall(c)              the step is the geodesic, for their x + u that is
+                                                   cut off; momentum is carried by way of the origin
+    Lorentz           Lorentz(1/k)                 how momentum is carried; stable far out
+    Stereographic     Stereographic(k)             as PoincareBall
     ProductManifold   Product([…])                 Adam has one second moment for the whole point
     ================  ===========================  =================================================
 
-    All others, those named "Exact" included, and a user's subclass, become a `GeooptManifold`.
+    All others, those named "Exact" included, a user's subclass, and those that learn a curvature,
+    become a `GeooptManifold`.
 
     Args:
         manifold: an instance.
@@ -68,6 +82,15 @@ def _native(manifold: Any) -> Manifold | None:
         return Stiefel()
     if cls is geoopt.CanonicalStiefel:
         return Stiefel(metric="canonical")
+    constants = [*manifold.parameters(), *manifold.buffers()]
+    if any(c.requires_grad or c.numel() != 1 for c in constants):
+        return None  # learned, or one for each point
+    if cls is geoopt.PoincareBall:
+        return PoincareBall(float(manifold.c))
+    if cls is geoopt.Lorentz:
+        return Lorentz(1 / float(manifold.k))
+    if cls is geoopt.Stereographic:
+        return Stereographic(float(manifold.k))
     return None
 
 

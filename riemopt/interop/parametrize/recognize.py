@@ -2,21 +2,38 @@
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_maps
 
+from riemopt import linalg
 from riemopt.interop.parametrize.maps import Normalize, SkewSymmetrize, Symmetrize
 from riemopt.interop.parametrize.weights import NotConvertedError
-from riemopt.manifolds import Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    Grassmann,
+    Manifold,
+    SkewSymmetric,
+    SpecialOrthogonal,
+    Sphere,
+    Stiefel,
+    Symmetric,
+)
 
 Manifolds = Mapping[type[nn.Module], Manifold]
 
 _OURS = (Normalize, Symmetrize, SkewSymmetrize)
 
+
+def _rotations(base: Tensor) -> Manifold:
+    """Of geotorch's SO, W = base·exp(skew), which lets a base of determinant -1 pass."""
+    reflects = not base.is_meta and bool((linalg.phase_of_determinant(base) != 0).any())
+    return Stiefel() if reflects else SpecialOrthogonal()
+
+
 # By name, so that geotorch need not be there. Exact classes: its Grassmannian is a Stiefel to it.
 _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
+    "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
-    "geotorch.so.SO": lambda p: Stiefel(),
+    "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
     "geotorch.sphere.Sphere": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.sphere.SphereEmbedded": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.stiefel.Stiefel": lambda p: Stiefel(),
@@ -24,7 +41,6 @@ _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
 }
 
 _NO_COUNTERPART = {
-    "geotorch.grassmannian.Grassmannian": "only the span of its columns matters: no Stiefel point",
     "geotorch.reals.Rn": "it constrains nothing",
     "torch.nn.utils.parametrizations._SpectralNorm": "‖W‖₂ = 1 is on no manifold of the catalogue",
 }

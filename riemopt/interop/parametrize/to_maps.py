@@ -26,7 +26,15 @@ from riemopt.interop.parametrize.weights import (
     remove_maps,
 )
 from riemopt.linalg import outside_autocast
-from riemopt.manifolds import Flattened, Manifold, SkewSymmetric, Sphere, Stiefel, Symmetric
+from riemopt.manifolds import (
+    Flattened,
+    Manifold,
+    SkewSymmetric,
+    SpecialOrthogonal,
+    Sphere,
+    Stiefel,
+    Symmetric,
+)
 from riemopt.nn import table
 from riemopt.nn.admission import require_module
 from riemopt.nn.constrain import unconstrain
@@ -37,7 +45,8 @@ from riemopt.nn.registration import adopt, tables_in
 def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> Report:
     """Replace constraints by parametrizations, each weight keeping its value. In place.
 
-    `Stiefel` (any metric and retraction) becomes torch's `orthogonal`, with trivialization;
+    `Stiefel` (any metric and retraction) and `SpecialOrthogonal` become torch's `orthogonal`, with
+    trivialization: it keeps the sign of a determinant.
     `Sphere` `Normalize`, `Symmetric` `Symmetrize`, `SkewSymmetric` `SkewSymmetrize`, and a
     `ScaledDirection` torch's `weight_norm`. The computed weight is the stored one to rounding. The
     Parameter object becomes the original; build a new optimizer. Tied weights stay tied: their
@@ -170,7 +179,7 @@ def _maker(manifold: Manifold, orthogonal_map: str | None) -> Callable[[nn.Modul
     """What registers a parametrization onto `manifold` on a module and name."""
     if isinstance(manifold, Flattened) and manifold.event_ndim == 2:
         manifold = manifold.base
-    if isinstance(manifold, Stiefel):
+    if isinstance(manifold, Stiefel | SpecialOrthogonal):
         return lambda module, name: torch_maps.orthogonal(module, name, orthogonal_map)
     new: nn.Module
     if isinstance(manifold, Sphere):

@@ -1,0 +1,101 @@
+"""Cholesky factors of positive definite matrices, and the coordinates that they make.
+
+Points X = LLᴴ, `(*, n, n)`; L is lower triangular with a positive diagonal. A tangent vector U at X
+is the derivative of LLᴴ along the lower triangular W = L·half(L⁻¹UL⁻ᴴ): U = LWᴴ + WLᴴ (Lin 2019).
+Nothing here reads a value.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from riemopt.linalg.products import add_identity, product, sym
+
+_MATRIX = (-2, -1)
+
+
+def cholesky(x: Tensor) -> Tensor:
+    """The factor L of X = LLᴴ; of a matrix that is not positive definite, meaningless."""
+    return torch.linalg.cholesky_ex(sym(x))[0]
+
+
+def is_positive_definite(x: Tensor, least: float = 0.0) -> Tensor:
+    """Whether all eigenvalues are above least·‖X‖: booleans of the batch's shape.
+
+    X is Hermitian. To rounding: by whether the Cholesky factor exists.
+    """
+    shifted = add_identity(x.clone(), -least * _norm(x)) if least else x
+    return (torch.linalg.cholesky_ex(shifted)[1] == 0) & x.isfinite().all(-1).all(-1)
+
+
+def left_divide(L: Tensor, u: Tensor) -> Tensor:
+    """L⁻¹U."""
+    return torch.linalg.solve_triangular(L, u, upper=False)
+
+
+def whiten(L: Tensor, u: Tensor) -> Tensor:
+    """L⁻¹UL⁻ᴴ of Hermitian U: U in coordinates in which X is the identity."""
+    return sym(left_divide(L, left_divide(L, u).mH))
+
+
+def colour(L: Tensor, w: Tensor) -> Tensor:
+    """LWLᴴ of Hermitian W: the inverse of `whiten`."""
+    return sym(product(L, product(w, L.mH)))
+
+
+def half_lower(p: Tensor) -> Tensor:
+    """The lower triangular matrix whose Hermitian part is P/2, for Hermitian P."""
+    return p.tril(-1) + torch.diag_embed(real_diagonal(p) / 2).to(p.dtype)
+
+
+def real_diagonal(a: Tensor) -> Tensor:
+    """The real part of the diagonal, `(*, n)`."""
+    return a.diagonal(dim1=-2, dim2=-1).real
+
+
+def to_factor(L: Tensor, u: Tensor) -> Tensor:
+    """W = L·half(L⁻¹UL⁻ᴴ): how the factor changes where X changes by U."""
+    return product(L, half_lower(whiten(L, u)))
+
+
+def from_factor(L: Tensor, W: Tensor) -> Tensor:
+    """U = LWᴴ + WLᴴ: the inverse of `to_factor`."""
+    return 2 * sym(product(W, L.mH))
+
+
+def along_factor(L: Tensor, w: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+    """KKᴴ, where ⌊K⌋ = ⌊L + L·half(w)⌋ and D(K) = D(L)f(D(w)/2): L + L·half(w) for f(d) = 1 + d.
+
+    ⌊·⌋ is the strictly lower part and D the diagonal; w is Hermitian.
+    """
+    diagonal = real_diagonal(L) * f(real_diagonal(w) / 2)
+    K = (L + product(L, half_lower(w))).tril(-1) + torch.diag_embed(diagonal).to(w.dtype)
+    return sym(product(K, K.mH))
+
+
+def cholesky_beside_identity(w: Tensor) -> Tensor:
+    """C with (I + C)(I + C)ᴴ = I + W, lower triangular: to rounding of W itself, however small."""
+    identity = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+    L = cholesky(identity + w)
+    C = L - identity
+    # One step of Newton's method takes away what the sum I + W has rounded.
+    residual = w - C - C.mH - product(C, C.mH)
+    return C + to_factor(L, residual)
+
+
+def keep_definite(y: Tensor, eps: float) -> Tensor:
+    """Y + c·I, where c is 4·eps·‖Y‖ if Y has eigenvalues below about 2·eps·‖Y‖, else 0.
+
+    Y is Hermitian and at most rounding errors away from a positive semidefinite matrix. The result
+    stays positive definite when it is rounded to a dtype of that eps.
+    """
+    safe = is_positive_definite(y, 2 * eps)[..., None, None]
+    return add_identity(y.clone(), torch.where(safe, 0, 4 * eps * _norm(y)))
+
+
+def _norm(y: Tensor) -> Tensor:
+    """‖Y‖, `(*, 1, 1)`, also where its square cannot be represented."""
+    size = y.abs().amax(_MATRIX, keepdim=True)
+    unit = y / torch.where(size > 0, size, 1)
+    return size * torch.linalg.vector_norm(unit, dim=_MATRIX, keepdim=True)

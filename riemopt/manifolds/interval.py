@@ -1,0 +1,180 @@
+"""Numbers between two bounds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from riemopt import linalg
+from riemopt.linalg import upcast
+from riemopt.manifolds.base import Manifold
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Interval(Manifold):
+    """{x : low < x < high} with ⟨u, v⟩ = uv/s², s = (x - low)(high - x)/(high - low).
+
+    Every entry of a real tensor is a point by itself: probabilities, gates, physical parameters
+    that are known to lie in a range, boxes.
+
+    Args:
+        low, high: finite, low < high.
+
+    The metric is the one in which log((x - low)/(high - x)), the logit, is a Cartesian coordinate:
+    flat and complete, of dimension 1; the gradient is s²g. A step multiplies (x - low)/(high - x)
+    by exp(arsinh(u/s)), which agrees with the geodesic to second order and stays inside for u of
+    any length. Entries move by about `lr` times s²g, at most by a quarter of high - low squared
+    times g.
+
+    Do not use it where the optimum may be a bound: that is infinitely far, and s²g vanishes on the
+    way to it.
+    """
+
+    event_ndim = 0
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (-math.inf < self.low < self.high < math.inf):
+            raise ValueError(
+                f"Interval needs finite bounds low < high; got {self.low!r} and {self.high!r}."
+            )
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
+
+    @property
+    @override
+    def margin(self) -> float:
+        return 0.01 * (self.high - self.low)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The distances to the bounds, and s."""
+        p, q = x - self.low, self.high - x
+        return p, q, p * (q / (self.high - self.low))
+
+    @override
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """The vector u itself."""
+        return u
+
+    @override
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """s²g."""
+        _, _, s = self._parts(x)
+        return s * (s * g)
+
+    @override
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        """s²h + s(high + low - 2x)gu/(high - low)."""
+        p, q, s = self._parts(x)
+        return s * (s * h + (q - p) / (self.high - self.low) * (g * u))
+
+    @override
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """The product uv/s² of each entry."""
+        _, _, s = self._parts(x)
+        return (u / s) * (v / s)
+
+    @override
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """low + (high - low)·pf/(pf + q) with p = x - low, q = high - x, f = exp(arsinh(u/s))."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        p, q, s = self._parts(x.to(wide))
+        grown = p * linalg.positive_step(s, u.to(wide))  # p·f·s
+        return self.round_point(self._between(grown, q * s), x.dtype)
+
+    def _between(self, p: Tensor, q: Tensor) -> Tensor:
+        """The point whose distances to the bounds are in the ratio p : q."""
+        width = self.high - self.low
+        return torch.where(
+            p < q, self.low + width * (p / (p + q)), self.high - width * (q / (p + q))
+        )
+
+    def _inside(self, x: Tensor) -> Tensor:
+        edge = 2 * torch.finfo(x.dtype).eps * max(abs(self.low), abs(self.high))
+        return x.clamp(self.low + edge, self.high - edge).contiguous()
+
+    @override
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x rounded, off the bounds by 2·eps·max(|low|, |high|) at least."""
+        return self._inside(x.to(dtype))
+
+    @override
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """v·s(y)/s(x): the parallel transport."""
+        return v * (self._parts(y)[2] / self._parts(x)[2])
+
+    @override
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """v·s(y)/s(x)."""
+        return self.transport(x, y, v)
+
+    @override
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return self.transport(x, y, m)
+
+    @override
+    def project(self, a: Tensor) -> Tensor:
+        """a, where it is inside; elsewhere the bound, moved inside by a hundredth of the range."""
+        self._check_real(a)
+        low, high = self.low + self.margin, self.high - self.margin
+        inside = self._inside(a) == a
+        return torch.where(inside, a, a.clamp(low, high)).contiguous()
+
+    @override
+    def violation(self, x: Tensor) -> Tensor:
+        """0 between the bounds, infinite elsewhere."""
+        inside = (self.low < x) & (x < self.high)
+        return torch.where(inside, torch.zeros_like(x), torch.inf)
+
+    @override
+    def check_shape(self, shape: Sequence[int]) -> None:
+        pass
+
+    @override
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """Dimension 1."""
+        if is_complex:
+            raise ValueError(f"{self!r} needs real tensors; complex numbers have no order.")
+        return 1
+
+    @override
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """The point whose logit is half of a standard normal number."""
+        z = torch.randn(*shape, generator=generator, dtype=dtype, device=device) / 2
+        return self._inside(self._between(z.sigmoid(), (-z).sigmoid()))
+
+    @override
+    @upcast
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """The point whose logit is that of x, plus u/s."""
+        p, q, s = self._parts(x)
+        logit = p.log() - q.log() + u / s
+        return self._inside(self._between(logit.sigmoid(), (-logit).sigmoid()))
+
+    @override
+    @upcast
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """s times the difference of logits."""
+        return self._parts(x)[2] * self._difference(x, y)
+
+    @override
+    @upcast
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """The absolute difference of logits."""
+        return self._difference(x, y).abs()
+
+    def _difference(self, x: Tensor, y: Tensor) -> Tensor:
+        (p, q, _), (pp, qq, _) = self._parts(x), self._parts(y)
+        return linalg.log_ratio(pp, p, y - x) - linalg.log_ratio(qq, q, x - y)
