@@ -328,10 +328,12 @@ def over(
     """Parametrise `(case, shape, dtype)` over the cases `where` holds and the shapes of `kinds`.
 
     Small shapes only, if `kinds` is "small". Of shape × dtype every other pair is marked slow, in
-    a chequered pattern: each shape meets half of the dtypes, and each dtype half of the shapes.
+    a chequered pattern: each shape meets half of the dtypes, and each dtype half of the shapes. Of
+    a class with other options than in the first of its lines, three of four pairs are.
     """
     dtypes = list(dtypes)
     parameters = []
+    classes = set()
     for case in CASES if cases is None else cases:
         if not where(case):
             continue
@@ -341,11 +343,13 @@ def over(
             if kinds is None
             or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
         ]
+        stride = 4 if type(case.manifold) in classes else 2
+        classes.add(type(case.manifold))
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):
                 if case.is_real and dtype.is_complex:
                     continue
-                thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % 2
+                thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % stride
                 label = f"{case.manifold}-{kind}-{name(dtype)}"
                 marks = [pytest.mark.slow] if thinned else []
                 parameters.append(pytest.param(case, shape, dtype, id=label, marks=marks))

@@ -37,9 +37,10 @@ OPTIMIZERS = {
 
 def made(case, make):
     manifold, shape, count = CASES[case]
-    params = [nn.Parameter(manifold.random_point(*shape)) for _ in range(count)]
+    gen = torch.Generator().manual_seed(0)  # how long a step is says which products it takes
+    params = [nn.Parameter(manifold.random_point(*shape, generator=gen)) for _ in range(count)]
     for p in params:
-        p.grad = torch.randn_like(p)
+        p.grad = torch.randn(p.shape, generator=gen)
     return params, make([{"params": params, "manifold": manifold}])
 
 
