@@ -15,6 +15,7 @@ mode over it, and under vmap. Forward mode within forward mode is refused: torch
 `jvp` computes for a constant there.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,51 +36,67 @@ from riemopt.linalg.products import (
 )
 
 
+def with_own_derivative(
+    compute: Callable[[Tensor], Tensor], derivative: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """`compute` as a function of autograd whose derivative is a self-adjoint map.
+
+    Args:
+        compute: f(A); autograd does not look into it.
+        derivative: Df(A)[dA] from A, f(A) and dA, made of what can be differentiated. As it is
+            self-adjoint, it serves reverse and forward mode.
+    """
+
+    class Traced(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(a: Tensor) -> Tensor:
+            return compute(a)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs, output)
+            ctx.save_for_forward(*inputs, output)
+
+        @staticmethod
+        @outside_autocast
+        def backward(ctx: Any, G: Tensor) -> Tensor:
+            A, Q = ctx.saved_tensors
+            return derivative(A, Q, G)
+
+    class Eager(Traced):
+        @staticmethod
+        @outside_autocast
+        def jvp(ctx: Any, dA: Tensor) -> Tensor:
+            refuse_nested_forward_mode("project")
+            A, Q = ctx.saved_tensors
+            return derivative(A, Q, dA)
+
+    def function(a: Tensor) -> Tensor:
+        # A graph of torch.compile takes no function with a forward mode of its own.
+        chosen: Any = Traced if is_traced() else Eager
+        result: Tensor = chosen.apply(a)
+        return result
+
+    return function
+
+
 def nearest_orthonormal(a: Tensor) -> Tensor:
     """The matrix with orthonormal columns (rows, if wide) nearest to `(*, n, p)` A: UVᴴ of its SVD.
 
     Where A has not full rank that is not unique, and the derivative is that of no function: it is
     finite, and zero along the directions in question.
     """
-    if is_wide(a):
-        return nearest_orthonormal(a.mH).mH
-    # A graph of torch.compile takes no function with a forward mode of its own.
-    function: Any = _TracedFactor if is_traced() else _PolarFactor
-    factor: Tensor = function.apply(a)
-    return factor
+    return _polar_factor(a.mH).mH if is_wide(a) else _polar_factor(a)
 
 
-class _TracedFactor(torch.autograd.Function):
+def _compute(a: Tensor) -> Tensor:
     """Q of a tall A = QH."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor) -> Tensor:
-        U, _, Vh = decompositions.svd(a)
-        Q = U @ Vh
-        # In float32 the product is orthonormal to 5e-6 only. One Newton-Schulz pass.
-        return Q - right_multiply(Q, gram_defect(Q)) / 2
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
-
-    @staticmethod
-    @outside_autocast
-    def backward(ctx: Any, G: Tensor) -> Tensor:
-        A, Q = ctx.saved_tensors
-        return _derivative(A, Q, G)
-
-
-class _PolarFactor(_TracedFactor):
-    @staticmethod
-    @outside_autocast
-    def jvp(ctx: Any, dA: Tensor) -> Tensor:
-        refuse_nested_forward_mode("project")
-        A, Q = ctx.saved_tensors
-        return _derivative(A, Q, dA)
+    U, _, Vh = decompositions.svd(a)
+    Q = U @ Vh
+    # In float32 the product is orthonormal to 5e-6 only. One Newton-Schulz pass.
+    return Q - right_multiply(Q, gram_defect(Q)) / 2
 
 
 @exact_products
@@ -91,6 +108,9 @@ def _derivative(A: Tensor, Q: Tensor, dA: Tensor) -> Tensor:
         return dQ
     inverse = solve_lyapunov(H, 2 * identity_like(H))
     return dQ + (dA - Q @ QdA) @ inverse
+
+
+_polar_factor = with_own_derivative(_compute, _derivative)
 
 
 def solve_lyapunov(h: Tensor, c: Tensor) -> Tensor:

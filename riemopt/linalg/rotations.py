@@ -8,18 +8,15 @@ derivatives of every order are right where angles are equal, and where they are 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from riemopt.linalg import decompositions
 from riemopt.linalg.angles import angles_of, unitary_factor
-from riemopt.linalg.autocast import outside_autocast
-from riemopt.linalg.backends import is_traced, refuse_nested_forward_mode
 from riemopt.linalg.exponential import matrix_exp
 from riemopt.linalg.polar import project_polar
-from riemopt.linalg.polar_derivative import _TracedFactor, solve_lyapunov
+from riemopt.linalg.polar_derivative import solve_lyapunov, with_own_derivative
 from riemopt.linalg.products import (
     add_product,
     average,
@@ -89,37 +86,18 @@ def project_rotation(a: Tensor) -> Tensor:
     Differentiable wherever it is unique. For starting points and layers, never for a step: it
     synchronises on an accelerator.
     """
-    function: Any = _TracedRotation if is_traced() else _Rotation
-    rotation: Tensor = function.apply(a)
-    return rotation
+    return _nearest_rotation(a)
 
 
-class _TracedRotation(_TracedFactor):
-    @staticmethod
-    def forward(a: Tensor) -> Tensor:
-        U, S, Vh = decompositions.svd(a)
-        phase = -phase_of_determinant(U @ Vh)
-        if a.is_complex():
-            turn = torch.polar(torch.ones_like(S), _shares_of_phase(S, phase))
-        else:
-            turn = torch.ones_like(S)
-            turn[..., -1] = torch.where(phase == 0, 1, -1)
-        return without_phase(project_polar((U * turn.unsqueeze(-2)) @ Vh))
-
-    @staticmethod
-    @outside_autocast
-    def backward(ctx: Any, G: Tensor) -> Tensor:
-        A, R = ctx.saved_tensors
-        return _derivative(A, R, G)
-
-
-class _Rotation(_TracedRotation):
-    @staticmethod
-    @outside_autocast
-    def jvp(ctx: Any, dA: Tensor) -> Tensor:
-        refuse_nested_forward_mode("project")
-        A, R = ctx.saved_tensors
-        return _derivative(A, R, dA)
+def _compute(a: Tensor) -> Tensor:
+    U, S, Vh = decompositions.svd(a)
+    phase = -phase_of_determinant(U @ Vh)
+    if a.is_complex():
+        turn = torch.polar(torch.ones_like(S), _shares_of_phase(S, phase))
+    else:
+        turn = torch.ones_like(S)
+        turn[..., -1] = torch.where(phase == 0, 1, -1)
+    return without_phase(project_polar((U * turn.unsqueeze(-2)) @ Vh))
 
 
 @exact_products
@@ -135,6 +113,9 @@ def _derivative(A: Tensor, R: Tensor, dA: Tensor) -> Tensor:
         Z = solve_lyapunov(H, identity_like(H))
         W = W - _trace(W) / _trace(Z) * Z
     return R @ W
+
+
+_nearest_rotation = with_own_derivative(_compute, _derivative)
 
 
 def _shares_of_phase(S: Tensor, phase: Tensor) -> Tensor:

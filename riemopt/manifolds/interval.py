@@ -1,7 +1,6 @@
 """Numbers between two bounds."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,12 +10,12 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.open_set import OpenInterval
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class Interval(Manifold):
+class Interval(OpenInterval):
     """{x : low < x < high} with ⟨u, v⟩ = uv/s², s = (x - low)(high - x)/(high - low).
 
     Every entry of a real tensor is a point by itself: probabilities, gates, physical parameters
@@ -105,18 +104,9 @@ class Interval(Manifold):
         return self._inside(x.to(dtype))
 
     @override
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """v·s(y)/s(x): the parallel transport."""
-        return v * (self._parts(y)[2] / self._parts(x)[2])
-
-    @override
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """v·s(y)/s(x)."""
-        return self.transport(x, y, v)
-
-    @override
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        return self.transport(x, y, m)
+        return v * (self._parts(y)[2] / self._parts(x)[2])
 
     @override
     def project(self, a: Tensor) -> Tensor:
@@ -129,19 +119,7 @@ class Interval(Manifold):
     @override
     def violation(self, x: Tensor) -> Tensor:
         """0 between the bounds, infinite elsewhere."""
-        inside = (self.low < x) & (x < self.high)
-        return torch.where(inside, torch.zeros_like(x), torch.inf)
-
-    @override
-    def check_shape(self, shape: Sequence[int]) -> None:
-        pass
-
-    @override
-    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """Dimension 1."""
-        if is_complex:
-            raise ValueError(f"{self!r} needs real tensors; complex numbers have no order.")
-        return 1
+        return self._violation((self.low < x) & (x < self.high), x)
 
     @override
     def random_point(

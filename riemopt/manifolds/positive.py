@@ -1,7 +1,6 @@
 """Positive numbers."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,12 +10,12 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.open_set import OpenInterval
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class Positive(Manifold):
+class Positive(OpenInterval):
     """{x : x > 0} with ⟨u, v⟩ = uv/x². Every entry of a real tensor is a point by itself.
 
     Scales, rates, variances, temperatures. Flat and complete, of dimension 1: log x is a Cartesian
@@ -26,8 +25,6 @@ class Positive(Manifold):
 
     Do not use it where 0 is meant: that is infinitely far. For bounded entries take `Interval`.
     """
-
-    event_ndim = 0
 
     @property
     @override
@@ -67,18 +64,9 @@ class Positive(Manifold):
         return x.clamp(numbers.tiny, numbers.max).to(dtype).contiguous()
 
     @override
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """vy/x: the parallel transport."""
-        return v * (y / x)
-
-    @override
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """vy/x."""
-        return self.transport(x, y, v)
-
-    @override
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        return self.transport(x, y, m)
+        return v * (y / x)
 
     @override
     def project(self, a: Tensor) -> Tensor:
@@ -89,18 +77,7 @@ class Positive(Manifold):
     @override
     def violation(self, x: Tensor) -> Tensor:
         """0 for positive numbers, infinite for others."""
-        return torch.where((x > 0) & (x < math.inf), torch.zeros_like(x), torch.inf)
-
-    @override
-    def check_shape(self, shape: Sequence[int]) -> None:
-        pass
-
-    @override
-    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
-        """Dimension 1."""
-        if is_complex:
-            raise ValueError(f"{self!r} needs real tensors; complex numbers have no order.")
-        return 1
+        return self._violation((x > 0) & (x < math.inf), x)
 
     @override
     def random_point(

@@ -12,12 +12,13 @@ from typing_extensions import override
 from riemopt import linalg
 from riemopt.linalg import upcast
 from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.open_set import OpenSet
 from riemopt.manifolds.slices import Slices
 
 
 @final
 @dataclass(frozen=True, init=False, repr=False)
-class Simplex(Slices):
+class Simplex(Slices, OpenSet):
     """{x : xᵢ > 0, Σ xᵢ = 1} with Fisher's metric Σ uᵢvᵢ/xᵢ. Each slice along `dim` is one point.
 
         Simplex()            each row of a (k, n) tensor
@@ -93,15 +94,6 @@ class Simplex(Slices):
         return self._inside(x.to(dtype))
 
     @override
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """The parallel transport."""
-        return self.parallel_transport(x, y, v)
-
-    @override
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        return self.transport(x, y, m)
-
-    @override
     @upcast
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """w∘(V - (z + w)⟨w, V⟩/(1 + ⟨z, w⟩)) with z = √x, w = √y, V = v/z: that of the sphere."""
@@ -143,8 +135,7 @@ class Simplex(Slices):
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """Dimension n - 1 for n entries a point."""
-        if is_complex:
-            raise ValueError(f"{self!r} needs real tensors; complex numbers have no order.")
+        self._refuse_complex(is_complex)
         return math.prod(shape[d] for d in self.event_dims(len(shape))) - 1
 
     @override
