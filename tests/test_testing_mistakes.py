@@ -48,6 +48,12 @@ class ClaimsConstantNorm(Symmetric):
     has_constant_norm = True
 
 
+class ClaimsAmbientMetric(SPD):
+    """Converts gradients by a projection."""
+
+    has_ambient_metric = True
+
+
 class ClaimsLinear(Sphere):
     """Takes Adam's elementwise quotient for a tangent."""
 
@@ -233,6 +239,7 @@ PLANTS = [
     plant(planted.InnerOfTheBatch, "inner is an inner product"),
     plant(planted.AmbientNorm, "norm agrees with inner", **CANONICAL),
     plant(ClaimsConstantNorm, "norm is constant as claimed", shape=(3, 3)),
+    plant(ClaimsAmbientMetric, "metric is as claimed", shape=(3, 3)),
     plant(ClaimsLinear, "linearity is as claimed"),
     plant(ClaimsNothing, "absence of a constraint is as claimed"),
     plant(ClaimsToKeep, "entries are kept as claimed"),

@@ -95,7 +95,13 @@ from riemopt.linalg.products import (
 )
 from riemopt.linalg.qr import inverse_cholesky, qr_positive
 from riemopt.linalg.quaternions import quaternion_of_rotation, rotation_of_quaternion, skew_of
-from riemopt.linalg.removable import angle_over_sine, atan2_over_root, cos_of_root, sinc_of_root
+from riemopt.linalg.removable import (
+    angle_over_sine,
+    atan2_over_root,
+    cos_of_root,
+    sinc_of_root,
+    versine_of_root,
+)
 from riemopt.linalg.rotations import (
     exp_skew,
     log_rotation,
@@ -229,6 +235,7 @@ __all__ = [
     "twice_generator",
     "unitary_factor",
     "upcast",
+    "versine_of_root",
     "whiten",
     "without_phase",
 ]

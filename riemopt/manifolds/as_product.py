@@ -7,6 +7,7 @@ from functools import wraps
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
+from torch import Tensor
 from typing_extensions import override
 
 from riemopt.manifolds.base import Manifold, require_manifold
@@ -48,6 +49,11 @@ class AsProduct(Manifold):
     @override
     def allows_elementwise_scaling(self) -> bool:
         return self.product.allows_elementwise_scaling
+
+    @property
+    @override
+    def has_ambient_metric(self) -> bool:
+        return self.product.has_ambient_metric
 
     @property
     @override
@@ -151,6 +157,13 @@ class RowBlocks(AsProduct):
         return f"RowBlocks({self.base!r}, {self.blocks}{dim})"
 
     @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        self.check_shape(x.shape)
+        base = self.product.manifolds[0]
+        fitted = base.fitted_to(x.unflatten(self.dim_of_rows, (self.blocks, -1)))
+        return self if fitted is base else RowBlocks(fitted, self.blocks, self.dim_of_rows)
+
+    @override
     def _need(self) -> str:
         return f"{self.blocks} equal blocks along dimension {self.dim_of_rows}"
 
@@ -193,6 +206,14 @@ class ExceptRows(AsProduct):
     def __repr__(self) -> str:
         rows = self.rows[0] if len(self.rows) == 1 else self.rows
         return f"ExceptRows({self.base!r}, rows={rows})"
+
+    @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        self.check_shape(x.shape)
+        left = {row % x.shape[-2] for row in self.rows}
+        base = self.base.with_dims_from_end(2)
+        fitted = base.fitted_to(x[..., [i for i in range(x.shape[-2]) if i not in left], :])
+        return self if fitted is base else ExceptRows(fitted, self.rows)
 
     @override
     def of_single_rows(self) -> tuple[Manifold, tuple[int, ...]]:

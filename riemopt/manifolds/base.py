@@ -113,6 +113,14 @@ class Manifold(ABC):
         return False
 
     @property
+    def has_ambient_metric(self) -> bool:
+        """Whether ⟨u, v⟩ is the ambient inner product, so that one projection converts gradients.
+
+        A manifold that overrides `egrad2rgrad` and has this metric all the same says so.
+        """
+        return type(self).egrad2rgrad is Manifold.egrad2rgrad
+
+    @property
     def keeps_entries(self) -> bool:
         """Whether some entries may have any value, and no step changes them.
 
@@ -212,7 +220,7 @@ class Manifold(ABC):
         Raises:
             NotImplementedError: the metric is not the ambient one, and the class has no formula.
         """
-        if type(self).egrad2rgrad is not Manifold.egrad2rgrad:
+        if not self.has_ambient_metric:
             self._no_closed_form("ehess2rhess", "differences of gradients along `retract` agree")
         if self.allows_elementwise_scaling:  # a linear subspace, whose projection is one for all x
             return self.proj_tangent(x, h)
@@ -226,7 +234,7 @@ class Manifold(ABC):
         Optimizers with momentum call it once a step. `m` is tangent where the last step started,
         `g` the Euclidean gradient at `x`. In the ambient metric one projection does both parts.
         """
-        if type(self).egrad2rgrad is Manifold.egrad2rgrad:
+        if self.has_ambient_metric:
             return self.proj_tangent(x, linalg.combine(m, g, decay, weight))
         return decay * self.proj_tangent(x, m) + weight * self.egrad2rgrad(x, g)
 
@@ -382,6 +390,13 @@ class Manifold(ABC):
 
         Optimizers call it at the start of each step. A manifold whose methods share work at one
         point, such as a factorisation, returns a copy of itself that keeps it.
+        """
+        return self
+
+    def fitted_to(self, x: Tensor) -> "Manifold":
+        """The same manifold, with what it leaves to the weight `x`: `Sphere(radius="init")`.
+
+        `constrain` and `ManifoldParameter` call it with the value that is about to be projected.
         """
         return self
 

@@ -110,6 +110,11 @@ class Flattened(Manifold):
 
     @property
     @override
+    def has_ambient_metric(self) -> bool:
+        return self.base.has_ambient_metric
+
+    @property
+    @override
     def has_constant_norm(self) -> bool:
         return self.base.has_constant_norm
 
@@ -144,6 +149,11 @@ class Flattened(Manifold):
     log = lifted(Manifold.log, "point")
     dist = lifted(Manifold.dist, "number")
     invariants = lifted(Manifold.invariants, "other")
+
+    @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        base = self.base.fitted_to(flatten(x, self.event_ndim))
+        return self if base is self.base else Flattened(base, self.event_ndim)
 
     @override
     def prepare(self, x: Tensor) -> None:

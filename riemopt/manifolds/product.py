@@ -174,6 +174,16 @@ class Product(Manifold):
         return total
 
     @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        self.check_shape(x.shape)
+        fitted = self._each(lambda m, x: m.fitted_to(x), x)
+        if all(a is b for a, b in zip(fitted, self.manifolds, strict=True)):
+            return self
+        pairs = list(zip(fitted, self.cut.shapes, strict=True))
+        by_name = None if self.names is None else dict(zip(self.names, pairs, strict=True))
+        return Product(pairs if by_name is None else by_name, self.cut.dim)
+
+    @override
     def prepare(self, x: Tensor) -> None:
         for m in self.manifolds:
             m.prepare(x)
@@ -210,6 +220,11 @@ class Product(Manifold):
     @override
     def allows_elementwise_scaling(self) -> bool:
         return all(m.allows_elementwise_scaling for m in self.manifolds)
+
+    @property
+    @override
+    def has_ambient_metric(self) -> bool:
+        return all(m.has_ambient_metric for m in self.manifolds)
 
     @property
     @override

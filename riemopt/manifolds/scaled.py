@@ -25,7 +25,11 @@ class Scaled(Manifold):
         constrain(layer, "weight", Scaled(Sphere()))    # rows of any norm but 0
 
     Args:
-        base: a manifold with `has_constant_norm`: `Stiefel()`, `Sphere()`, `SpecialOrthogonal()`.
+        base: a manifold with `has_constant_norm` and the ambient metric, and no quotient:
+            `Stiefel()`, `Sphere()`, `SpecialOrthogonal()`.
+
+    Raises:
+        ValueError: `base` is another one.
 
     `constrain` starts from the weight's present size, c = ⟨W, x⟩/‖x‖² for the nearest x. The metric
     is the ambient one: `lr` times a gradient with entries of size 1 moves entries by about `lr`. A
@@ -38,11 +42,13 @@ class Scaled(Manifold):
     base: Manifold
 
     def __post_init__(self) -> None:
-        if not require_manifold(self.base, "Scaled: a manifold").has_constant_norm:
-            raise ValueError(
-                f"Scaled needs a manifold whose points have one norm, such as Stiefel() or "
-                f"Sphere(); got {self.base!r}."
-            )
+        base = require_manifold(self.base, "Scaled: a manifold")
+        if base.has_constant_norm and base.has_ambient_metric and base.total_space is None:
+            return
+        raise ValueError(
+            "Scaled needs a manifold whose points have one norm, of the ambient metric and no "
+            f"quotient, such as Stiefel() or Sphere(); got {base!r}."
+        )
 
     @property
     @override
@@ -62,6 +68,11 @@ class Scaled(Manifold):
     @override
     def margin(self) -> float:
         return _LEAST
+
+    @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        base = self.base.fitted_to(x)
+        return self if base is self.base else Scaled(base)
 
     @override
     def with_dims_from_end(self, ndim: int) -> Manifold:
@@ -148,3 +159,49 @@ class Scaled(Manifold):
         radial = c + a
         w = v * linalg.atan2_over_root(squared, radial)
         return ((radial.square() + squared).sqrt() * self.base.exp(direction, w)).contiguous()
+
+    @override
+    @upcast
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """Inverse of `exp`; `NotImplementedError` if the base has no `log`.
+
+        Of y = c'x' along w, the logarithm of the base from x/c to x', whose angle is θ:
+        c'(cos θ·x/c + sinc θ·w) - x, as y - x and what is small of the second order.
+        """
+        _, direction = self._split(x)
+        c, other = self._split(y)
+        w = self.base.log(direction, other)
+        s = self.inner(x, w, w, keepdim=True) / self.base.constant_norm(x.shape) ** 2
+        bent = linalg.sinc_of_root(s) * w - s * linalg.versine_of_root(s) * direction
+        return y - x + c * (bent - (other - direction))
+
+    @override
+    @upcast
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The base's, of what is across the plane of x and w = log; in that plane vectors stay."""
+        (_, direction), (_, other) = self._split(x), self._split(y)
+        w = self.base.log(direction, other)
+        squared_norm = self.base.constant_norm(x.shape) ** 2
+        s, b = (self.inner(x, w, a, keepdim=True) / squared_norm for a in (w, v))
+        a = self._radial(direction, v)
+        sinc = linalg.sinc_of_root(s)
+        across = v - a * direction - (b * linalg.versine_of_root(s) + a * sinc) * w
+        radial = a * linalg.cos_of_root(s) + b * sinc
+        return self.base.parallel_transport(direction, other, across) + radial * other
+
+    @override
+    @upcast
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """The length of `log`, by the law of cosines; `NotImplementedError` if the base has none.
+
+        Its square is ‖x - y‖², which is exact where points are near, and of the two directions, of
+        which the base knows the distance r·θ, 4cc'(r² sin²(θ/2) - ‖x/c - y/c'‖²/4).
+        """
+        (c, direction), (end, other) = self._split(x), self._split(y)
+        r = self.base.constant_norm(x.shape)
+        chord = direction - other
+        square = (r * torch.sin(self.base.dist(direction, other) / (2 * r))).square()
+        more = (square - self.inner(x, chord, chord) / 4).clamp(min=0)
+        across = 4 * c.reshape(more.shape) * end.reshape(more.shape) * more
+        total = self.inner(x, x - y, x - y) + across
+        return torch.where(total > 0, total, 1).sqrt() * (total > 0)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from numbers import Real
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class Sphere(Slices):
 
     Args:
         dim: dimension or dimensions of one point; None for all of them.
-        radius: the norm, positive.
+        radius: the norm, positive; or "init" for the root mean square of the norms that the points
+            of a weight have when `constrain` or `ManifoldParameter` is given it.
 
     The step is x⁺ = r(x + u)/‖x + u‖ (Absil et al. 2008, example 4.1.1), a second-order retraction;
     an `lr` times a Riemannian gradient of norm 1 moves by about `lr` units of length. Complex
@@ -35,20 +37,56 @@ class Sphere(Slices):
     """
 
     slice_dims: tuple[int, ...] | None
-    radius: float
+    given_radius: float | Literal["init"]
 
-    def __init__(self, dim: int | Sequence[int] | None = -1, radius: float = 1.0) -> None:
-        if not (radius > 0 and math.isfinite(radius)):
-            raise ValueError(f"Sphere needs a positive, finite radius; got {radius!r}.")
+    def __init__(
+        self, dim: int | Sequence[int] | None = -1, radius: float | Literal["init"] = 1.0
+    ) -> None:
+        if radius != "init" and not (
+            isinstance(radius, Real) and radius > 0 and math.isfinite(radius)
+        ):
+            raise ValueError(f"Sphere needs a positive, finite radius, or 'init'; got {radius!r}.")
         self._set_dims(dim)
-        object.__setattr__(self, "radius", float(radius))
+        object.__setattr__(self, "given_radius", "init" if radius == "init" else float(radius))
+
+    @property
+    def radius(self) -> float:
+        """The norm of each point; `ValueError` for "init", which has none before it is fitted."""
+        if self.given_radius == "init":
+            raise ValueError(
+                f"{self!r} takes its radius from the weight that constrain or ManifoldParameter is "
+                "given. For a tensor by itself write fitted_to(tensor), or a number."
+            )
+        return self.given_radius
 
     def __repr__(self) -> str:
-        return self._describe(*[f"radius={self.radius}"] * (self.radius != 1))
+        return self._describe(*[f"radius={self.given_radius!r}"] * (self.given_radius != 1))
 
     @override
     def along(self, dims: Sequence[int]) -> Manifold:
-        return Sphere(dims, self.radius)
+        return Sphere(dims, self.given_radius)
+
+    @override
+    def fitted_to(self, x: Tensor) -> Manifold:
+        """With the root mean square of the norms of all points for radius="init".
+
+        Raises:
+            ValueError: that is 0, or not finite, or `x` has no values.
+        """
+        if self.given_radius != "init":
+            return self
+        self.check_shape(x.shape)
+        if x.is_meta or not x.numel():
+            raise ValueError(
+                f"{self!r} needs values to take its radius from; got {x.device} "
+                f"tensor of shape {tuple(x.shape)}. Write a number."
+            )
+        points = x.detach().to(torch.complex128 if x.is_complex() else torch.float64)
+        norms = torch.linalg.vector_norm(points, dim=self.event_dims(x.ndim))
+        radius = norms.square().mean().sqrt().item()
+        if not (radius > 0 and math.isfinite(radius)):
+            raise ValueError(f"{self!r} needs a weight that is finite and not 0.")
+        return Sphere(self.slice_dims, radius)
 
     @property
     @override

@@ -58,6 +58,11 @@ class Stiefel(Manifold):
 
     @property
     @override
+    def has_ambient_metric(self) -> bool:
+        return self.metric == "euclidean"
+
+    @property
+    @override
     def has_constant_norm(self) -> bool:
         return True
 
@@ -90,14 +95,6 @@ class Stiefel(Manifold):
         bent = right_multiply(x, gram(g, u) + XG @ A.mH + A.mH @ XG)
         bent = bent + right_multiply(g, A) + right_multiply(u, XG + XG.mH)
         return self.egrad2rgrad(x, h - bent / 2)
-
-    @override
-    def carry(
-        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor
-    ) -> Tensor:
-        if self.metric == "euclidean":
-            return self.proj_tangent(x, linalg.combine(m, g, decay, weight))
-        return super().carry(x, m, g, decay, weight)
 
     @override
     def carry_mean(

@@ -117,6 +117,7 @@ def _admit(module: nn.Module, name: str, manifold: Manifold) -> tuple[Tensor, Ma
         check_value(param, manifold)
         manifold = placed(module, name, param, manifold)
         check_moves(param, manifold)
+        manifold = manifold.fitted_to(whole(param.detach()))
     except (TypeError, ValueError) as error:
         error.args = (f"{name!r} of {type(module).__name__}: {error}",)
         raise

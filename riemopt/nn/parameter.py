@@ -55,6 +55,7 @@ class ManifoldParameter(nn.Parameter):
         check_value(data, manifold)
         check_moves(data, manifold)
         value = data.detach()
+        manifold = manifold.fitted_to(value)
         value = value.clone() if value.is_meta else manifold.project(value)
         state = {"manifold": manifold, "tangent_grad": tangent_grad}
         return _rebuild_manifold_parameter(value, requires_grad is not False, state)

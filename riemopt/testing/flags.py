@@ -13,7 +13,7 @@ from riemopt.testing.law import (
     need,
     rounding,
 )
-from riemopt.testing.sampling import ambient, length, tangent
+from riemopt.testing.sampling import ambient, length, real_inner, tangent
 
 
 def _claimed(manifold: Manifold, name: str) -> None:
@@ -35,6 +35,18 @@ def norm_is_constant_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -
     except NotImplementedError:  # which `Scaled` alone asks for
         claimed = a
     return rounding(torch.maximum((a - b).abs(), (a - claimed).abs()), a, x.dtype)
+
+
+@law(
+    "has_ambient_metric: inner(x, u, v) = Re Σ conj(u)·v",
+    "Set has_ambient_metric = False, and give `egrad2rgrad`; or inherit `inner`.",
+)
+def metric_is_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
+    """One projection is then taken of the momentum and the gradient together."""
+    _claimed(manifold, "has_ambient_metric")
+    u, v = tangent(manifold, x, gen), tangent(manifold, x, gen)
+    scale = length(manifold, u) * length(manifold, v)
+    return rounding(manifold.inner(x, u, v).double() - real_inner(manifold, u, v), scale, x.dtype)
 
 
 @law(
@@ -89,6 +101,7 @@ def entries_are_kept_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -
 
 LAWS = (
     norm_is_constant_as_claimed,
+    metric_is_as_claimed,
     linearity_is_as_claimed,
     absence_of_a_constraint_is_as_claimed,
     entries_are_kept_as_claimed,
