@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-frameworks lint format notebooks clean
+.PHONY: help install demo test test-slow test-frameworks lint format catalogue notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-frameworks  Lightning, Hugging Face's Trainer and Accelerate, which it installs"
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
+	@echo "make catalogue  write docs/catalogue.md from the classes, and its pictures"
 	@echo "make notebooks  run the notebooks again and store their output"
 
 install: $(STAMP)
@@ -44,6 +45,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+catalogue: install
+	$(BIN)/python docs/make_catalogue.py --pictures
 
 notebooks: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -6,6 +6,8 @@ of that.
 """
 
 import contextlib
+import importlib.util
+import inspect
 import io
 import json
 import pathlib
@@ -15,6 +17,9 @@ import sys
 
 import matplotlib as mpl
 import pytest
+
+from riemopt import manifolds
+from riemopt.manifolds import Manifold
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,6 +56,38 @@ def test_files_that_a_page_names_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    path = ROOT / "docs" / "make_catalogue.py"
+    spec = importlib.util.spec_from_file_location("make_catalogue", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_catalogue_is_that_of_the_classes(catalogue):
+    assert catalogue.page() == catalogue.PAGE.read_text(), "run `make catalogue`"
+
+
+def test_catalogue_has_every_manifold(catalogue):
+    classes = {cls for cls in vars(manifolds).values() if inspect.isclass(cls)}
+    public = {c.__name__ for c in classes if issubclass(c, Manifold) and not inspect.isabstract(c)}
+    assert {name for family in catalogue.FAMILIES for name in family.members} == public
+
+
+def test_catalogue_says_what_each_manifold_is_for(catalogue):
+    for family in catalogue.FAMILIES:
+        for name, (call, shape) in family.members.items():
+            cls = getattr(manifolds, name)
+            catalogue.instance(call).check_shape(shape)
+            follows = "base" in inspect.signature(cls).parameters or cls in (
+                manifolds.Euclidean,
+                manifolds.Frozen,
+            )
+            needed = ("For", "Not for") if follows else catalogue.LABELS
+            assert not set(needed) - set(catalogue.labelled(cls)), name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)

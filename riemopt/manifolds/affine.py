@@ -35,13 +35,23 @@ class AffineSubspace(FlatSubspace):
     The equations are factored once, in float64: A = USVᴴ with rows scaled to norm 1, so that
     redundant and badly scaled ones do no harm; singular values below n·eps·s₁, eps of A's dtype,
     count as zero. With the r orthonormal rows Q of Vᴴ that are left and c = S⁻¹Uᴴb, the projection
-    is u - QᴴQu and the nearest point a - Qᴴ(Qa - c) (Golub & Van Loan 2013, §6.2.3). A step costs
-    two products with Q: 4rn flops for n entries. An `lr` times a gradient with entries of size 1
-    moves entries by about `lr`. Dimension n - r.
+    is u - QᴴQu and the nearest point a - Qᴴ(Qa - c) (Golub & Van Loan 2013, §6.2.3). Two are equal
+    where A, b and the rank are, as numbers. Complex equations need complex points.
 
-    Two are equal where A, b and the rank are, as numbers. Complex equations need complex points.
-    Do not use it where there is a closed form (`FixedSum`, `Sparsity`, `Toeplitz`), or where n is
-    so large that Q, as dense as A, does not fit.
+    Dimension: n - r for n entries a point.
+
+    Metric: the ambient one. An `lr` times a gradient with entries of size 1 moves entries by about
+    `lr`.
+
+    Step: x + u, along a straight line.
+
+    Cost: two products with Q a step, 4rn flops.
+
+    For: row and column sums at once, fixed traces, boundary values, conservation laws, filters
+    without a response to given signals.
+
+    Not for: what has a closed form (`FixedSum`, `Sparsity`, `Toeplitz`), or n so large that Q, as
+    dense as A, does not fit.
 
     Raises:
         ValueError: shapes that do not fit, values that are not finite, no equation, or equations

@@ -120,8 +120,12 @@ class RowBlocks(AsProduct):
         constrain(lstm, "weight_hh_l0", RowBlocks(Stiefel(), 4))                # (4H, H): four H×H
 
     A tensor `(*batch, blocks·n, p)` is seen as `(*batch, blocks, n, p)`, a view. All blocks make
-    one point, as in `Product`, which has blocks of different sizes or manifolds too: the metric is
-    the sum, the violation the largest, `second_moment="point"` one for all.
+    one point, as in `Product`: the metric is the sum, the violation the largest,
+    `second_moment="point"` one for all. Step and cost are those of the base.
+
+    For: stacked weights, as torch stores those of attention and of recurrent layers.
+
+    Not for: blocks of different sizes or manifolds (`Product`).
 
     Args:
         base: where each block lies.
@@ -178,7 +182,11 @@ class ExceptRows(AsProduct):
     `constrain` puts it around the manifold of an `nn.Embedding` with a `padding_idx`. What is
     written into such a row stays, bit for bit, through steps, `project` and weight decay; it is not
     reported as a violation. All rows make one point, as in `Product`: the metric is the sum, the
-    violation the largest, `second_moment="point"` one for all.
+    violation the largest, `second_moment="point"` one for all. Step and cost are those of the base.
+
+    For: padding rows, special tokens, anchors that are given.
+
+    Not for: a whole weight that is given: `requires_grad_(False)`.
 
     Args:
         base: a manifold whose points are rows: `Sphere()`, `FixedSum()`.

@@ -17,6 +17,12 @@ class Euclidean(LinearSubspace):
     """ℝ or ℂ: every entry of the tensor is a point by itself, and there is no constraint.
 
     A parameter on it is stepped exactly as torch's own optimizer steps it.
+
+    Dimension: 1 an entry; 2 if complex.
+
+    For: free parts of a `Product`; code that wants a manifold for every weight.
+
+    Not for: a weight by itself, which needs no manifold.
     """
 
     event_ndim = 0

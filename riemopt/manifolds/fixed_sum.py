@@ -28,10 +28,21 @@ class FixedSum(Slices, FlatSubspace):
         dim: dimension or dimensions of one point; None for all of them.
         total: the sum, finite.
 
-    The tangent part of a gradient is g - mean(g); the nearest point to `a`, a - mean(a) + total/n.
-    An `lr` times a gradient with entries of size 1 moves entries by about `lr`. Linear for total 0,
-    but the elementwise m/√v of Adam leaves the subspace, and is projected.
-    For row and column sums at once use `AffineSubspace.of`.
+    Dimension: n - 1 for n entries a point.
+
+    Metric: the ambient one. An `lr` times a gradient with entries of size 1 moves entries by about
+    `lr`.
+
+    Step: x + u. The tangent part of a gradient is g - mean(g); the nearest point to `a`,
+    a - mean(a) + total/n. Linear for total 0, but the elementwise m/√v of Adam leaves the subspace,
+    and is projected.
+
+    Cost: two passes over the entries.
+
+    For: centred rows or filters, logits without a common shift, weights of a mean.
+
+    Not for: entries that are to be positive, too (`Simplex`); row and column sums at once
+    (`AffineSubspace.of`).
     """
 
     slice_dims: tuple[int, ...] | None

@@ -27,15 +27,22 @@ class Flag(Bases):
     Stored is a matrix X with orthonormal columns, or rows where n < p, as in `Grassmann`, which is
     the flag of one block. All that differ by a rotation within each block are one point; a loss
     must be the same for all. Tangent vectors are horizontal: the diagonal blocks of XᴴU are zero,
-    and XᴴU is skew-Hermitian. Dimension of `Stiefel` less those of the blocks' rotations.
+    and XᴴU is skew-Hermitian.
 
-    For components in the order of their weight, of which some are as heavy as others: nested
-    principal components, multiresolution subspaces. The metric is the ambient one on horizontal
-    vectors; an `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
-    A step is that of `Stiefel` (Ye, Wong & Lim 2022, in another metric). `log` and `dist` have no
-    closed form.
+    Dimension: np - p(p+1)/2 - Σ s(s-1)/2 for blocks of s columns: that of `Stiefel` less those of
+    the blocks' rotations.
 
-    Do not use it for one subspace (`Grassmann`), nor where each column matters (`Stiefel`).
+    Metric: the ambient one on horizontal vectors. An `lr` times a Riemannian gradient with entries
+    of size 1 moves entries by about `lr`.
+
+    Step: that of `Stiefel` (Ye, Wong & Lim 2022, in another metric).
+
+    Cost: that of `Stiefel`.
+
+    For: components in the order of their weight, of which some are as heavy as others: nested
+    principal components, multiresolution subspaces.
+
+    Not for: one subspace (`Grassmann`), nor where each column matters (`Stiefel`).
     """
 
     sizes: tuple[int, ...]

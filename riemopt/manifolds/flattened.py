@@ -82,8 +82,13 @@ class Flattened(Manifold):
         event_ndim: dimensions of one point: 4 for a 2-d convolution, 3 for 1-d, 5 for 3-d.
 
     The first dimension is against all others: of a transposed convolution, which torch stores as
-    (in, out, kh, kw), this is the matrix (in, out·kh·kw). The groups of a grouped convolution are
-    not told apart. Orthonormality of the matrix is not orthogonality of the convolution as a map.
+    (in, out, kh, kw), this is the matrix (in, out·kh·kw). Dimension, metric, step and cost are
+    those of the base.
+
+    For: kernels of convolutions, and any tensor whose first dimension is one side of a map.
+
+    Not for: orthogonality of a convolution as a map, which that of the matrix is not; the groups of
+    a grouped convolution, which are not told apart.
     """
 
     dims_are_explicit = True

@@ -18,9 +18,13 @@ class Frozen(Manifold):
 
         Product({"origin": (Frozen(), 3), "direction": (Sphere(), 3)})
 
-    For a part of a weight beside parts that move; the whole of a weight is frozen by
-    `requires_grad_(False)`. Each entry is a point by itself. What you write into it stays, bit for
-    bit. See `ExceptRows` for rows of a table.
+    Each entry is a point by itself. What you write into it stays, bit for bit.
+
+    Dimension: 0.
+
+    For: a part of a weight beside parts that move.
+
+    Not for: the whole of a weight (`requires_grad_(False)`); rows of a table (`ExceptRows`).
     """
 
     event_ndim = 0

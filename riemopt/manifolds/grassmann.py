@@ -20,17 +20,23 @@ class Grassmann(Bases):
 
     Stored is a basis, a matrix X with orthonormal columns, or rows where n < p: a wide matrix
     stands for its transpose, as in `Stiefel`. All bases XQ of a subspace are one point; a loss must
-    be the same for all, as tr(XᴴAX) is. Tangent vectors are horizontal: XᴴU = 0. Dimension
-    p(n - p).
+    be the same for all, as tr(XᴴAX) is. Tangent vectors are horizontal: XᴴU = 0.
 
-    For principal components, subspace tracking, and low-rank factors whose other factor is free.
-    The step is that of `Stiefel`, the nearest basis to X + U, of second order, with the same cut of
-    very long ones, and costs as much. The metric is the ambient one on horizontal vectors: the
-    length of a way is (Σθ²)^½ for principal angles θ (Edelman, Arias & Smith 1998, §2.5 and §4.3),
-    and a geodesic XV·cos(tθ)·Vᴴ + Q·sin(tθ)·Vᴴ with U = QθVᴴ (theorem 2.3).
-    An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
+    Dimension: p(n - p).
 
-    Do not use it where the columns themselves matter, as in the weight of a layer (`Stiefel`).
+    Metric: the ambient one on horizontal vectors: the length of a way is (Σθ²)^½ for principal
+    angles θ (Edelman, Arias & Smith 1998, §2.5 and §4.3), and a geodesic
+    XV·cos(tθ)·Vᴴ + Q·sin(tθ)·Vᴴ with U = QθVᴴ (theorem 2.3). An `lr` times a Riemannian gradient
+    with entries of size 1 moves entries by about `lr`.
+
+    Step: that of `Stiefel`, the nearest basis to X + U, of second order, with the same cut of very
+    long ones.
+
+    Cost: that of `Stiefel`.
+
+    For: principal components, subspace tracking, low-rank factors whose other factor is free.
+
+    Not for: columns that matter themselves, as in the weight of a layer (`Stiefel`).
     """
 
     @override

@@ -18,20 +18,26 @@ from riemopt.manifolds.open_set import OpenInterval
 class Interval(OpenInterval):
     """{x : low < x < high} with ⟨u, v⟩ = uv/s², s = (x - low)(high - x)/(high - low).
 
-    Every entry of a real tensor is a point by itself: probabilities, gates, physical parameters
-    that are known to lie in a range, boxes.
+    Every entry of a real tensor is a point by itself.
 
     Args:
         low, high: finite, low < high.
 
-    The metric is the one in which log((x - low)/(high - x)), the logit, is a Cartesian coordinate:
-    flat and complete, of dimension 1; the gradient is s²g. A step multiplies (x - low)/(high - x)
-    by exp(arsinh(u/s)), which agrees with the geodesic to second order and stays inside for u of
-    any length. Entries move by about `lr` times s²g, at most by a quarter of high - low squared
-    times g.
+    Dimension: 1 an entry.
 
-    Do not use it where the optimum may be a bound: that is infinitely far, and s²g vanishes on the
-    way to it.
+    Metric: the one in which log((x - low)/(high - x)), the logit, is a Cartesian coordinate: flat
+    and complete. The gradient is s²g: entries move by about `lr` times that, at most by a quarter
+    of high - low squared times g.
+
+    Step: multiplies (x - low)/(high - x) by exp(arsinh(u/s)), which agrees with the geodesic to
+    second order and stays inside for u of any length.
+
+    Cost: some passes over the entries; nothing waits for a device.
+
+    For: probabilities, gates, physical parameters that are known to lie in a range, boxes.
+
+    Not for: an optimum that may be a bound: that is infinitely far, and s²g vanishes on the way to
+    it.
     """
 
     event_ndim = 0

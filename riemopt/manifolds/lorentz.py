@@ -21,24 +21,30 @@ class Lorentz(Curved):
     """{x : -x₀² + x₁² + … + xₙ² = -1/c, x₀ > 0}, `(*batch, n + 1)`.
 
     With ⟨u, v⟩ = -u₀v₀ + u₁v₁ + … + uₙvₙ, positive on tangent vectors: hyperbolic space of
-    curvature -c (Nickel & Kiela 2018; Boumal 2023, §7.6). For hierarchies, graphs and image–text
-    models, where points may be far out: x₀ = cosh(√c·r)/√c at the distance r from the origin.
+    curvature -c (Nickel & Kiela 2018; Boumal 2023, §7.6).
+
+    Dimension: n for n + 1 entries.
 
     Args:
         c: minus the curvature, positive: a number, or a tensor of one number, as of `PoincareBall`,
             whose docstring says what a learned one means.
 
-    x₀ is stored, but every method computes it from the other entries, so that a rounded point is a
-    point, and nothing of size e²ʳ cancels. Distances of float32 points are right to a few eps at
-    every radius; those of float64 points are off by less than rounding moves them: an angle is
-    rounded by eps, which is eps·eʳ/2 units of length at the radius r. Points are kept at
-    √c‖(x₁, …, xₙ)‖ ≤ 1/eps (eps of float32 for half precision), a radius of 16.6/√c in float32 and
-    36.7/√c in float64; steps are no longer than that.
+    Metric: that of hyperbolic space; x₀ = cosh(√c·r)/√c at the distance r from the origin. The unit
+    of `lr`, and `second_moment="point"` as the better choice, as of `PoincareBall`.
 
-    The step is the geodesic; the unit of `lr`, and `second_moment="point"` as the better choice, as
-    of `PoincareBall`. About seventy passes over the points for a step of Adam; nothing waits for
-    the device. In coordinates of n entries, and where most points are within a radius of 5, the
-    ball does the same by less work.
+    Step: the geodesic. x₀ is stored, but every method computes it from the other entries, so that a
+    rounded point is a point, and nothing of size e²ʳ cancels. Distances of float32 points are right
+    to a few eps at every radius; those of float64 points are off by less than rounding moves them:
+    an angle is rounded by eps, which is eps·eʳ/2 units of length at the radius r. Points are kept
+    at √c‖(x₁, …, xₙ)‖ ≤ 1/eps (eps of float32 for half precision), a radius of 16.6/√c in float32
+    and 36.7/√c in float64; steps are no longer than that.
+
+    Cost: about seventy passes over the points for a step of Adam; nothing waits for the device.
+
+    For: hierarchies, graphs and image–text models, where points may be far out.
+
+    Not for: points of which most are within a radius of 5: in n coordinates the ball does the same
+    by less work.
     """
 
     c: Curvature = 1.0

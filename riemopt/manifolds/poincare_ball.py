@@ -15,25 +15,31 @@ class PoincareBall(Conformal):
     """{x : ‖x‖ < 1/√c}, `(*batch, n)`, with ⟨u, v⟩ = λ²Σuᵢvᵢ and λ = 2/(1 - c‖x‖²).
 
     Hyperbolic space of curvature -c, in which trees fit better than in flat space (Nickel & Kiela
-    2017); used by hyperbolic networks (Ganea, Bécigneul & Hofmann 2018), graph networks and
-    hierarchies of words, images or goods.
+    2017).
+
+    Dimension: n.
 
     Args:
         c: minus the curvature, positive: a number, or a tensor of one number, such as a Parameter
             that is learned with the rest.
 
-    The step is the geodesic. An `lr` times a Riemannian gradient of norm 1 moves by `lr` units of
-    hyperbolic length with `RiemannianSGD`, and so does `RiemannianAdam` with
+    Metric: that of hyperbolic space. An `lr` times a Riemannian gradient of norm 1 moves by `lr`
+    units of hyperbolic length with `RiemannianSGD`, and so does `RiemannianAdam` with
     `second_moment="point"`, which suits this metric best: moments by entry do not know that a unit
-    of coordinates is λ units of length, which is thousands near the boundary. Cost: about forty
-    passes over the points for a step of Adam; nothing waits for the device.
+    of coordinates is λ units of length, which is thousands near the boundary.
 
-    Points are kept at √c‖x‖ ≤ 1 - √eps (eps of float32 for half precision): beyond it 1 - c‖x‖²
-    has less than half of the digits. That is at the radius 8.7/√c in float32 and 18.7/√c in
-    float64; `docs/hyperbolic.md` has what is lost before. A tensor from outside is moved to that
-    rim, from where gradients need many steps to bring it back: start from `random_point`, or from
-    values that are small. `Lorentz` takes points further out and `Stereographic` lets the curvature
-    change its sign.
+    Step: the geodesic. Points are kept at √c‖x‖ ≤ 1 - √eps (eps of float32 for half precision):
+    beyond it 1 - c‖x‖² has less than half of the digits. That is at the radius 8.7/√c in float32
+    and 18.7/√c in float64; `docs/hyperbolic.md` has what is lost before. A tensor from outside is
+    moved to that rim, from where gradients need many steps to bring it back: start from
+    `random_point`, or from values that are small.
+
+    Cost: about forty passes over the points for a step of Adam; nothing waits for the device.
+
+    For: hyperbolic networks (Ganea, Bécigneul & Hofmann 2018), graph networks, hierarchies of
+    words, images or goods.
+
+    Not for: points further out (`Lorentz`), or a curvature whose sign is learned (`Stereographic`).
 
     **A learned c** belongs to the description by identity: two balls are equal, and are stepped
     together, if they refer to one tensor. Every method uses the value that it has when called, and

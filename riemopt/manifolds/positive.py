@@ -18,12 +18,19 @@ from riemopt.manifolds.open_set import OpenInterval
 class Positive(OpenInterval):
     """{x : x > 0} with ⟨u, v⟩ = uv/x². Every entry of a real tensor is a point by itself.
 
-    Scales, rates, variances, temperatures. Flat and complete, of dimension 1: log x is a Cartesian
-    coordinate, and the gradient is x²g. A step x⁺ = u + √(x² + u²) agrees with the geodesic
-    x·exp(u/x) to second order, is positive for u of any length, and not longer than 2u. Entries
-    move by about `lr` times x²g. As `SPD("affine")` of 1×1 matrices (Pennec et al. 2006).
+    Dimension: 1 an entry.
 
-    Do not use it where 0 is meant: that is infinitely far. For bounded entries take `Interval`.
+    Metric: flat and complete: log x is a Cartesian coordinate, and the gradient is x²g, by `lr`
+    times which entries move. As `SPD("affine")` of 1×1 matrices (Pennec et al. 2006).
+
+    Step: x⁺ = u + √(x² + u²), which agrees with the geodesic x·exp(u/x) to second order, is
+    positive for u of any length, and not longer than 2u.
+
+    Cost: some passes over the entries; nothing waits for a device.
+
+    For: scales, rates, variances, temperatures.
+
+    Not for: 0, which is infinitely far; bounded entries (`Interval`).
     """
 
     @property

@@ -36,12 +36,20 @@ class Product(Manifold):
             be -1, for what is left. For equal blocks of rows see `RowBlocks`.
         dim: the dimension that is cut, from the end: a point is that one and all after it.
 
-    The metric is the sum of the factors', and so are squared distance and dimension; the violation
-    is their largest. An `lr` means in each factor what it means there. With
-    `second_moment="point"` Adam has one for the whole point: where the gradients of factors differ
-    much in size, give each a parameter of its own, as
-    `riemopt.constrain(module, {"rotation": Stiefel(), …})` does; do so too where nothing needs the
-    tensor to be one.
+    Dimension: the sum of the factors'.
+
+    Metric: the sum of the factors', and so is the squared distance; the violation is their largest.
+    An `lr` means in each factor what it means there. With `second_moment="point"` Adam has one for
+    the whole point.
+
+    Step: that of each factor.
+
+    Cost: that of the factors, and a copy.
+
+    For: points of several parts that the rest of a program needs in one tensor.
+
+    Not for: factors whose gradients differ much in size, or tensors that need not be one: give each
+    factor a parameter of its own, as `riemopt.constrain(module, {"rotation": Stiefel(), …})` does.
 
     Raises:
         ValueError: no factor, a shape that its manifold does not accept, or `dim` not negative.

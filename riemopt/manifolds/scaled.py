@@ -31,12 +31,23 @@ class Scaled(Manifold):
     Raises:
         ValueError: `base` is another one.
 
-    `constrain` starts from the weight's present size, c = ⟨W, x⟩/‖x‖² for the nearest x. The metric
-    is the ambient one: `lr` times a gradient with entries of size 1 moves entries by about `lr`. A
-    step u = a·x + v, v tangent to the base, ends at c' times the base's retraction of x along
+    `constrain` starts from the weight's present size, c = ⟨W, x⟩/‖x‖² for the nearest x. Weight
+    decay acts on c.
+
+    Dimension: that of the base, and 1.
+
+    Metric: the ambient one: `lr` times a gradient with entries of size 1 moves entries by about
+    `lr`.
+
+    Step: u = a·x + v, v tangent to the base, ends at c' times the base's retraction of x along
     v/(c + a), with c'² = (c + a)² + ‖v‖²/‖x‖²: of second order if the base's retraction is. Where a
-    step would lead through 0, c + a is kept positive. Costs what the base costs. Weight decay acts
-    on c. Do not use it for a gain that several weights share: that is a parameter of its own.
+    step would lead through 0, c + a is kept positive.
+
+    Cost: that of the base, and a few passes over the entries.
+
+    For: the gain of an orthonormal layer, rows of any norm but 0, similarity transforms.
+
+    Not for: a gain that several weights share: that is a parameter of its own.
     """
 
     base: Manifold

@@ -28,13 +28,20 @@ class Simplex(Slices, OpenSet):
     Args:
         dim: dimension or dimensions of one point; None for all of them.
 
-    Mixture weights, categorical distributions, attention that is stored. An open set of dimension
-    n - 1. 2√x maps it to a part of the sphere of radius 2, so that exp, log and dist are those of
-    great circles (Amari & Nagaoka 2000, §2.6, for the metric). The gradient is x∘(g - ⟨x, g⟩): an
-    `lr` times it is a step of the replicator equation. A step x⁺ ∝ u + √(x² + u²) is of first order
-    and inside for u of any length. Entries stay above eps².
+    Dimension: n - 1 for n entries a point; an open set.
 
-    Do not use it where zeros are meant: its gradient vanishes on the way to them.
+    Metric: 2√x maps it to a part of the sphere of radius 2, so that exp, log and dist are those of
+    great circles (Amari & Nagaoka 2000, §2.6, for the metric). The gradient is x∘(g - ⟨x, g⟩): an
+    `lr` times it is a step of the replicator equation.
+
+    Step: x⁺ ∝ u + √(x² + u²), of first order and inside for u of any length. Entries stay above
+    eps².
+
+    Cost: some passes over the entries; nothing waits for a device.
+
+    For: mixture weights, categorical distributions, attention that is stored.
+
+    Not for: zeros: its gradient vanishes on the way to them.
     """
 
     slice_dims: tuple[int, ...] | None

@@ -16,7 +16,17 @@ from riemopt.manifolds.linear import LinearSubspace
 class SkewSymmetric(LinearSubspace):
     """{X : Xᴴ = -X}, `(*batch, n, n)`; complex matrices are skew-Hermitian.
 
-    Linear, of dimension n(n-1)/2. The stored matrix is skew bit for bit after every step.
+    Dimension: n(n-1)/2; n² if complex.
+
+    Metric: the ambient one; a linear subspace, in which Adam is elementwise, as torch's.
+
+    Step: x + u; the stored matrix is skew bit for bit after it.
+
+    Cost: a pass over the matrix and its transpose.
+
+    For: generators of rotations, dynamics that keep energy, antisymmetric scores.
+
+    Not for: rotations themselves (`SpecialOrthogonal`).
     """
 
     event_ndim = 2

@@ -23,9 +23,20 @@ class Sparsity(LinearSubspace):
     Args:
         mask: boolean, of the shape of one point: True where entries are free. Values are copied.
 
-    Linear, of dimension mask.sum(). The zeros are exact after every step, and an infinity or a NaN
-    in the gradient of one does not count. Adam is elementwise, as torch's. Tensors are dense: it
-    saves no time and no memory. Two are equal where their masks are.
+    Two are equal where their masks are.
+
+    Dimension: mask.sum().
+
+    Metric: the ambient one; a linear subspace, in which Adam is elementwise, as torch's.
+
+    Step: x + u. The zeros are exact after it, and an infinity or a NaN in the gradient of one does
+    not count.
+
+    Cost: a pass over the entries.
+
+    For: causal and triangular weights, pruned layers in training, adjacency of a graph.
+
+    Not for: saving time or memory: the tensors are dense.
 
     Raises:
         TypeError: the mask is not a boolean tensor.

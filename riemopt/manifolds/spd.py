@@ -24,7 +24,7 @@ Metric = Literal["bures_wasserstein", "affine", "log_cholesky", "log_euclidean"]
 class SPD(Manifold):
     """{X : X = Xᴴ, X positive definite}, `(*batch, n, n)`; complex matrices are Hermitian.
 
-    Covariances, kernels, diffusion tensors, preconditioners. An open set of dimension n(n+1)/2.
+    Dimension: n(n+1)/2, an open set; n² if complex.
 
     Args:
         metric: with G the Euclidean gradient, made Hermitian,
@@ -37,21 +37,23 @@ class SPD(Manifold):
             diagonal (Lin 2019). Closed forms without eigenvalues.
             "log_euclidean": ‖Dlog_X[U]‖², flat in log X (Arsigny et al. 2007).
 
-    The stored matrix is Hermitian bit for bit and its Cholesky factor exists: eigenvalues are at
-    least about 2·eps·‖X‖. A step is positive definite for U of any length; one longer than 1 in the
-    affine metric is cut to that. Entries move by about `lr` times those of the Riemannian gradient.
-
-    Train with `RiemannianSGD`, or with Adam: in the last three metrics with
+    Metric: one of these four. Train with `RiemannianSGD`, or with Adam: in the last three with
     `second_moment="point"`, for there a gradient that is divided entry by entry may point uphill.
 
-    A step takes two Cholesky factors, two triangular solves and some products, and waits for no
+    Step: positive definite for U of any length; one longer than 1 in the affine metric is cut to
+    that. Entries move by about `lr` times those of the Riemannian gradient. The stored matrix is
+    Hermitian bit for bit and its Cholesky factor exists: eigenvalues are at least about 2·eps·‖X‖.
+
+    Cost: two Cholesky factors, two triangular solves and some products a step, which waits for no
     device; that of "log_euclidean" finds eigenvalues three times besides. `inner`, `exp`, `log` and
     `dist` of all metrics but "log_cholesky" need some. Off a CPU that is Jacobi's method, some
     3n·(5 + log₂n) products, which is much for n > 64. Derivatives are right where eigenvalues are
     equal.
 
-    Do not use it where zero eigenvalues are meant: the optimum of a rank-deficient problem is not
-    in the set, and steps get shorter on the way to it.
+    For: covariances, kernels, diffusion tensors, preconditioners; brain signals, Gaussian mixtures.
+
+    Not for: matrices that may be of lower rank: the optimum of such a problem is not in the set,
+    and steps get shorter on the way to it.
     """
 
     event_ndim = 2

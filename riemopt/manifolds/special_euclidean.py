@@ -21,18 +21,25 @@ _ROTATIONS = SpecialOrthogonal()
 class SpecialEuclidean(Manifold):
     """SE(n): {[[R, t], [0, 1]] : R a rotation}, `(*batch, n+1, n+1)`; the poses of rigid bodies.
 
-    The product of matrices is that of motions: X takes the point p, written (p, 1), to Rp + t.
-    Dimension n(n-1)/2 + n; R is of SU(n) if complex.
+    The product of matrices is that of motions: X takes the point p, written (p, 1), to Rp + t. R is
+    of SU(n) if complex. Weight decay shrinks t.
 
-    The metric is the ambient one, ‖U‖² = ‖Ω‖² + ‖v‖² of a rotation RΩ and a translation v. It is
-    that of the product of `SpecialOrthogonal` and ℝⁿ, and it is the same for X and for AX (Park
-    1995); a rotation by θ is a way of √2·θ, so choose the unit of length accordingly. Its
-    geodesics, `exp`, turn R and move t along a line. The screw motions of the group are
-    X·`group_exp`(A), for tangents XA. An `lr` times a Riemannian gradient with entries of size 1
-    moves entries by about `lr`. A step costs that of `SpecialOrthogonal`. Weight decay shrinks t.
+    Dimension: n(n-1)/2 + n; n² - 1 + 2n if complex.
 
-    For pose graphs, calibration, robot arms. Where rotation and translation need different learning
-    rates, keep them as two weights.
+    Metric: the ambient one, ‖U‖² = ‖Ω‖² + ‖v‖² of a rotation RΩ and a translation v. It is that of
+    the product of `SpecialOrthogonal` and ℝⁿ, and it is the same for X and for AX (Park 1995); a
+    rotation by θ is a way of √2·θ, so choose the unit of length accordingly. Its geodesics, `exp`,
+    turn R and move t along a line. The screw motions of the group are X·`group_exp`(A), for
+    tangents XA. An `lr` times a Riemannian gradient with entries of size 1 moves entries by about
+    `lr`.
+
+    Step: that of `SpecialOrthogonal`, and t + v.
+
+    Cost: that of `SpecialOrthogonal`.
+
+    For: pose graphs, calibration, robot arms.
+
+    Not for: rotation and translation that need different learning rates: keep them as two weights.
     """
 
     event_ndim = 2

@@ -20,18 +20,24 @@ from riemopt.manifolds.retractions import Cubic
 class SpecialOrthogonal(Manifold):
     """{X : XᴴX = I, det X = 1}, `(*batch, n, n)`: SO(n), and SU(n) if complex.
 
-    The rotations of space, and the quantum gates. `SpecialUnitary` is another name of it. Dimension
-    n(n-1)/2, or n² - 1 if complex. `Stiefel` of square matrices has reflections too: a weight that
-    starts as one stays one, as no step changes the sign of a determinant.
+    `SpecialUnitary` is another name of it. `Stiefel` of square matrices has reflections too: a
+    weight that starts as one stays one, as no step changes the sign of a determinant.
 
-    The metric is the ambient one, which is that of both left and right translations (Edelman, Arias
-    & Smith 1998, §2.2.1): a plane that turns by θ is a way of √2·θ, and geodesics are X·exp(tΩ). An
-    `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`. A step is
-    that of `Stiefel`, with the same cut of very long ones; if complex the phase of the determinant
-    is divided out, by an LU factorisation that does not wait.
+    Dimension: n(n-1)/2; n² - 1 if complex.
 
-    Do not use it where a reflection is as good, as for the weights of a layer: `Stiefel` does
-    without a determinant in `project` and `violation`.
+    Metric: the ambient one, which is that of both left and right translations (Edelman, Arias &
+    Smith 1998, §2.2.1): a plane that turns by θ is a way of √2·θ, and geodesics are X·exp(tΩ). An
+    `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
+
+    Step: that of `Stiefel`, with the same cut of very long ones; if complex the phase of the
+    determinant is divided out, by an LU factorisation that does not wait.
+
+    Cost: that of `Stiefel`; `project` and `violation` take a determinant besides.
+
+    For: rotations of space, poses, recurrent layers that keep the norm, quantum gates.
+
+    Not for: weights for which a reflection is as good, as those of a layer: `Stiefel` does without
+    the determinant.
     """
 
     event_ndim = 2

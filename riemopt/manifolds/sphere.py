@@ -31,9 +31,20 @@ class Sphere(Slices):
         radius: the norm, positive; or "init" for the root mean square of the norms that the points
             of a weight have when `constrain` or `ManifoldParameter` is given it.
 
-    The step is x⁺ = r(x + u)/‖x + u‖ (Absil et al. 2008, example 4.1.1), a second-order retraction;
-    an `lr` times a Riemannian gradient of norm 1 moves by about `lr` units of length. Complex
-    vectors form the real sphere of twice the dimension.
+    Dimension: n - 1 for n entries a point. Complex vectors form the real sphere of dimension
+    2n - 1.
+
+    Metric: the ambient one. An `lr` times a Riemannian gradient of norm 1 moves by about `lr` units
+    of length.
+
+    Step: x⁺ = r(x + u)/‖x + u‖ (Absil et al. 2008, example 4.1.1), of second order.
+
+    Cost: a few passes over the entries; nothing waits for a device.
+
+    For: rows or filters of a fixed norm, prototypes and embeddings compared by their angle,
+    directions, unit quaternions, states of norm 1.
+
+    Not for: rows whose norm is learned, too: `Scaled(Sphere())`.
     """
 
     slice_dims: tuple[int, ...] | None

@@ -16,17 +16,27 @@ class Stereographic(Conformal):
 
     Curvature k: for k < 0 the Poincaré ball with c = -k; for k > 0 the sphere of radius 1/√k
     without one point, in stereographic projection; for k = 0 flat space with lengths doubled. All
-    methods are smooth in k, also at 0, so that data may decide how curved their space is (Bachmann,
-    Bécigneul & Ganea 2020; products of such spaces: Gu et al. 2019).
+    methods are smooth in k, also at 0.
+
+    Dimension: n.
 
     Args:
         k: the curvature: a number, or a tensor of one number, such as a Parameter that is learned
             with the rest. What is said of a learned c of `PoincareBall` holds of k.
 
-    Step, unit of `lr`, cost and the rim for k < 0 are those of `PoincareBall`; a k that is a tensor
-    costs both signs. For k > 0 points are kept at √k‖x‖ ≤ eps^(-1/2), next to the missing point;
-    distances and logarithms lose digits between opposite points. Where the sign is known, take
-    `PoincareBall`, `Lorentz` or `Sphere`, which has no missing point.
+    Metric: of constant curvature; the unit of `lr` as of `PoincareBall`.
+
+    Step: the geodesic, with the rim of `PoincareBall` for k < 0. For k > 0 points are kept at
+    √k‖x‖ ≤ eps^(-1/2), next to the missing point; distances and logarithms lose digits between
+    opposite points.
+
+    Cost: that of `PoincareBall`; a k that is a tensor costs both signs.
+
+    For: data that are to decide how curved their space is (Bachmann, Bécigneul & Ganea 2020);
+    products of such spaces (Gu et al. 2019).
+
+    Not for: a curvature of known sign: take `PoincareBall`, `Lorentz` or `Sphere`, which has no
+    missing point.
     """
 
     k: Curvature = 0.0

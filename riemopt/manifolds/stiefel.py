@@ -21,7 +21,9 @@ class Stiefel(Manifold):
     """{X : XᴴX = I}, `(*batch, n, p)`; with orthonormal rows where n < p.
 
     The same convention as `torch.nn.init.orthogonal_`; O(n) or U(n) if square. In the formulas X
-    is tall; a wide matrix stands for its transpose. Dimension np - p(p+1)/2.
+    is tall; a wide matrix stands for its transpose.
+
+    Dimension: np - p(p+1)/2; 2np - p² if complex.
 
     Args:
         retraction: how a step comes back: `Polar()`, `Cubic()` for square matrices, `QR()`,
@@ -31,12 +33,21 @@ class Stiefel(Manifold):
         metric: "euclidean" or "canonical" (Edelman, Arias & Smith 1998, §2.4). The canonical
             gradient is G - XGᴴX, whose part along the columns' own span is twice the Euclidean one.
 
-    An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`. Steps
-    longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are cut to that length: beyond it
-    X + U no longer resolves X. Products of the retraction are true float32 also where
-    `torch.set_float32_matmul_precision` allows less, except under torch.compile. Do not use it
-    where only the column space matters (that is the Grassmann manifold). Convolution kernels:
-    `Flattened(Stiefel())`.
+    Metric: "euclidean" is the ambient one. An `lr` times a Riemannian gradient with entries of size
+    1 moves entries by about `lr`.
+
+    Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are
+    cut to that length: beyond it X + U no longer resolves X. Products of the retraction are true
+    float32 also where `torch.set_float32_matmul_precision` allows less, except under torch.compile.
+
+    Cost: some four products of the size of XᴴX·X for a step of Adam on a CPU, more where nothing
+    may be read; nothing waits for a device.
+
+    For: layers and recurrent maps that keep the norm, filters and heads that are not to repeat each
+    other, whitening, independent and principal components.
+
+    Not for: a loss that is the same for all bases of a subspace (`Grassmann`); rotations without
+    reflections (`SpecialOrthogonal`). For kernels of convolutions take `Flattened(Stiefel())`.
     """
 
     event_ndim = 2

@@ -16,7 +16,17 @@ from riemopt.manifolds.linear import LinearSubspace
 class Symmetric(LinearSubspace):
     """{X : Xᴴ = X}, `(*batch, n, n)`; complex matrices are Hermitian.
 
-    Linear, of dimension n(n+1)/2. The stored matrix is symmetric bit for bit after every step.
+    Dimension: n(n+1)/2; n² if complex.
+
+    Metric: the ambient one; a linear subspace, in which Adam is elementwise, as torch's.
+
+    Step: x + u; the stored matrix is symmetric bit for bit after it.
+
+    Cost: a pass over the matrix and its transpose.
+
+    For: quadratic forms, Hamiltonians, undirected couplings, layers that are gradients.
+
+    Not for: matrices that are to be positive definite, too (`SPD`).
     """
 
     event_ndim = 2

@@ -22,10 +22,18 @@ from riemopt.manifolds.linear import LinearSubspace
 class Toeplitz(LinearSubspace):
     """{X : X[i, j] = d[j-i]}, `(*batch, n, p)`: constant along each diagonal.
 
-    Linear, of dimension n + p - 1; constant bit for bit after every step. The gradient of a
-    diagonal's number is the mean over it, and Adam is elementwise: torch's Adam on these numbers. A
-    projection costs three passes over twice the matrix. Do not use it for large matrices that are
-    only multiplied with: store the n + p - 1 numbers and convolve.
+    Dimension: n + p - 1.
+
+    Metric: the ambient one; a linear subspace. The gradient of a diagonal's number is the mean over
+    it, and Adam is elementwise: torch's Adam on these numbers.
+
+    Step: x + u; diagonals are constant bit for bit after it.
+
+    Cost: three passes over twice the matrix.
+
+    For: filters as matrices, relative positions, stationary covariances.
+
+    Not for: large matrices that are only multiplied with: store the n + p - 1 numbers and convolve.
     """
 
     event_ndim = 2
@@ -52,7 +60,17 @@ class Toeplitz(LinearSubspace):
 class Circulant(LinearSubspace):
     """{X : X[i, j] = c[(j-i) mod n]}, `(*batch, n, n)`: each row is the one above, rotated.
 
-    As `Toeplitz`, of dimension n. The product with X is a cyclic correlation with c.
+    Dimension: n.
+
+    Metric: the ambient one; a linear subspace, as `Toeplitz`.
+
+    Step: x + u; rows are equal bit for bit, but for their rotation, after it.
+
+    Cost: that of `Toeplitz`.
+
+    For: cyclic filters: the product with X is a cyclic correlation with c.
+
+    Not for: large matrices that are only multiplied with: store c and use the FFT.
     """
 
     event_ndim = 2

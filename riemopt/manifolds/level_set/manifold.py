@@ -59,12 +59,21 @@ class LevelSet(Manifold):
             where that cannot be read without a synchronisation, takes 8. One is enough on spheres
             and Stiefel manifolds.
 
-    The tangent space at x is the kernel of J = Dc(x), the metric the ambient one. A step goes along
-    the tangent and comes back by Newton's iteration in the normal space, a second-order retraction
+    Dimension: n - rank J for n entries a point, J = Dc(x).
+
+    Metric: the ambient one. The tangent space at x is the kernel of J. An `lr` times a gradient
+    with entries of size 1 moves entries by about `lr`.
+
+    Step: along the tangent, and back by Newton's iteration in the normal space, of second order
     (Absil & Malick 2012). Where it does not come back, or the surface bends too much, the step is
     shortened, down to nothing: every point stays on the manifold, and `curve_with_fraction` and
-    `optimizer.shortened_steps` tell. A manifold of the catalogue, where there is one, takes a
-    quarter of the time.
+    `optimizer.shortened_steps` tell.
+
+    Cost: about four times that of a manifold of the catalogue for the same set.
+
+    For: any smooth equation, or several at once, that no class here has.
+
+    Not for: inequalities, or sets with corners or of changing dimension.
 
     c must be smooth where it is zero, which norms, absolute values and singular values are not if
     they vanish there, and J of the same rank everywhere, which is not so of (‖x‖² - 1)², whose J is
