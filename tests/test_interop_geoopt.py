@@ -17,6 +17,7 @@ from riemopt import constraints, manifold_of, project_
 from riemopt.interop import geoopt as bridge
 from riemopt.interop.geoopt import GeooptManifold, flaws, from_geoopt
 from riemopt.manifolds import (
+    SPD,
     Euclidean,
     Flattened,
     Lorentz,
@@ -169,6 +170,21 @@ def test_hyperbolic_spaces_are_ours(theirs, ours):
     assert getattr(found, option) == pytest.approx(getattr(ours, option), rel=1e-6)
     x, y = (ours.random_point(5, 4, dtype=torch.float64, generator=generator(i)) for i in (0, 1))
     close(ours.dist(x, y), theirs.dist(x, y), check_dtype=False, rtol=1e-6, atol=1e-6)
+    assert isinstance(from_geoopt(theirs, native=False), GeooptManifold)
+
+
+def test_positive_definite_matrices_are_ours_in_the_metric_that_geoopt_has():
+    theirs = geoopt.SymmetricPositiveDefinite()
+    ours = from_geoopt(theirs)
+    assert ours == SPD("affine")
+    x, y = (ours.random_point(5, 3, 3, dtype=torch.float64, generator=generator(i)) for i in (0, 1))
+    u = ours.random_tangent(x, generator=generator(2))
+    close(ours.inner(x, u, u), theirs.inner(x, u, u))
+    close(ours.egrad2rgrad(x, u), theirs.egrad2rgrad(x, u))
+    close(ours.dist(x, y), theirs.dist(x, y))
+    with pytest.warns(UserWarning, match="not fully implemented"):
+        flat = geoopt.SymmetricPositiveDefinite("LEM")
+    assert isinstance(from_geoopt(flat), GeooptManifold)
     assert isinstance(from_geoopt(theirs, native=False), GeooptManifold)
 
 
@@ -444,13 +460,19 @@ def test_adopt_says_what_it_leaves():
 
 GEOOPT = {"SGD": geoopt.optim.RiemannianSGD, "Adam": geoopt.optim.RiemannianAdam}
 OURS = {"SGD": bridge.RiemannianSGD, "Adam": bridge.RiemannianAdam}
-# Those that learn a curvature are adapted, others are ours.
+
+
+class UsersSPD(geoopt.SymmetricPositiveDefinite):
+    """A subclass, which is adapted."""
+
+
+# Those that learn a curvature are adapted, too; others are ours.
 SCRIPTS = {
     "sphere": (geoopt.Sphere(), (6,)),
     "Stiefel": (geoopt.EuclideanStiefel(), (6, 2)),
     "ball": (geoopt.PoincareBall(learnable=True), (4, 3)),
     "lorentz": (geoopt.Lorentz(learnable=True), (4, 4)),
-    "spd": (geoopt.SymmetricPositiveDefinite(), (3, 3)),
+    "spd": (UsersSPD(), (3, 3)),
 }
 
 
@@ -493,6 +515,12 @@ def test_paths_are_those_of_geoopt(name, kind, options):
     close(ours, theirs, atol=1e-9 if exact else 1e-2, rtol=0)
     close(losses[-1], their_losses[-1], atol=0, rtol=1e-9 if exact else 1e-3)
     assert losses[-1] < losses[0]
+
+
+def test_the_step_on_positive_definite_matrices_is_that_of_geoopt():
+    """What differs is how momentum is carried: by Cholesky factors."""
+    run = (geoopt.SymmetricPositiveDefinite(), (3, 3))
+    close(train(OURS["SGD"], *run, lr=1e-2)[0], train(GEOOPT["SGD"], *run, lr=1e-2)[0])
 
 
 @pytest.mark.parametrize("name", ["sphere", "ball", "lorentz", "spd"])

@@ -31,7 +31,7 @@ from riemopt.linalg.backends import (
     sums_exactly,
 )
 from riemopt.linalg.cholesky import (
-    along_factor,
+    change_of_factor,
     cholesky,
     cholesky_beside_identity,
     colour,
@@ -136,7 +136,6 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
-    "along_factor",
     "angle_over_sine",
     "angles_of",
     "atan2_over_root",
@@ -145,6 +144,7 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "change_of_factor",
     "cholesky",
     "cholesky_beside_identity",
     "coalesced",

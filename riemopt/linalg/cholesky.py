@@ -5,8 +5,6 @@ is the derivative of LLᴴ along the lower triangular W = L·half(L⁻¹UL⁻ᴴ
 Nothing here reads a value.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -64,14 +62,13 @@ def from_factor(L: Tensor, W: Tensor) -> Tensor:
     return 2 * sym(product(W, L.mH))
 
 
-def along_factor(L: Tensor, w: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-    """KKᴴ, where ⌊K⌋ = ⌊L + L·half(w)⌋ and D(K) = D(L)f(D(w)/2): L + L·half(w) for f(d) = 1 + d.
+def change_of_factor(L: Tensor, w: Tensor) -> Tensor:
+    """K - L, where ⌊K⌋ = ⌊L + L·half(w)⌋ and D(K) = D(L)exp(D(w)/2), for Hermitian w.
 
-    ⌊·⌋ is the strictly lower part and D the diagonal; w is Hermitian.
+    ⌊·⌋ is the strictly lower part and D the diagonal.
     """
-    diagonal = real_diagonal(L) * f(real_diagonal(w) / 2)
-    K = (L + product(L, half_lower(w))).tril(-1) + torch.diag_embed(diagonal).to(w.dtype)
-    return sym(product(K, K.mH))
+    diagonal = real_diagonal(L) * (real_diagonal(w) / 2).expm1()
+    return product(L, half_lower(w)).tril(-1) + torch.diag_embed(diagonal).to(w.dtype)
 
 
 def cholesky_beside_identity(w: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class SPD(Manifold):
         length = torch.linalg.vector_norm(W, dim=(-2, -1), keepdim=True)
         taken = LONGEST / length.clamp(min=LONGEST)
         step = METRICS[self.metric].step(L, taken * W)
-        y = linalg.keep_definite(step, torch.finfo(wide).eps)
+        y = linalg.keep_definite(sym(X) + step, torch.finfo(wide).eps)
         finite = y.isfinite().all(-1).all(-1)
         y = torch.where(finite[..., None, None], y, X)
         return self.round_point(y, x.dtype), taken[..., 0, 0] * finite

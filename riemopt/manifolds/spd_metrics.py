@@ -36,8 +36,12 @@ class SPDMetric:
         raise NotImplementedError
 
     def step(self, L: Tensor, w: Tensor) -> Tensor:
-        """A retraction along U = LwLᴴ with ‖w‖ ≤ 1: the geodesic of `LogCholesky`, as cheap."""
-        return linalg.along_factor(L, w, torch.exp)
+        """What a retraction adds to X along U = LwLᴴ, ‖w‖ ≤ 1: that of `LogCholesky`, as cheap.
+
+        Not the sum, so that a step which is as small as rounding of X is not lost.
+        """
+        D = linalg.change_of_factor(L, w)
+        return sym(product(2 * L + D, D.mH))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """V at X carried to Y."""
@@ -84,8 +88,8 @@ class AffineInvariant(SPDMetric):
 
     @override
     def step(self, L: Tensor, w: Tensor) -> Tensor:
-        """L(I + w + ½w²)Lᴴ = X + U + ½UX⁻¹U, whose eigenvalues increase with w for w ≥ -1."""
-        return linalg.colour(L, linalg.add_identity(w + product(w, w) / 2, 1))
+        """U + ½UX⁻¹U: eigenvalues of I + w + ½w² increase with w for w ≥ -1."""
+        return linalg.colour(L, w + product(w, w) / 2)
 
     @override
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -166,7 +170,8 @@ class LogCholesky(SPDMetric):
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         """KKᴴ with ⌊K⌋ = ⌊L + W⌋ and D(K) = D(L)exp(D(W)/D(L))."""
         L = linalg.cholesky(x)
-        return linalg.along_factor(L, linalg.whiten(L, u), torch.exp)
+        K = L + linalg.change_of_factor(L, linalg.whiten(L, u))
+        return sym(product(K, K.mH))
 
     @override
     def log(self, x: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from riemopt.interop.common import Report, as_read, enter
 from riemopt.interop.geoopt.adapter import GeooptManifold
 from riemopt.manifolds import (
+    SPD,
     Euclidean,
     Lorentz,
     Manifold,
@@ -40,6 +41,9 @@ def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
                                                    cut off; momentum is carried by way of the origin
     Lorentz           Lorentz(1/k)                 how momentum is carried; stable far out
     Stereographic     Stereographic(k)             as PoincareBall
+    SymmetricPositi…  SPD("affine")                steps longer than 1 are cut to that length; a
+                                                   matrix from outside goes to the nearest point,
+                                                   for their absolute eigenvalues
     ProductManifold   Product([…])                 Adam has one second moment for the whole point
     ================  ===========================  =================================================
 
@@ -82,6 +86,8 @@ def _native(manifold: Any) -> Manifold | None:
         return Stiefel()
     if cls is geoopt.CanonicalStiefel:
         return Stiefel(metric="canonical")
+    if cls is geoopt.SymmetricPositiveDefinite and manifold.default_metric.value == "AIM":
+        return SPD("affine")
     constants = [*manifold.parameters(), *manifold.buffers()]
     if any(c.requires_grad or c.numel() != 1 for c in constants):
         return None  # learned, or one for each point
