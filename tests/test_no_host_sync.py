@@ -40,7 +40,14 @@ from riemopt.manifolds import (
 )
 from riemopt.manifolds.curved import Curved
 from tests.level_set_gallery import ellipsoid
-from tests.manifold_cases import POSE, orthonormal_columns, triangle, two_equations, unit_norm
+from tests.manifold_cases import (
+    POSE,
+    of_mass,
+    orthonormal_columns,
+    triangle,
+    two_equations,
+    unit_norm,
+)
 
 aten = torch.ops.aten
 READS = {
@@ -108,6 +115,7 @@ MANIFOLDS = {
     "motion": (SpecialEuclidean(), (4, 4)),
     "rotation": (SpecialOrthogonal(), (4, 4)),
     "subspace": (Grassmann(), (5, 2)),
+    "generalized": (of_mass(), (5, 2)),
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),

@@ -12,6 +12,7 @@ from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
+from riemopt.manifolds.generalized_stiefel import GeneralizedStiefel
 from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
@@ -49,6 +50,7 @@ __all__ = [
     "FlatSubspace",
     "Flattened",
     "Frozen",
+    "GeneralizedStiefel",
     "Grassmann",
     "Interval",
     "LevelSet",

@@ -121,6 +121,15 @@ class Manifold(ABC):
         return False
 
     @property
+    def extends_metric(self) -> bool:
+        """Whether `inner` is one inner product of the whole ambient space, the same at all points.
+
+        If so, it takes the place of Re Σ conj(u)·v wherever the contract says "orthogonal",
+        "self-adjoint" or "nearest": in `proj_tangent` and in `project`.
+        """
+        return False
+
+    @property
     def total_space(self) -> "Manifold | None":
         """Of a quotient, the manifold of the tensors that stand for its points; else None.
 

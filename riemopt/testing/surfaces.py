@@ -14,7 +14,15 @@ from riemopt.testing.law import (
     rounding,
 )
 from riemopt.testing.retractions import on_surface
-from riemopt.testing.sampling import ambient, length, points, real_rows, stored, tangent
+from riemopt.testing.sampling import (
+    ambient,
+    ambient_norm,
+    length,
+    points,
+    real_rows,
+    stored,
+    tangent,
+)
 
 # Sizes of tensors far from the surface, as weights are when they are put on it.
 FAR = (1e-3, 1.0, 1e3)
@@ -126,9 +134,9 @@ def project_is_nearest(manifold: Manifold, x: Tensor, gen: Generator) -> Residua
     others = [x] + [
         manifold.retract(y, tangent(manifold, y, gen, size)) for size in (0.01, 0.1, 1.0)
     ]
-    closest = length(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
-    nearer = [closest - length(manifold, a - other) for other in others]
-    scale = length(manifold, a) + length(manifold, y)
+    closest = ambient_norm(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
+    nearer = [closest - ambient_norm(manifold, a - other) for other in others]
+    scale = ambient_norm(manifold, a) + ambient_norm(manifold, y)
     return joined(*(rounding(n.clamp(min=0), scale, x.dtype) for n in nearer))
 
 
