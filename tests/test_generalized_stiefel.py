@@ -230,7 +230,7 @@ STARTS = {
 }
 
 
-def minimise(parameters, loss, optimizer, steps=700):
+def minimise(parameters, loss, optimizer, steps=300):
     step = OPTIMIZERS[optimizer](parameters)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(step, steps)
     for _ in range(steps):
@@ -242,8 +242,10 @@ def minimise(parameters, loss, optimizer, steps=700):
         return float(loss())
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "start"),
+    [("SGD", start) for start in STARTS] + [("Adam", "far"), ("point", "random")],
+)
 def test_the_smallest_generalised_eigenvalues(optimizer, start):
     """min tr XᵀAX over XᵀBX = I is the sum of the p smallest λ of Ax = λBx (Ky Fan)."""
     A, B = definite(8, 10.0, seed=3), definite(8, 30.0, seed=4)

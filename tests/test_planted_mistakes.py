@@ -70,7 +70,7 @@ class TransposeForConjugate(Stiefel):
 
 
 class ForgottenMetric(Stiefel):
-    """Points with XᴴBX = I as those of `GeneralizedStiefel`, without saying in what is projected."""
+    """Orthogonal in tr UᴴBV, as in `GeneralizedStiefel`, without saying so."""
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         return of_mass().proj_tangent(x, u)
