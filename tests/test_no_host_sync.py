@@ -36,6 +36,7 @@ from riemopt.manifolds import (
     Stereographic,
     Stiefel,
     Symmetric,
+    SymplecticStiefel,
     Toeplitz,
 )
 from riemopt.manifolds.curved import Curved
@@ -116,6 +117,7 @@ MANIFOLDS = {
     "rotation": (SpecialOrthogonal(), (4, 4)),
     "subspace": (Grassmann(), (5, 2)),
     "generalized": (of_mass(), (5, 2)),
+    "symplectic": (SymplecticStiefel(), (6, 4)),
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
@@ -143,7 +145,7 @@ MANIFOLDS = {
     "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
     "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
-REAL = ("positive", "interval", "simplex")  # sets of real numbers alone
+REAL = ("positive", "interval", "simplex", "symplectic")  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
     "momentum": lambda p, **o: riemopt.RiemannianSGD(

@@ -116,6 +116,13 @@ from riemopt.linalg.spheres import (
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
 from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
+from riemopt.linalg.symplectic import (
+    cayley_step,
+    orthosymplectic,
+    symplectic_defect,
+    tangent_to_symplectic,
+    towards_symplectic,
+)
 
 __all__ = [
     "EXP",
@@ -139,6 +146,7 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "cayley_step",
     "cholesky",
     "cholesky_beside_identity",
     "coalesced",
@@ -191,6 +199,7 @@ __all__ = [
     "norm",
     "normalise",
     "on_host_numbers",
+    "orthosymplectic",
     "outside_autocast",
     "phase_of_determinant",
     "places_in_memory",
@@ -221,11 +230,14 @@ __all__ = [
     "steps_are_known_to_count",
     "sums_exactly",
     "sym",
+    "symplectic_defect",
     "tangent_to_columns",
     "tangent_to_rotations",
     "tangent_to_sphere",
+    "tangent_to_symplectic",
     "to_factor",
     "total",
+    "towards_symplectic",
     "twice_generator",
     "unitary_factor",
     "upcast",

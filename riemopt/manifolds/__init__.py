@@ -33,6 +33,7 @@ from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
+from riemopt.manifolds.symplectic_stiefel import SymplecticStiefel
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "Stereographic",
     "Stiefel",
     "Symmetric",
+    "SymplecticStiefel",
     "Toeplitz",
 ]
 
