@@ -12,9 +12,9 @@ from riemopt import linalg
 from riemopt.linalg import exact_products, upcast
 from riemopt.manifolds.base import Manifold
 
-_NEAR = 0.5
-"""‖XᵀJX - J‖ of a tensor that `project` takes for a neighbour of the surface."""
-_TOWARDS, _REFINED = 6, 3
+_NEAR = 0.9
+"""‖XᵀJX - J‖ of a tensor that `project` takes for a neighbour of the surface: below 1."""
+_TOWARDS, _REFINED = 8, 3
 """Of such a tensor: Newton's steps to the surface, and steps along it to the nearest point."""
 
 
@@ -31,13 +31,13 @@ class SymplecticStiefel(Manifold):
     XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU) for U - JXΩ, by the eigenvalues of XᵀX. Off a CPU these are found by
     Jacobi's method, 6p·(5 + log₂ 2p) products of 2p×2p matrices that wait for no device.
 
-    A step is the Cayley transform of Bendokat & Zimmermann (2021), by one 2p×2p solve, of first
+    A step is the Cayley transform of Bendokat & Zimmermann (2021, proposition 5.2), by one 2p×2p solve, of first
     order, and one Newton step for XᵀJX = J. The transform has poles: with A = JᵀXᵀJU and H = U - XA
     a step is cut where ‖A‖ + (‖JᵀHᵀJH‖/2)^½ is above 1, or where it is longer than X. An `lr` times
     a Riemannian gradient with entries of size 1 moves entries by about `lr`.
 
     `project` lands by Newton's method and goes on to the nearest point from what is near the
-    surface (‖XᵀJX - J‖ ≤ ½); other tensors, zeros too, go to the nearest matrix that is symplectic
+    surface (‖XᵀJX - J‖ ≤ .9); other tensors, zeros too, go to the nearest matrix that is symplectic
     and has orthonormal columns, the best start there is. That may be up to 2‖a‖ farther than the
     nearest point.
 
