@@ -1,4 +1,4 @@
-"""XᵀJX = J: dense formulas, level sets, any start, long steps, symplectic eigenvalues, reduction."""
+"""XᵀJX = J: values from elsewhere, any start, long steps, symplectic eigenvalues, reduction."""
 
 import pytest
 import torch

@@ -152,7 +152,8 @@ class Manifold(ABC):
         """How much farther than the nearest point project(a) may be, in multiples of 1 + ‖a‖.
 
         Not 0 for open sets, as of positive numbers. They have no point that is nearest to what is
-        outside, and a step from close to the boundary would begin badly.
+        outside, and a step from close to the boundary would begin badly. Nor is it 0 where nearest
+        points are found from nearby alone (`SymplecticStiefel`).
         """
         return 0.0
 

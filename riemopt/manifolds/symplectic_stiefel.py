@@ -31,10 +31,10 @@ class SymplecticStiefel(Manifold):
     XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU) for U - JXΩ, by the eigenvalues of XᵀX. Off a CPU these are found by
     Jacobi's method, 6p·(5 + log₂ 2p) products of 2p×2p matrices that wait for no device.
 
-    A step is the Cayley transform of Bendokat & Zimmermann (2021, proposition 5.2), by one 2p×2p solve, of first
-    order, and one Newton step for XᵀJX = J. The transform has poles: with A = JᵀXᵀJU and H = U - XA
-    a step is cut where ‖A‖ + (‖JᵀHᵀJH‖/2)^½ is above 1, or where it is longer than X. An `lr` times
-    a Riemannian gradient with entries of size 1 moves entries by about `lr`.
+    A step is the Cayley transform, of first order, by one 2p×2p solve (Bendokat & Zimmermann 2021,
+    proposition 5.2), and one Newton step for XᵀJX = J. The transform has poles: with A = JᵀXᵀJU and
+    H = U - XA a step is cut where ‖A‖ + (‖JᵀHᵀJH‖/2)^½ is above 1, or where it is longer than X. An
+    `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
 
     `project` lands by Newton's method and goes on to the nearest point from what is near the
     surface (‖XᵀJX - J‖ ≤ .9); other tensors, zeros too, go to the nearest matrix that is symplectic
@@ -46,7 +46,6 @@ class SymplecticStiefel(Manifold):
     """
 
     event_ndim = 2
-    dims_are_explicit = True
 
     @property
     @override

@@ -114,7 +114,9 @@ def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 )
 def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """a - y ⟂ T_y, the first-order condition of the nearest point."""
-    if manifold.margin or _codimension(manifold, x) == 0:
+    if manifold.margin:
+        raise NotApplicableError("margin: it may be farther than the nearest point")
+    if _codimension(manifold, x) == 0:
         raise NotApplicableError("an open set has points as near as you like to what is outside")
     a = ambient(x, gen)
     y = manifold.project(a)
