@@ -152,6 +152,7 @@ SOME_SUMS: Shapes = {"vector": (5,), "batch": (2, 3, 4), "large": (3, 1000)}
 COLUMN_SUMS: Shapes = {"empty": (3, 0), "one": (1,), "batch": (4, 2, 3)}
 FOURS: Shapes = {"square": (4, 4), "batch": (2, 3, 4, 4)}
 EVEN: Shapes = {"square": (4, 4), "tall": (6, 2), "batch": (2, 6, 4), "empty": (0, 4, 2)}
+OBLONG: Shapes = {"tall": (5, 2), "wide": (2, 4)}
 OF_FIVES: Shapes = {"square": (5, 5), "tall": (5, 2), "batch": (2, 5, 3), "empty": (0, 5, 1)}
 FIVES: Shapes = {"vector": (5,), "batch": (2, 3, 5)}
 THREES: Shapes = {"empty": (0, 3, 3), "square": (3, 3)}
@@ -246,6 +247,9 @@ CASES = [
     Case(Stiefel(metric="canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("qr", "canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("cayley", "canonical"), MATRICES, "own", ("exp",), uniform=True),
+    Case(Stiefel(scale=3.0), POLAR, "ambient", ("exp",), uniform=True),
+    Case(Stiefel(metric="canonical", scale=0.5), OBLONG, "", ("exp",), uniform=True),
+    Case(Stiefel("cayley", "canonical", scale=2.0), OBLONG, "own", ("exp",), uniform=True),
     Case(of_mass(), OF_FIVES, "ambient", ("exp",), again=of_mass),
     Case(SymplecticStiefel(), EVEN, is_real=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
