@@ -234,7 +234,8 @@ def main(
     """Time steps on sets of the catalogue, in turns with others'."""
     torch.manual_seed(0)
     settle_allocator()
-    rows = [row for w in WORKS if w.quick or not quick for row in measure(w, 8 if quick else rounds)]
+    chosen = [work for work in WORKS if work.quick or not quick]
+    rows = [row for work in chosen for row in measure(work, 8 if quick else rounds)]
     console = Console(width=None if sys.stdout.isatty() else 140)
     show(console, rows)
     machine = {

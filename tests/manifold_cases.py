@@ -24,6 +24,7 @@ from riemopt.manifolds import (
     FixedSum,
     Flag,
     Flattened,
+    GeneralizedStiefel,
     Grassmann,
     Interval,
     LevelSet,
@@ -43,6 +44,7 @@ from riemopt.manifolds import (
     Stereographic,
     Stiefel,
     Symmetric,
+    SymplecticStiefel,
     Toeplitz,
 )
 from riemopt.testing.sampling import metric_is_ambient
@@ -149,6 +151,9 @@ FEW_MATRICES: Shapes = {
 SOME_SUMS: Shapes = {"vector": (5,), "batch": (2, 3, 4), "large": (3, 1000)}
 COLUMN_SUMS: Shapes = {"empty": (3, 0), "one": (1,), "batch": (4, 2, 3)}
 FOURS: Shapes = {"square": (4, 4), "batch": (2, 3, 4, 4)}
+EVEN: Shapes = {"square": (4, 4), "tall": (6, 2), "batch": (2, 6, 4), "empty": (0, 4, 2)}
+OBLONG: Shapes = {"tall": (5, 2), "wide": (2, 4)}
+OF_FIVES: Shapes = {"square": (5, 5), "tall": (5, 2), "batch": (2, 5, 3), "empty": (0, 5, 1)}
 FIVES: Shapes = {"vector": (5,), "batch": (2, 3, 5)}
 THREES: Shapes = {"empty": (0, 3, 3), "square": (3, 3)}
 POSES: Shapes = {"empty": (0, 12), "vector": (12,), "batch": (2, 3, 12)}
@@ -214,6 +219,12 @@ def unit_trace() -> AffineSubspace:
     return AffineSubspace(torch.eye(3), 1.0, event_ndim=2)
 
 
+def of_mass() -> GeneralizedStiefel:
+    """B of order 5, with eigenvalues from ½ to 3."""
+    A = torch.tensor([[1.0, 0.5, -0.3], [0.0, 1.0, 0.4], [0.2, 0, 1], [0.7, -0.6, 0], [0, 0, 0.5]])
+    return GeneralizedStiefel(0.5 * torch.eye(5).double() + A.double() @ A.double().mT)
+
+
 POSE = Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)})
 RIGID_MOTION = Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
 PACKED = Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))])
@@ -236,6 +247,11 @@ CASES = [
     Case(Stiefel(metric="canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("qr", "canonical"), MATRICES, "", ("exp",), uniform=True),
     Case(Stiefel("cayley", "canonical"), MATRICES, "own", ("exp",), uniform=True),
+    Case(Stiefel(scale=3.0), POLAR, "ambient", ("exp",), uniform=True),
+    Case(Stiefel(metric="canonical", scale=0.5), OBLONG, "", ("exp",), uniform=True),
+    Case(Stiefel("cayley", "canonical", scale=2.0), OBLONG, "own", ("exp",), uniform=True),
+    Case(of_mass(), OF_FIVES, "ambient", ("exp",), again=of_mass),
+    Case(SymplecticStiefel(), EVEN, is_real=True),
     Case(Symmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SkewSymmetric(), SQUARES, "ambient", ALL_FORMS),
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),

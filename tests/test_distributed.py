@@ -34,6 +34,8 @@ CASES = [
     (Stiefel("cayley"), (9, 4), -2),
     (Stiefel("cayley", "canonical"), (4, 9), -1),
     (Stiefel(), (2, 5, 3), -2),
+    (Stiefel(scale=3.0), (9, 4), -2),
+    (Stiefel("cayley", "canonical", scale=0.5), (4, 9), -1),
     (Sphere(), (3, 7), -1),
     (Sphere(dim=0, radius=3.0), (7, 3), -2),
     (Flattened(Stiefel()), (3, 5, 2, 1), -3),

@@ -36,11 +36,19 @@ from riemopt.manifolds import (
     Stereographic,
     Stiefel,
     Symmetric,
+    SymplecticStiefel,
     Toeplitz,
 )
 from riemopt.manifolds.curved import Curved
 from tests.level_set_gallery import ellipsoid
-from tests.manifold_cases import POSE, orthonormal_columns, triangle, two_equations, unit_norm
+from tests.manifold_cases import (
+    POSE,
+    of_mass,
+    orthonormal_columns,
+    triangle,
+    two_equations,
+    unit_norm,
+)
 
 aten = torch.ops.aten
 READS = {
@@ -108,6 +116,8 @@ MANIFOLDS = {
     "motion": (SpecialEuclidean(), (4, 4)),
     "rotation": (SpecialOrthogonal(), (4, 4)),
     "subspace": (Grassmann(), (5, 2)),
+    "generalized": (of_mass(), (5, 2)),
+    "symplectic": (SymplecticStiefel(), (6, 4)),
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
@@ -135,7 +145,7 @@ MANIFOLDS = {
     "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
     "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
-REAL = ("positive", "interval", "simplex")  # sets of real numbers alone
+REAL = ("positive", "interval", "simplex", "symplectic")  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
     "momentum": lambda p, **o: riemopt.RiemannianSGD(

@@ -25,7 +25,7 @@ from tests import test_law_random as random
 from tests import test_law_retraction as retraction
 from tests import test_law_violation as violation
 from tests.laws import assert_law
-from tests.manifold_cases import generator
+from tests.manifold_cases import generator, of_mass
 
 F64, F32, BF16, C128 = torch.float64, torch.float32, torch.bfloat16, torch.complex128
 
@@ -67,6 +67,25 @@ class TransposeForConjugate(Stiefel):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         S = x.mT @ u
         return u - x @ (S + S.mT) / 2
+
+
+class ForgottenMetric(Stiefel):
+    """Orthogonal in tr UᴴBV, as in `GeneralizedStiefel`, without saying so."""
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return of_mass().proj_tangent(x, u)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        return of_mass().inner(x, u, v, keepdim=keepdim)
+
+
+class ForeignMetric(ForgottenMetric):
+    """Says so, and projects in the Euclidean one."""
+
+    extends_metric = True
+
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return Stiefel().proj_tangent(x, u)
 
 
 class NormalizedProjector(Sphere):
@@ -507,6 +526,8 @@ MISTAKES = [
     planted(GrassmannProjector, projection.projection_has_rank_dim),
     planted(GrassmannProjector, projection.projection_is_derivative_of_project),
     planted(ObliqueProjector, projection.projection_is_self_adjoint),
+    planted(ForgottenMetric, projection.projection_is_self_adjoint),
+    planted(ForeignMetric, projection.projection_is_self_adjoint),
     planted(TransposeForConjugate, projection.projection_is_idempotent, dtype=C128),
     planted(NormalizedProjector, projection.projection_is_linear),
     planted(WrongDim, projection.projection_has_rank_dim),

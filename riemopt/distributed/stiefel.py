@@ -21,8 +21,9 @@ from riemopt.manifolds import Stiefel
 class ShardedStiefel(ShardedGeometry):
     """`Stiefel`: what is summed are p×p matrices, with p the side that is not cut.
 
-    In the formulas the rows are cut. With `wide` it is the columns of `x`, and `x` stands for its
-    adjoint; that cannot be seen from the own part, which may have any number of rows.
+    In the formulas the rows are cut, and X is the stored matrix divided by the scale. With `wide`
+    it is the columns of `x`, and `x` stands for its adjoint; that cannot be seen from the own part,
+    which may have any number of rows.
     """
 
     needs_finish = True
@@ -30,6 +31,7 @@ class ShardedStiefel(ShardedGeometry):
     def __init__(self, manifold: Stiefel, shape: Sequence[int], *, wide: bool) -> None:
         super().__init__(manifold, shape)
         self.metric, self.retraction = manifold.metric, manifold.retraction_of(shape)
+        self._unscaled = manifold.unscaled
         self.wide = wide
 
     @exact_products
@@ -41,30 +43,31 @@ class ShardedStiefel(ShardedGeometry):
 
     def gradient_summand(self, x: Tensor, g: Tensor) -> Summand:
         """sym(XᴴG), or XᴴG in the canonical metric."""
-        XG = self._gram(x, g)
+        XG = self._gram(self._unscaled(x), g)
         return XG if self.metric == "canonical" else Hermitian(linalg.sym(XG))
 
     def gradient(self, x: Tensor, g: Tensor, XG: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
-        return g - self._times(x, XG.mH)
+        return g - self._times(self._unscaled(x), XG.mH)
 
     def squared_summand(self, x: Tensor, grad: Tensor, XG: Tensor) -> Tensor:
         """tr(gradᴴgrad), or tr(gradᴴ(I - XXᴴ/2)grad) in the canonical metric."""
         if self.metric == "euclidean":
             return linalg.squared_norm(grad, (-2, -1))
-        other = grad - self._times(x, linalg.skew(XG))  # Xᴴgrad = XᴴG - GᴴX
+        other = grad - self._times(self._unscaled(x), linalg.skew(XG))  # Xᴴgrad = XᴴG - GᴴX
         return linalg.inner(grad, other, (-2, -1))
 
     def projection_summand(self, x: Tensor, v: Tensor) -> Summand:
         """sym(XᴴV)."""
-        return Hermitian(linalg.sym(self._gram(x, v)))
+        return Hermitian(linalg.sym(self._gram(self._unscaled(x), v)))
 
     def project(self, x: Tensor, v: Tensor, XV: Tensor) -> Tensor:
         """V - X sym(XᴴV)."""
-        return v - self._times(x, XV)
+        return v - self._times(self._unscaled(x), XV)
 
     def curve_summands(self, x: Tensor, u: Tensor) -> tuple[Summand, Summand, Summand]:
         """XᴴX; sym(XᴴU), or XᴴU if the retraction needs all of it; UᴴU."""
+        x, u = self._unscaled(x), self._unscaled(u)
         XU = self._gram(x, u)
         share = XU if self.retraction.needs_whole_products else Hermitian(linalg.sym(XU))
         return Hermitian(self._gram(x, x)), share, Hermitian(self._gram(u, u))
@@ -85,7 +88,8 @@ class ShardedStiefel(ShardedGeometry):
 
     def finish_summand(self, y: Tensor) -> Summand:
         """YᴴY."""
-        return Hermitian(self._gram(y, y))
+        Y = self._unscaled(y)
+        return Hermitian(self._gram(Y, Y))
 
     @exact_products
     def finish(self, y: Tensor, YY: Tensor) -> Tensor:

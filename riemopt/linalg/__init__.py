@@ -122,6 +122,13 @@ from riemopt.linalg.spheres import (
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
 from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
+from riemopt.linalg.symplectic import (
+    cayley_step,
+    orthosymplectic,
+    symplectic_defect,
+    tangent_to_symplectic,
+    towards_symplectic,
+)
 
 __all__ = [
     "EXP",
@@ -144,6 +151,7 @@ __all__ = [
     "cap_norm",
     "cayley",
     "cayley_coefficients",
+    "cayley_step",
     "change_of_factor",
     "cholesky",
     "cholesky_beside_identity",
@@ -197,6 +205,7 @@ __all__ = [
     "norm",
     "normalise",
     "on_host_numbers",
+    "orthosymplectic",
     "outside_autocast",
     "phase_of_determinant",
     "places_in_memory",
@@ -227,11 +236,14 @@ __all__ = [
     "steps_are_known_to_count",
     "sums_exactly",
     "sym",
+    "symplectic_defect",
     "tangent_to_columns",
     "tangent_to_rotations",
     "tangent_to_sphere",
+    "tangent_to_symplectic",
     "to_factor",
     "total",
+    "towards_symplectic",
     "twice_generator",
     "unitary_factor",
     "upcast",

@@ -24,6 +24,7 @@ from torch import Tensor
 from riemopt.linalg import decompositions
 from riemopt.linalg.autocast import outside_autocast
 from riemopt.linalg.backends import is_traced, refuse_nested_forward_mode
+from riemopt.linalg.hermitian import eigh
 from riemopt.linalg.products import (
     exact_products,
     gram_defect,
@@ -113,13 +114,15 @@ def _derivative(A: Tensor, Q: Tensor, dA: Tensor) -> Tensor:
 _polar_factor = with_own_derivative(_compute, _derivative)
 
 
-def solve_lyapunov(h: Tensor, c: Tensor) -> Tensor:
+def solve_lyapunov(h: Tensor, c: Tensor, *, waits: bool = True) -> Tensor:
     """X with HX + XH = C, for Hermitian H and any C, `(*, n, n)`.
 
-    Where two eigenvalues of H add up to 0, to rounding, it is the least of the solutions.
+    Where two eigenvalues of H add up to 0, to rounding, it is the least of the solutions. By an
+    eigendecomposition, for which an accelerator is waited for unless `waits` is False: then it is
+    that of `hermitian.eigh`, of many more products.
     """
     function: Any = _TracedLyapunov if is_traced() else _Lyapunov
-    solution: Tensor = function.apply(h, c)
+    solution: Tensor = function.apply(h, c, waits)
     return solution
 
 
@@ -129,8 +132,8 @@ class _TracedLyapunov(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor, c: Tensor) -> Tensor:
-        eigenvalues, V = decompositions.eigh(h)
+    def forward(h: Tensor, c: Tensor, waits: bool) -> Tensor:
+        eigenvalues, V = decompositions.eigh(h) if waits else eigh(h)
         sums = eigenvalues.unsqueeze(-1) + eigenvalues.unsqueeze(-2)
         # Eigenvalues are known to eps times the largest.
         eps = torch.finfo(sums.dtype).eps
@@ -142,19 +145,20 @@ class _TracedLyapunov(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(inputs[0], output)
         ctx.save_for_forward(inputs[0], output)
+        ctx.waits = inputs[2]
 
     @staticmethod
     @outside_autocast
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None]:
         H, X = ctx.saved_tensors
-        Y = solve_lyapunov(H, G)
-        return -(Y @ X.mH + X.mH @ Y), Y
+        Y = solve_lyapunov(H, G, waits=ctx.waits)
+        return -(Y @ X.mH + X.mH @ Y), Y, None
 
 
 class _Lyapunov(_TracedLyapunov):
     @staticmethod
     @outside_autocast
-    def jvp(ctx: Any, dH: Tensor, dC: Tensor) -> Tensor:
+    def jvp(ctx: Any, dH: Tensor, dC: Tensor, _: None) -> Tensor:
         refuse_nested_forward_mode("project")
         H, X = ctx.saved_tensors
-        return solve_lyapunov(H, dC - dH @ X - X @ dH)
+        return solve_lyapunov(H, dC - dH @ X - X @ dH, waits=ctx.waits)

@@ -12,6 +12,7 @@ from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
+from riemopt.manifolds.generalized_stiefel import GeneralizedStiefel
 from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
@@ -32,6 +33,7 @@ from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
 from riemopt.manifolds.symmetric import Symmetric
+from riemopt.manifolds.symplectic_stiefel import SymplecticStiefel
 from riemopt.manifolds.toeplitz import Circulant, Toeplitz
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "FlatSubspace",
     "Flattened",
     "Frozen",
+    "GeneralizedStiefel",
     "Grassmann",
     "Interval",
     "LevelSet",
@@ -72,6 +75,7 @@ __all__ = [
     "Stereographic",
     "Stiefel",
     "Symmetric",
+    "SymplecticStiefel",
     "Toeplitz",
 ]
 

@@ -67,6 +67,11 @@ class AsProduct(Manifold):
 
     @property
     @override
+    def extends_metric(self) -> bool:
+        return self.product.extends_metric
+
+    @property
+    @override
     def total_space(self) -> Manifold | None:
         return self.product.total_space
 

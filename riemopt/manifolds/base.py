@@ -129,6 +129,15 @@ class Manifold(ABC):
         return False
 
     @property
+    def extends_metric(self) -> bool:
+        """Whether `inner` is one inner product of the whole ambient space, the same at all points.
+
+        If so, it takes the place of Re Σ conj(u)·v wherever the contract says "orthogonal",
+        "self-adjoint" or "nearest": in `proj_tangent` and in `project`.
+        """
+        return False
+
+    @property
     def total_space(self) -> "Manifold | None":
         """Of a quotient, the manifold of the tensors that stand for its points; else None.
 
@@ -151,7 +160,8 @@ class Manifold(ABC):
         """How much farther than the nearest point project(a) may be, in multiples of 1 + ‖a‖.
 
         Not 0 for open sets, as of positive numbers. They have no point that is nearest to what is
-        outside, and a step from close to the boundary would begin badly.
+        outside, and a step from close to the boundary would begin badly. Nor is it 0 where nearest
+        points are found from nearby alone (`SymplecticStiefel`).
         """
         return 0.0
 

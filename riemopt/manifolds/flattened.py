@@ -125,6 +125,11 @@ class Flattened(Manifold):
 
     @property
     @override
+    def extends_metric(self) -> bool:
+        return self.base.extends_metric
+
+    @property
+    @override
     def total_space(self) -> Manifold | None:
         total = self.base.total_space
         return None if total is None else Flattened(total, self.event_ndim)

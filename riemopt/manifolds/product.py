@@ -246,6 +246,11 @@ class Product(Manifold):
 
     @property
     @override
+    def extends_metric(self) -> bool:
+        return any(m.extends_metric for m in self.manifolds)
+
+    @property
+    @override
     def total_space(self) -> Manifold | None:
         if all(m.total_space is None for m in self.manifolds):
             return None

@@ -20,6 +20,9 @@ from riemopt.manifolds.retractions import Retraction, default_retraction, retrac
 class Stiefel(Manifold):
     """{X : XᴴX = I}, `(*batch, n, p)`; with orthonormal rows where n < p.
 
+        constrain(layer, "weight", Stiefel())
+        constrain(layer, "weight", Stiefel(scale=2**0.5))  # the gain of a ReLU
+
     The same convention as `torch.nn.init.orthogonal_`; O(n) or U(n) if square. In the formulas X
     is tall; a wide matrix stands for its transpose.
 
@@ -32,13 +35,16 @@ class Stiefel(Manifold):
             stay on the surface to rounding.
         metric: "euclidean" or "canonical" (Edelman, Arias & Smith 1998, §2.4). The canonical
             gradient is G - XGᴴX, whose part along the columns' own span is twice the Euclidean one.
+        scale: c > 0 of the set {cX}, the gain that `orthogonal_` takes: the weights of a layer
+            have all singular values c. In the formulas X is the stored matrix divided by c. Lengths
+            and steps are those of the stored entries. For a gain that is learned: `Scaled`.
 
     Metric: "euclidean" is the ambient one. An `lr` times a Riemannian gradient with entries of size
     1 moves entries by about `lr`.
 
-    Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are
-    cut to that length: beyond it X + U no longer resolves X. Products of the retraction are true
-    float32 also where `torch.set_float32_matmul_precision` allows less, except under torch.compile.
+    Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm, times
+    the scale, are cut to that length: beyond it X + U no longer resolves X. Products of the
+    retraction are true float32 also where `torch.set_float32_matmul_precision` allows less, except under torch.compile.
 
     Cost: some four products of the size of XᴴX·X for a step of Adam on a CPU, more where nothing
     may be read; nothing waits for a device.
@@ -53,19 +59,34 @@ class Stiefel(Manifold):
     event_ndim = 2
     retraction: Retraction | None = None
     metric: Literal["euclidean", "canonical"] = "euclidean"
+    scale: float = 1.0
 
     def __init__(
         self,
         retraction: Retraction | Literal["polar", "cubic", "qr", "cayley"] | None = None,
         metric: Literal["euclidean", "canonical"] = "euclidean",
+        scale: float = 1.0,
     ) -> None:
         if isinstance(metric, int):
             given = f"Stiefel({retraction!r}, {metric!r})"
             raise TypeError(f"Sizes are those of the tensor: write Stiefel(); got {given}.")
         if metric not in ("euclidean", "canonical"):
             raise ValueError(f"metric must be 'euclidean' or 'canonical'; got {metric!r}.")
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ValueError(
+                f"Stiefel needs a scale that is a positive, finite number; got {scale!r}. "
+                "Scaled(Stiefel()) has one that is learned."
+            )
         object.__setattr__(self, "retraction", retraction_of(retraction))
         object.__setattr__(self, "metric", metric)
+        object.__setattr__(self, "scale", float(scale))
+
+    def unscaled(self, a: Tensor) -> Tensor:
+        """A/scale: of a point the X with XᴴX = I. The argument itself where the scale is 1."""
+        return a if self.scale == 1 else a / self.scale
+
+    def _scaled(self, a: Tensor) -> Tensor:
+        return a if self.scale == 1 else a * self.scale
 
     @property
     @override
@@ -79,19 +100,20 @@ class Stiefel(Manifold):
 
     @override
     def constant_norm(self, shape: Sequence[int]) -> float:
-        return math.sqrt(min(shape[-2:]))
+        return self.scale * math.sqrt(min(shape[-2:]))
 
     @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - X sym(XᴴU): orthogonal in both metrics, whose normal space is {XS : S = Sᴴ}."""
-        return linalg.tangent_to_columns(x, u)
+        return linalg.tangent_to_columns(self.unscaled(x), u)
 
     @override
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """G - X sym(XᴴG), or G - XGᴴX in the canonical metric."""
         if self.metric == "euclidean":
             return self.proj_tangent(x, g)
-        return add_product(g, x, gram(g, x), -1)
+        X = self.unscaled(x)
+        return add_product(g, X, gram(g, X), -1)
 
     @override
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
@@ -99,12 +121,13 @@ class Stiefel(Manifold):
 
         These satisfy Ẍ = -ẊẊᴴX - X((XᴴẊ)² + ẊᴴẊ) (Edelman et al. 1998, eq. 2.41).
         """
-        XG = gram(x, g)
+        X, U = self.unscaled(x), self.unscaled(u)
+        XG = gram(X, g)
         if self.metric == "euclidean":
-            return self.proj_tangent(x, add_product(h, u, linalg.sym(XG), -1))
-        A = gram(x, u)
-        bent = right_multiply(x, gram(g, u) + XG @ A.mH + A.mH @ XG)
-        bent = bent + right_multiply(g, A) + right_multiply(u, XG + XG.mH)
+            return self.proj_tangent(x, add_product(h, U, linalg.sym(XG), -1))
+        A = gram(X, U)
+        bent = right_multiply(X, gram(g, U) + XG @ A.mH + A.mH @ XG)
+        bent = bent + right_multiply(g, A) + right_multiply(U, XG + XG.mH)
         return self.egrad2rgrad(x, h - bent / 2)
 
     @override
@@ -113,7 +136,7 @@ class Stiefel(Manifold):
     ) -> tuple[Tensor, Tensor]:
         if self.metric == "canonical":
             return super().carry_mean(x, m, g, decay)
-        return linalg.mean_along_columns(x, m, g, decay)
+        return linalg.mean_along_columns(self.unscaled(x), m, g, decay)
 
     @override
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -121,8 +144,9 @@ class Stiefel(Manifold):
         product = super().inner(x, u, v, keepdim=keepdim)
         if self.metric == "euclidean":
             return product
-        XU = gram(x, u)
-        XV = XU if u is v else gram(x, v)
+        X = self.unscaled(x)
+        XU = gram(X, u)
+        XV = XU if u is v else gram(X, v)
         value = product - super().inner(x, XU, XV, keepdim=keepdim) / 2
         # ⟨U, U⟩ ≥ ½‖U‖² for orthonormal X. Far off the surface (an edited weight) I - XXᴴ/2
         # is not positive, and a norm would be NaN.
@@ -141,22 +165,27 @@ class Stiefel(Manifold):
     @upcast
     @exact_products
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.retraction_of(x.shape).curve(x, u, t).contiguous()
+        curve = self.retraction_of(x.shape).curve
+        return self._scaled(curve(self.unscaled(x), self.unscaled(u), t)).contiguous()
 
     @override
     @upcast
     @exact_products
     def project(self, a: Tensor) -> Tensor:
         """The polar factor UVᴴ of A = USVᴴ; not unique where A is rank-deficient."""
-        return linalg.project_polar(a)
+        return self._scaled(linalg.project_polar(a))
 
     @override
     @upcast
     @exact_products
     def violation(self, x: Tensor) -> Tensor:
-        """max |XᴴX - I| of each matrix."""
+        """max |XᴴX - I| of each matrix: relative to the scale."""
         exact = linalg.in_double(x, (-2, -1))
-        return linalg.gram_defect(exact).abs().amax((-2, -1)).to(x.real.dtype)
+        return linalg.gram_defect(self.unscaled(exact)).abs().amax((-2, -1)).to(x.real.dtype)
+
+    @override
+    def tolerance(self, x: Tensor) -> Tensor:
+        return super().tolerance(self.unscaled(x))
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -182,7 +211,8 @@ class Stiefel(Manifold):
         Costs the exponential of a 2p×2p matrix; synchronises on an accelerator.
         """
         wide = linalg.is_wide(x)
-        X, U = (x.mH, u.mH) if wide else (x, u)
+        X, U = self.unscaled(x), self.unscaled(u)
+        X, U = (X.mH, U.mH) if wide else (X, U)
         A = gram(X, U)
         euclidean = self.metric == "euclidean"
         V = U if euclidean else U - X @ A
@@ -197,4 +227,4 @@ class Stiefel(Manifold):
         Y = torch.cat([X, V / s], -1) @ linalg.matrix_exp(generator)[..., : A.shape[-1]]
         if euclidean:
             Y = Y @ linalg.matrix_exp(-A)
-        return (Y.mH if wide else Y).contiguous()
+        return self._scaled(Y.mH if wide else Y).contiguous()

@@ -165,6 +165,8 @@ def length(manifold: Manifold, a: Tensor, *, keepdim: bool = False) -> Tensor:
 
 def metric_is_ambient(manifold: Manifold, x: Tensor) -> bool:
     """Whether ⟨u, v⟩ at `x` is the ambient inner product, tried on two tangents at each point."""
+    if manifold.extends_metric:
+        return True
     gen = torch.Generator().manual_seed(VECTORS)  # not the seed that made the point
     u, v = tangent(manifold, x, gen), tangent(manifold, x, gen)
     difference = manifold.inner(x, u, v) - real_inner(manifold, u, v)
@@ -176,6 +178,20 @@ def real_inner(manifold: Manifold, a: Tensor, b: Tensor) -> Tensor:
     product = (wide(a).conj() * wide(b)).real
     dims = manifold.event_dims(a.ndim)
     return product.sum(dims) if dims else product
+
+
+def ambient_inner(manifold: Manifold, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of the ambient space: `inner` if it `extends_metric`, else `real_inner`."""
+    if manifold.extends_metric:
+        return manifold.inner(wide(x), wide(a), wide(b))
+    return real_inner(manifold, a, b)
+
+
+def ambient_norm(manifold: Manifold, a: Tensor) -> Tensor:
+    """That of `ambient_inner`, in float64."""
+    if manifold.extends_metric:
+        return ambient_inner(manifold, a, a, a).clamp(min=0).sqrt()
+    return length(manifold, a)
 
 
 def batch_shape(manifold: Manifold, x: Tensor) -> tuple[int, ...]:

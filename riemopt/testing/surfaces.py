@@ -14,7 +14,15 @@ from riemopt.testing.law import (
     rounding,
 )
 from riemopt.testing.retractions import on_surface
-from riemopt.testing.sampling import ambient, length, points, real_rows, stored, tangent
+from riemopt.testing.sampling import (
+    ambient,
+    ambient_norm,
+    length,
+    points,
+    real_rows,
+    stored,
+    tangent,
+)
 
 # Sizes of tensors far from the surface, as weights are when they are put on it.
 FAR = (1e-3, 1.0, 1e3)
@@ -106,7 +114,9 @@ def project_fixes_points(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 )
 def project_is_stationary(manifold: Manifold, x: Tensor, gen: Generator) -> Residual:
     """a - y ⟂ T_y, the first-order condition of the nearest point."""
-    if manifold.margin or _codimension(manifold, x) == 0:
+    if manifold.margin:
+        raise NotApplicableError("margin: it may be farther than the nearest point")
+    if _codimension(manifold, x) == 0:
         raise NotApplicableError("an open set has points as near as you like to what is outside")
     a = ambient(x, gen)
     y = manifold.project(a)
@@ -126,9 +136,9 @@ def project_is_nearest(manifold: Manifold, x: Tensor, gen: Generator) -> Residua
     others = [x] + [
         manifold.retract(y, tangent(manifold, y, gen, size)) for size in (0.01, 0.1, 1.0)
     ]
-    closest = length(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
-    nearer = [closest - length(manifold, a - other) for other in others]
-    scale = length(manifold, a) + length(manifold, y)
+    closest = ambient_norm(manifold, a - y) - manifold.margin * (1 + length(manifold, a))
+    nearer = [closest - ambient_norm(manifold, a - other) for other in others]
+    scale = ambient_norm(manifold, a) + ambient_norm(manifold, y)
     return joined(*(rounding(n.clamp(min=0), scale, x.dtype) for n in nearer))
 
 

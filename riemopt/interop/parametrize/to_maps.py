@@ -179,7 +179,8 @@ def _maker(manifold: Manifold, orthogonal_map: str | None) -> Callable[[nn.Modul
     """What registers a parametrization onto `manifold` on a module and name."""
     if isinstance(manifold, Flattened) and manifold.event_ndim == 2:
         manifold = manifold.base
-    if isinstance(manifold, Stiefel | SpecialOrthogonal):
+    scaled = isinstance(manifold, Stiefel) and manifold.scale != 1
+    if isinstance(manifold, Stiefel | SpecialOrthogonal) and not scaled:
         return lambda module, name: torch_maps.orthogonal(module, name, orthogonal_map)
     new: nn.Module
     if isinstance(manifold, Sphere):
