@@ -21,6 +21,7 @@ from riemopt.manifolds import (
     Circulant,
     Euclidean,
     ExceptRows,
+    FixedRank,
     FixedSum,
     Flag,
     Flattened,
@@ -163,6 +164,15 @@ HEIGHTS: Shapes = {
     "large": (3, 1000),
 }
 FEW_HEIGHTS: Shapes = {"vector": (3,), "batch": (2, 3, 4), "large": (3, 1000)}
+LOW_RANK: Shapes = {
+    "empty": (0, 4, 3),
+    "square": (3, 3),
+    "tall": (5, 4),
+    "wide": (3, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (60, 40),
+}
+FEW_LOW_RANK: Shapes = {"line": (3, 1), "tall": (4, 3), "batch": (2, 3, 4)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -241,6 +251,8 @@ CASES = [
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
     Case(Flag(1, 2), FLAGS, "ambient", ("exp",)),
     Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
+    Case(FixedRank(2), LOW_RANK, "ambient"),
+    Case(FixedRank(1), FEW_LOW_RANK, "ambient"),
     Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(SPD(), DEFINITE, "", ALL_FORMS, reach=0.1),
     Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),
