@@ -9,6 +9,7 @@ from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_rank import FixedRank
+from riemopt.manifolds.fixed_rank_factors import FixedRankFactors
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
@@ -46,6 +47,7 @@ __all__ = [
     "Euclidean",
     "ExceptRows",
     "FixedRank",
+    "FixedRankFactors",
     "FixedSum",
     "Flag",
     "FlatSubspace",
