@@ -77,7 +77,7 @@ class FixedRankFactors(Manifold):
             )
         return torch.cat([G, H], -2)
 
-    def product(self, x: Tensor) -> Tensor:
+    def matrix(self, x: Tensor) -> Tensor:
         """G·Hᴴ, `(*batch, n, m)`."""
         G, H = self.split(x)
         return G @ H.mH
