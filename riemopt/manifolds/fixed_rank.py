@@ -126,7 +126,7 @@ class FixedRank(Manifold):
     def violation(self, x: Tensor) -> Tensor:
         """max |X - URVᴴ| of each matrix, relative to max |X|.
 
-        The distance to the nearest matrix of rank r, or, if it is large, a little more than that. A
+        The distance to the nearest matrix of rank r; if that is large, up to about twice as much. A
         smaller rank is none.
         """
         exact = linalg.in_double(x, (-2, -1))

@@ -28,11 +28,12 @@ class FixedRankFactors(Manifold):
 
     The metric is Re tr(ξ_Gᴴη_G(HᴴH + δI)) + Re tr(ξ_Hᴴη_H(GᴴG + δI)), that of Mishra, Adithya
     Apuroop & Sepulchre (2012) for matrix completion with δ = 0; its gradient, ∂G(HᴴH + δI)⁻¹ and
-    ∂H(GᴴG + δI)⁻¹, is what Riemannian LoRA steps along (Zhang & Pilanci 2024), with Adam too.
-    All (GA, HA⁻ᴴ) have one product. Up to δ the metric is the same for all, so that the products
-    that gradient steps lead to do not depend on which factors stand for the first, and one `lr`
-    serves both: a step of SGD moves the product by about `lr` times the tangent part of its own
-    Euclidean gradient, for any size of the factors.
+    ∂H(GᴴG + δI)⁻¹, is what Riemannian LoRA steps along (Zhang & Pilanci 2024). All (GA, HA⁻ᴴ) have
+    one product. Up to δ the metric is the same for all: steps of SGD, with momentum too, and of
+    Adam with `second_moment="point"` lead to products that do not depend on the factors at the
+    start, and one `lr` serves both. (Adam that divides entry by entry does depend on them.) A step
+    of SGD moves the product by about `lr` times P∇ + ∇Q, where ∇ is its own Euclidean gradient and
+    P and Q project on its column and row space.
 
     Every tensor is a point, also where a factor is zero, as B of LoRA at its start: δ > 0 keeps the
     metric definite. Tangent vectors are all tensors: dimension (n + m)r, of which r² move along the
