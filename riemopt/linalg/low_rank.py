@@ -45,11 +45,11 @@ def scattered(n: int, k: int, like: Tensor) -> Tensor:
     By 32-bit integer arithmetic (the finaliser of MurmurHash3), so that all dtypes and devices have
     the same.
     """
-    h = torch.arange(1, n * k + 1, device=like.device) * 0x9E3779B1 & _WORD
-    h = (h ^ h >> 16) * 0x45D9F3B & _WORD
-    h = (h ^ h >> 16) * 0x45D9F3B & _WORD
-    numbers = (h ^ h >> 16).to(like.real.dtype) * 2.0**-31 - 1
-    return numbers.to(like.dtype).view(n, k)
+    h = torch.arange(1, n * k + 1, device=like.device)
+    for factor in (0x9E3779B1, 0x45D9F3B, 0x45D9F3B):
+        h = h.mul_(factor).bitwise_and_(_WORD)
+        h = h.bitwise_xor_(h >> 16)
+    return h.to(like.real.dtype).mul_(2.0**-31).sub_(1).to(like.dtype).view(n, k)
 
 
 # --- tangents: U·A + B·Vᴴ with UᴴB = 0 ---------------------------------------------------------

@@ -76,6 +76,19 @@ class FixedRank(Manifold):
         return linalg.of_thin_parts(U, V, *linalg.thin_parts(U, V, u))
 
     @override
+    def carry_mean(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if x.dtype in linalg.HALF:
+            mean, squared = self.carry_mean(x.float(), m.float(), g.float(), decay)
+            return mean.to(x.dtype), squared.to(x.dtype)
+        U, _, V = self._spaces(x)
+        (A, B), (C, D) = linalg.thin_parts(U, V, g), linalg.thin_parts(U, V, m)
+        squared = linalg.squared_norm(A, (-2, -1)) + linalg.squared_norm(B, (-2, -1))
+        A, B = linalg.average(A, C, decay), linalg.average(B, D, decay)
+        return linalg.of_thin_parts(U, V, A, B), squared
+
+    @override
     @upcast
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
         """P(H) + N·ξᴴ·X⁺ᴴ + X⁺ᴴ·ξᴴ·N with N = (I - UUᴴ)G(I - VVᴴ).
