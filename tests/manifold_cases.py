@@ -21,6 +21,8 @@ from riemopt.manifolds import (
     Circulant,
     Euclidean,
     ExceptRows,
+    FixedRank,
+    FixedRankFactors,
     FixedSum,
     Flag,
     Flattened,
@@ -168,6 +170,16 @@ HEIGHTS: Shapes = {
     "large": (3, 1000),
 }
 FEW_HEIGHTS: Shapes = {"vector": (3,), "batch": (2, 3, 4), "large": (3, 1000)}
+LOW_RANK: Shapes = {
+    "empty": (0, 4, 3),
+    "square": (3, 3),
+    "tall": (5, 4),
+    "wide": (3, 5),
+    "batch": (2, 3, 4, 3),
+    "large": (60, 40),
+}
+FEW_LOW_RANK: Shapes = {"line": (3, 1), "tall": (4, 3), "batch": (2, 3, 4)}
+FACTORS: Shapes = {"empty": (0, 7, 2), "tall": (9, 2), "batch": (2, 3, 7, 1)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -257,6 +269,9 @@ CASES = [
     Case(SpecialOrthogonal(), ROTATIONS, "ambient", ALL_FORMS),
     Case(Flag(1, 2), FLAGS, "ambient", ("exp",)),
     Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
+    Case(FixedRank(2), LOW_RANK, "ambient"),
+    Case(FixedRank(1), FEW_LOW_RANK, "ambient"),
+    Case(FixedRankFactors(4), FACTORS),
     Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(SPD(), DEFINITE, "", ALL_FORMS, reach=0.1),
     Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),

@@ -111,3 +111,15 @@ def test_two_equations_at_once_on_a_classifier():
     assert float(accuracy) > 0.9
     assert float(violation) < 1e-6
     assert "satisfied: True" in run.stdout
+
+
+def test_a_matrix_is_completed_whole_and_as_factors():
+    script = ROOT / "examples" / "low_rank_completion.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    errors = [
+        [float(e) for e in re.findall(r"\d\.\de\S+", line)] for line in run.stdout.split("\n")
+    ]
+    runs = [line for line in errors if line]
+    assert len(runs) == 5
+    assert all(line[0] > 0.3 and line[-1] < 1e-8 for line in runs)
+    assert runs[3] == runs[4]  # what the factors' sizes are does not matter

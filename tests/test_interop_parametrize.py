@@ -26,6 +26,7 @@ from riemopt.interop.parametrize import (
 )
 from riemopt.manifolds import (
     Euclidean,
+    FixedRank,
     FixedSum,
     Flattened,
     Grassmann,
@@ -184,6 +185,8 @@ def test_geotorch_where_it_maps():
         (lambda m: geotorch.symmetric(m, "weight", lower=False), (4, 4), Symmetric()),
         (lambda m: geotorch.skew(m, "weight"), (4, 4), SkewSymmetric()),
         (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), Grassmann()),
+        (lambda m: geotorch.fixed_rank(m, "weight", 2), (5, 4), FixedRank(2)),
+        (lambda m: geotorch.low_rank(m, "weight", 2), (4, 5), FixedRank(2)),
         (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
     ]
     for register, shape, expected in cases:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from riemopt.manifolds import SPD, Manifold, Sphere, Stiefel
+from riemopt.manifolds import SPD, FixedRankFactors, Manifold, Sphere, Stiefel
 from riemopt.testing.hessians import (
     hessian_is_derivative_of_gradient,
     hessian_is_self_adjoint,
@@ -27,6 +27,8 @@ def carries_in_parallel(case):
 def test_hessian(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(hessian_is_self_adjoint, case.manifold, x, generator(seed + 1))
+    if isinstance(case.manifold, FixedRankFactors):
+        return  # it has no geodesics in closed form: `test_fixed_rank` integrates them
     assert_law(hessian_is_derivative_of_gradient, case.manifold, x, generator(seed + 1))
 
 

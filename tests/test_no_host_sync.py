@@ -18,6 +18,8 @@ from riemopt import constrain, constraints
 from riemopt.manifolds import (
     SPD,
     ExceptRows,
+    FixedRank,
+    FixedRankFactors,
     FixedSum,
     Flattened,
     Grassmann,
@@ -121,6 +123,8 @@ MANIFOLDS = {
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
+    "rank": (FixedRank(2), (3, 5, 4)),
+    "factors": (FixedRankFactors(5), (9, 2)),
     "spd": (SPD(), (3, 4, 4)),
     "spd-affine": (SPD("affine"), (4, 4)),
     "spd-cholesky": (SPD("log_cholesky"), (4, 4)),

@@ -58,6 +58,13 @@ from riemopt.linalg.hermitian import (
     hermitian_second,
     lyapunov,
 )
+from riemopt.linalg.low_rank import (
+    nearest_of_rank,
+    of_thin_parts,
+    scattered,
+    spaces,
+    thin_parts,
+)
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
 from riemopt.linalg.polar import (
@@ -201,9 +208,11 @@ __all__ = [
     "mean_along_sphere",
     "mean_rotation",
     "move_and_normalise",
+    "nearest_of_rank",
     "needs_functional_derivatives",
     "norm",
     "normalise",
+    "of_thin_parts",
     "on_host_numbers",
     "orthosymplectic",
     "outside_autocast",
@@ -225,12 +234,14 @@ __all__ = [
     "rounds",
     "rows_of",
     "rows_times",
+    "scattered",
     "shift",
     "sinc_of_root",
     "sine_and_cosine",
     "skew",
     "skew_of",
     "small_correction",
+    "spaces",
     "squared_norm",
     "step_cap",
     "steps_are_known_to_count",
@@ -241,6 +252,7 @@ __all__ = [
     "tangent_to_rotations",
     "tangent_to_sphere",
     "tangent_to_symplectic",
+    "thin_parts",
     "to_factor",
     "total",
     "towards_symplectic",

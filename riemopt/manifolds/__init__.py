@@ -8,6 +8,8 @@ from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.euclidean import Euclidean
+from riemopt.manifolds.fixed_rank import FixedRank
+from riemopt.manifolds.fixed_rank_factors import FixedRankFactors
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
@@ -46,6 +48,8 @@ __all__ = [
     "Cubic",
     "Euclidean",
     "ExceptRows",
+    "FixedRank",
+    "FixedRankFactors",
     "FixedSum",
     "Flag",
     "FlatSubspace",

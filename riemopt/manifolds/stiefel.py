@@ -42,9 +42,10 @@ class Stiefel(Manifold):
     Metric: "euclidean" is the ambient one. An `lr` times a Riemannian gradient with entries of size
     1 moves entries by about `lr`.
 
-    Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm, times
-    the scale, are cut to that length: beyond it X + U no longer resolves X. Products of the
-    retraction are true float32 also where `torch.set_float32_matmul_precision` allows less, except under torch.compile.
+    Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm,
+    times the scale, are cut to that length: beyond it X + U no longer resolves X. Products of the
+    retraction are true float32 also where `torch.set_float32_matmul_precision` allows less, except
+    under torch.compile.
 
     Cost: some four products of the size of XᴴX·X for a step of Adam on a CPU, more where nothing
     may be read; nothing waits for a device.

@@ -39,6 +39,7 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
     SO, Stiefel, Grassmannian                             `SkewSymmetric()`, `SpecialOrthogonal()`,
                                                           `Stiefel()`, `Grassmann()`
+    geotorch's FixedRank, LowRank                         `FixedRank(rank)`
     `torch.nn.utils.weight_norm`, by hooks                as `weight_norm` above
     `torch.nn.utils.prune`, W∘mask                        `Sparsity(mask)`
     ====================================================  ========================================

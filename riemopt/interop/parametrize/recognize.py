@@ -9,6 +9,7 @@ from riemopt import linalg
 from riemopt.interop.parametrize.maps import Normalize, SkewSymmetrize, Symmetrize
 from riemopt.interop.parametrize.weights import NotConvertedError
 from riemopt.manifolds import (
+    FixedRank,
     Grassmann,
     Manifold,
     SkewSymmetric,
@@ -31,7 +32,9 @@ def _rotations(base: Tensor) -> Manifold:
 
 # By name, so that geotorch need not be there. Exact classes: its Grassmannian is a Stiefel to it.
 _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
+    "geotorch.fixedrank.FixedRank": lambda p: FixedRank(p.rank),  # type: ignore[arg-type]
     "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
+    "geotorch.lowrank.LowRank": lambda p: FixedRank(p.rank),  # type: ignore[arg-type]
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
     "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
     "geotorch.sphere.Sphere": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
