@@ -50,6 +50,8 @@ FAMILIES = [
             "SpecialEuclidean": ("SpecialEuclidean()", (4, 4)),
             "Grassmann": ("Grassmann()", (5, 2)),
             "Flag": ("Flag(1, 2)", (5, 3)),
+            "GeneralizedStiefel": ("GeneralizedStiefel(torch.eye(5))", (5, 2)),
+            "SymplecticStiefel": ("SymplecticStiefel()", (6, 4)),
             "Scaled": ("Scaled(Stiefel())", (5, 2)),
         },
     ),
@@ -62,6 +64,15 @@ FAMILIES = [
             "Positive": ("Positive()", (4,)),
             "Interval": ("Interval(0.0, 1.0)", (4,)),
             "Simplex": ("Simplex()", (4, 3)),
+        },
+    ),
+    Family(
+        "Low rank",
+        "Matrices of a given rank, whole or as their factors.",
+        "",
+        {
+            "FixedRank": ("FixedRank(2)", (5, 4)),
+            "FixedRankFactors": ("FixedRankFactors(rows=5)", (9, 2)),
         },
     ),
     Family(

@@ -20,30 +20,35 @@ Spaces = tuple[Tensor, Tensor, Tensor]
 @final
 @dataclass(frozen=True, repr=False)
 class FixedRank(Manifold):
-    """{X : rank X = r}, `(*batch, n, m)`; dimension r(n + m - r).
+    """{X : rank X = r}, `(*batch, n, m)`.
 
         constrain(layer, "weight", FixedRank(10))
 
     Args:
         rank: r, at least 1; at most min(n, m) of the tensors it is used for.
 
-    Matrix completion (Vandereycken 2013), low-rank layers and adapters (Bogachev et al. 2025),
-    reduced-order models. The weight is an ordinary n×m tensor, which any layer can use; where its
-    size is the trouble, train the factors, `FixedRankFactors`. The metric is the ambient one: `lr`
-    times a gradient with entries of size 1 moves entries by about `lr`. With X = U·R·Vᴴ, tangent
-    vectors are U·A + B·Vᴴ. A step is the projector splitting of Lubich & Oseledets (2014), Y =
-    QQᴴ(X + ξ) with Q a basis of the columns of (X + ξ)V: of second order (Absil & Oseledets 2015),
-    and it stands any length of ξ.
+    The weight is an ordinary n×m tensor, which any layer can use. With X = U·R·Vᴴ, tangent vectors
+    are U·A + B·Vᴴ.
 
-    Costs nine products of an n×m matrix with one of r columns and four thin QR decompositions, and
-    waits for no device. U and V are found anew in each step, by three of those products. Nothing is
-    divided by a singular value: a rank that is smaller, as of a weight that is set to zero, is a
-    limit that steps lead away from. `ehess2rhess` does divide. There is no closed form of `exp`,
-    `log` and `dist`.
+    Dimension: r(n + m - r); twice as much if complex.
 
-    Do not use it where the rank that is needed is not known: too small a rank has bad local minima,
-    and with too large a one small singular values make a sharply curved set, on which steps have to
-    be short.
+    Metric: the ambient one: `lr` times a gradient with entries of size 1 moves entries by about
+    `lr`.
+
+    Step: the projector splitting of Lubich & Oseledets (2014), Y = QQᴴ(X + ξ) with Q a basis of the
+    columns of (X + ξ)V: of second order (Absil & Oseledets 2015), and it stands any length of ξ.
+    Nothing is divided by a singular value: a rank that is smaller, as of a weight that is set to
+    zero, is a limit that steps lead away from. `ehess2rhess` does divide.
+
+    Cost: nine products of an n×m matrix with one of r columns and four thin QR decompositions, and
+    no wait for a device. U and V are found anew in each step, by three of those products.
+
+    For: matrix completion (Vandereycken 2013), low-rank layers and adapters (Bogachev et al. 2025),
+    reduced-order models.
+
+    Not for: a weight whose size is the trouble: train the factors, `FixedRankFactors`. Nor where
+    the rank that is needed is not known: too small a rank has bad local minima, and with too large
+    a one small singular values make a sharply curved set, on which steps have to be short.
     """
 
     event_ndim = 2

@@ -26,24 +26,29 @@ class FixedRankFactors(Manifold):
         rows: n, the rows of G; the other rows of the tensor are H.
         damping: δ of the metric, in units of GᴴG and HᴴH.
 
-    The metric is Re tr(ξ_Gᴴη_G(HᴴH + δI)) + Re tr(ξ_Hᴴη_H(GᴴG + δI)), that of Mishra, Adithya
-    Apuroop & Sepulchre (2012) for matrix completion with δ = 0; its gradient, ∂G(HᴴH + δI)⁻¹ and
-    ∂H(GᴴG + δI)⁻¹, is what Riemannian LoRA steps along (Zhang & Pilanci 2024). All (GA, HA⁻ᴴ) have
-    one product. Up to δ the metric is the same for all: steps of SGD, with momentum too, and of
-    Adam with `second_moment="point"` lead to products that do not depend on the factors at the
-    start, and one `lr` serves both. (Adam that divides entry by entry does depend on them.) A step
-    of SGD moves the product by about `lr` times P∇ + ∇Q, where ∇ is its own Euclidean gradient and
-    P and Q project on its column and row space.
-
     Every tensor is a point, also where a factor is zero, as B of LoRA at its start: δ > 0 keeps the
-    metric definite. Tangent vectors are all tensors: dimension (n + m)r, of which r² move along the
-    factors of one product. A gradient of a loss of the product has no part there. Momentum is kept
-    as it is. A step is an addition; it takes two thin QR decompositions and products with r×r
-    matrices, waits for no device, and never forms an n×m matrix. There is no closed form of `exp`,
-    `log` and `dist`.
+    metric definite. All (GA, HA⁻ᴴ) have one product.
 
-    Do not use it where the n×m weight itself is what a layer reads or a checkpoint holds
-    (`FixedRank`), nor for a loss that is not one of the product.
+    Dimension: (n + m)r, of which r² move along the factors of one product. A gradient of a loss of
+    the product has no part there.
+
+    Metric: Re tr(ξ_Gᴴη_G(HᴴH + δI)) + Re tr(ξ_Hᴴη_H(GᴴG + δI)), that of Mishra, Adithya
+    Apuroop & Sepulchre (2012) for matrix completion with δ = 0; its gradient, ∂G(HᴴH + δI)⁻¹ and
+    ∂H(GᴴG + δI)⁻¹, is what Riemannian LoRA steps along (Zhang & Pilanci 2024). Up to δ the metric
+    is the same for all factors of one product: steps of SGD, with momentum too, and of Adam with
+    `second_moment="point"` lead to products that do not depend on the factors at the start, and one
+    `lr` serves both. (Adam that divides entry by entry does depend on them.)
+
+    Step: an addition. One of SGD moves the product by about `lr` times P∇ + ∇Q, where ∇ is its own
+    Euclidean gradient and P and Q project on its column and row space. Momentum is kept as it is.
+
+    Cost: two thin QR decompositions and products with r×r matrices; no n×m matrix is formed, and
+    nothing waits for a device.
+
+    For: adapters of large layers (LoRA), factorised layers, completion of large matrices.
+
+    Not for: an n×m weight that a layer reads or a checkpoint holds itself (`FixedRank`), or a loss
+    that is not one of the product.
     """
 
     event_ndim = 2

@@ -28,20 +28,24 @@ class GeneralizedStiefel(Manifold):
         B: symmetric, or Hermitian, and positive definite, `(n, n)`. Values are copied. A Hermitian
             B needs complex points.
 
-    The metric is tr UᴴBV. It is one inner product of all n×p matrices, in which `proj_tangent` is
+    Dimension: np - p(p+1)/2; 2np - p² if complex.
+
+    Metric: tr UᴴBV. It is one inner product of all n×p matrices, in which `proj_tangent` is
     orthogonal and `project` nearest (`extends_metric`). With B = LLᴴ the map X ↦ LᴴX goes to
     `Stiefel`, and keeps all lengths and geodesics. Riemannian gradient B⁻¹G - X sym(XᴴG) (Absil,
-    Mahony & Sepulchre 2008, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). Dimension
-    as of `Stiefel`.
+    Mahony & Sepulchre 2008, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). It is
+    preconditioned by B⁻¹; an `lr` times one with entries of size 1 moves entries by about `lr`.
 
-    A step ends at Y(YᴴBY)^(-1/2) with Y = X + U, of second order. B is factored once, in float64,
-    and kept with L and L⁻¹: a step takes six products with n×n matrices, 12n²p flops, and waits
-    for no device. The gradient is already preconditioned by B⁻¹; an `lr` times one with entries of
-    size 1 moves entries by about `lr`. Rounding errors grow as the root of the condition number of
-    B, those of gradients as that number itself.
+    Step: to Y(YᴴBY)^(-1/2) with Y = X + U, of second order. Rounding errors grow as the root of the
+    condition number of B, those of gradients as that number itself.
 
-    For canonical correlations, generalised eigenvalue problems AX = BXΛ, modes of vibration with a
-    mass matrix. Where B = I take `Stiefel`, and where B is singular add a multiple of the identity.
+    Cost: B is factored once, in float64, and kept with L and L⁻¹: a step takes six products with
+    n×n matrices, 12n²p flops, and waits for no device.
+
+    For: canonical correlations, generalised eigenvalue problems AX = BXΛ, modes of vibration with a
+    mass matrix.
+
+    Not for: B = I (`Stiefel`); a singular B, to which a multiple of the identity is to be added.
 
     Raises:
         ValueError: B is not a square matrix, not finite, not Hermitian, or not positive definite.

@@ -23,26 +23,33 @@ _TOWARDS, _REFINED = 8, 3
 class SymplecticStiefel(Manifold):
     """{X : XᵀJX = J}, `(*batch, 2n, 2p)` with p ≤ n, real; J = [[0, I], [-I, 0]] of either size.
 
-    The symplectic group if square. Dimension 4np - p(2p-1). The set is closed but not bounded: its
-    points have norm √2p or more, and that only if their columns are orthonormal.
+    The symplectic group if square. The set is closed but not bounded: its points have norm √2p or
+    more, and that only if their columns are orthonormal.
 
-    The metric is the ambient one (Gao, Son, Absil & Stykel, *Geometry of the symplectic Stiefel
-    manifold endowed with the Euclidean metric*, 2021). The projection solves the Lyapunov equation
-    XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU) for U - JXΩ, by the eigenvalues of XᵀX. Off a CPU these are found by
-    Jacobi's method, 6p·(5 + log₂ 2p) products of 2p×2p matrices that wait for no device.
+    Dimension: 4np - p(2p-1).
 
-    A step is the Cayley transform, of first order, by one 2p×2p solve (Bendokat & Zimmermann 2021,
+    Metric: the ambient one (Gao, Son, Absil & Stykel, *Geometry of the symplectic Stiefel manifold
+    endowed with the Euclidean metric*, 2021). An `lr` times a Riemannian gradient with entries of
+    size 1 moves entries by about `lr`.
+
+    Step: the Cayley transform, of first order, by one 2p×2p solve (Bendokat & Zimmermann 2021,
     proposition 5.2), and one Newton step for XᵀJX = J. The transform has poles: with A = JᵀXᵀJU and
-    H = U - XA a step is cut where ‖A‖ + (‖JᵀHᵀJH‖/2)^½ is above 1, or where it is longer than X. An
-    `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`.
+    H = U - XA a step is cut where ‖A‖ + (‖JᵀHᵀJH‖/2)^½ is above 1, or where it is longer than X.
+
+    Cost: the projection solves the Lyapunov equation XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU) for U - JXΩ, by
+    the eigenvalues of XᵀX. Off a CPU these are found by Jacobi's method, 6p·(5 + log₂ 2p) products
+    of 2p×2p matrices that wait for no device.
 
     `project` lands by Newton's method and goes on to the nearest point from what is near the
     surface (‖XᵀJX - J‖ ≤ .9); other tensors, zeros too, go to the nearest matrix that is symplectic
     and has orthonormal columns, the best start there is. That may be up to 2‖a‖ farther than the
     nearest point.
 
-    For reduced models of Hamiltonian systems, symplectic eigenvalues, optical and beam-line design.
-    Where orthonormal columns are wanted too it is the unitary group: keep P + iQ on `Stiefel`.
+    For: reduced models of Hamiltonian systems, symplectic eigenvalues, optical and beam-line
+    design.
+
+    Not for: columns that are to be orthonormal, too: that is the unitary group; keep P + iQ on
+    `Stiefel`.
     """
 
     event_ndim = 2
