@@ -1,12 +1,15 @@
 """Settings that make every run of the suite the same: hypothesis's choices, seeds and threads."""
 
+import collections
+import zlib
+
 import hypothesis
 import pytest
 import torch
 
 pytest.register_assert_rewrite("tests.laws", "tests.slopes", "tests.bounds")
 
-# Three examples a law and case: there are about a hundred cases a law. What is drawn is a seed, in
+# Two examples a law and case: there are about a hundred cases a law. What is drawn is a seed, in
 # which there is nothing to shrink. (Keep a test under 900 parameters: hypothesis's pytest plugin
 # nests the settings once for each, and overflows the stack.)
 hypothesis.settings.register_profile(
@@ -14,10 +17,30 @@ hypothesis.settings.register_profile(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=3,
+    max_examples=2,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Mark as slow all but one in `every` of the parameters of a test marked `sampled(every)`.
+
+    Those that stay are chosen by their names, so that they are the same in all runs and do not
+    follow the order of one parameter; at least one stays.
+    """
+    by_test = collections.defaultdict(list)
+    for item in items:
+        sampled = item.get_closest_marker("sampled") is not None
+        if sampled and item.get_closest_marker("slow") is None:
+            by_test[item.nodeid.partition("[")[0]].append(item)
+    for alike in by_test.values():
+        every = alike[0].get_closest_marker("sampled").args[0]
+        order = {id(item): zlib.crc32(item.nodeid.encode()) for item in alike}
+        alike.sort(key=lambda item: order[id(item)])
+        for item in alike[max(len(alike) // every, 1) :]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -358,9 +358,9 @@ def over(
 ) -> pytest.MarkDecorator:
     """Parametrise `(case, shape, dtype)` over the cases `where` holds and the shapes of `kinds`.
 
-    Small shapes only, if `kinds` is "small". Of shape × dtype every other pair is marked slow, in
-    a chequered pattern: each shape meets half of the dtypes, and each dtype half of the shapes. Of
-    a class with other options than in the first of its lines, three of four pairs are.
+    Small shapes only, if `kinds` is "small". Of shape × dtype one pair in three is run by
+    `make test`, in diagonals, and one in two where there are three dtypes or fewer; the others are
+    marked slow. Of a class with other options than in the first of its lines it is one in five.
     """
     dtypes = list(dtypes)
     parameters = []
@@ -374,7 +374,7 @@ def over(
             if kinds is None
             or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
         ]
-        stride = 4 if type(case.manifold) in classes else 2
+        stride = 5 if type(case.manifold) in classes else 3 if len(dtypes) > 3 else 2
         classes.add(type(case.manifold))
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):

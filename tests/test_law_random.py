@@ -124,6 +124,7 @@ UNIFORM = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", EXACT, ids=name)
 @pytest.mark.parametrize(("manifold", "shape"), UNIFORM, ids=str)
 def test_uniform(manifold, shape, dtype):

@@ -92,6 +92,7 @@ def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> nn.Par
     return nn.Parameter(torch.randn(shape, generator=generator(1), dtype=dtype))
 
 
+@pytest.mark.sampled(4)
 @over_refused
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=name)
 def test_refused_when_a_layer_is_constrained(case, dtype):
@@ -106,6 +107,7 @@ def test_refused_when_a_layer_is_constrained(case, dtype):
 
 
 # Squares have no points that are found from anywhere; a group says nothing of values off the set.
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", [n for n in REFUSED if REFUSED[n][-1] != VANISHES])
 def test_refused_wherever_a_value_comes_in(case):
     manifold, shape, reason = refused(case)

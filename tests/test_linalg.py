@@ -247,6 +247,7 @@ def test_the_polynomials_are_the_inverse_root(dtype):
     assert found[-1][0] == polynomials.REACH
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rho", [0.01, 0.1, 0.3, 1.0, 1e3])
 @pytest.mark.parametrize("shape", [(64, 16), (32, 32)])
 def test_a_thousand_steps_end_on_the_surface(path, shape, rho):
@@ -307,6 +308,7 @@ def test_long_cubic_steps_end_on_the_surface_and_turn_no_further(path, rho):
     assert error <= 10 * eps(torch.float32) * (1 + min(rho, 8.0) ** 3)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rho", [0.01, 0.1, 0.3, 1.0, 1e3])
 def test_a_thousand_cubic_steps_end_on_the_surface(path, rho):
     random = generator(0)

@@ -176,6 +176,7 @@ def _meta_step(manifold, shape, make, dtype=torch.float32):
     assert mode.dispatched > 0
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", MANIFOLDS)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
@@ -238,6 +239,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize(("make", "names"), COMPILED)
 def test_a_compiled_step_is_the_eager_step_in_one_graph(make, names):
@@ -272,6 +274,7 @@ def test_a_compiled_step_is_the_eager_step_in_one_graph(make, names):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_stacks_and_unconstrained_parameters_are_compiled_into_one_graph(make):
     graphs, counts = [], []

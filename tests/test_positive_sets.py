@@ -201,6 +201,7 @@ def divergence(manifold, x, target):
     return -(target * x.log()).sum()
 
 
+@pytest.mark.sampled(2)
 @over_sets
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("start", ["random", "any tensor"])

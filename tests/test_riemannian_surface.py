@@ -28,6 +28,7 @@ from tests.riemannian_cases import (
 )
 
 
+@pytest.mark.sampled(3)
 @every_class
 def test_a_thousand_steps_in_float32(name):
     params = [weight(point) for point in POINTS]

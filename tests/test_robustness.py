@@ -226,6 +226,7 @@ def _settings():
     )
 
 
+@pytest.mark.sampled(3)
 @every_optimizer
 @pytest.mark.parametrize("steps_before", [0, 1])
 def test_an_interrupt_at_any_operator_of_a_step(make, steps_before):

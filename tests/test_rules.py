@@ -247,6 +247,7 @@ def _assert_is_the_textbook(rule, point, late, options):
     assert optimizer.skipped_steps == 0
 
 
+@pytest.mark.sampled(2)
 @every_point
 @pytest.mark.parametrize("rule", RULES)
 def test_the_optimizer_is_the_textbook(rule, point):

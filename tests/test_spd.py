@@ -311,6 +311,7 @@ def log_likelihood(x: Tensor, data: Tensor) -> Tensor:
     return (torch.logdet(x) + torch.einsum("bij,bji->b", data, torch.linalg.inv(x))).sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("metric", "optimizer"), TRAINED)
 @pytest.mark.parametrize("start", ["random", "any tensor"])
 def test_a_covariance_is_found(metric, optimizer, start):

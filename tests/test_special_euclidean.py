@@ -120,6 +120,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("start", ["random", "zeros", "far"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_closes_a_pose_graph(optimizer, start):
