@@ -9,7 +9,13 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import FlatSubspace, Lorentz, Manifold, SymplecticStiefel
+from riemopt.manifolds import (
+    FlatSubspace,
+    Lorentz,
+    Manifold,
+    SpecialLinear,
+    SymplecticStiefel,
+)
 from riemopt.testing.sampling import length, wide
 from tests.manifold_cases import CASES
 
@@ -62,7 +68,9 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
         )
         return 2 * on_surface(twin, x) * size
     flat = isinstance(manifold, FlatSubspace) and not manifold.allows_elementwise_scaling
-    if flat or isinstance(manifold, Lorentz | SymplecticStiefel):  # entries of any size
+    if flat or isinstance(
+        manifold, Lorentz | SpecialLinear | SymplecticStiefel
+    ):  # entries of any size
         radius = max(1.0, float(x.detach().abs().max())) if x.numel() else 1.0
     else:
         radius = getattr(manifold, "radius", 1.0)
