@@ -31,6 +31,9 @@ class GLPlus(Manifold):
     float32, is not taken. A step takes two LU factorisations, an inverse and ten products of n×n
     matrices, and waits for no device. Weight decay pulls towards 0, which is infinitely far.
 
+    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`: a gradient that is divided
+    entry by entry may point uphill.
+
     For normalizing flows, independent component analysis, affine registration. Do not use it for a
     weight that may as well become singular: that needs no manifold. For volume-preserving maps take
     `SpecialLinear`.
@@ -103,7 +106,8 @@ class GLPlus(Manifold):
         y, taken = linalg.geodesic_step(X, linalg.left_divide_by(X, U))
         y = y.to(x.dtype)
         safe = linalg.is_well_conditioned(y.to(wide))
-        return torch.where(safe[..., None, None], y, x).contiguous(), taken * safe
+        y = torch.where(safe[..., None, None], y, x).contiguous()
+        return y, torch.where(safe, taken, 0)
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:

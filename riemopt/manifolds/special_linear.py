@@ -36,6 +36,8 @@ class SpecialLinear(Manifold):
     from larger ones A/|det A|^(1/n), which has the condition number of A. Of a negative determinant
     the smallest singular value changes its sign. At most 2‖A‖ farther than the nearest point.
 
+    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`, as on `GLPlus`.
+
     For homographies, volume-preserving flows and registration, unimodular lattices. For maps of any
     volume take `GLPlus`, and for those that keep lengths too `SpecialOrthogonal`.
     """
@@ -105,7 +107,8 @@ class SpecialLinear(Manifold):
         y, taken = linalg.geodesic_step(X, linalg.left_divide_by(X, U))
         y = linalg.with_determinant_one(y).to(x.dtype)
         safe = linalg.is_well_conditioned(y.to(wide))
-        return torch.where(safe[..., None, None], y, x).contiguous(), taken * safe
+        y = torch.where(safe[..., None, None], y, x).contiguous()
+        return y, torch.where(safe, taken, 0)
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
