@@ -31,8 +31,8 @@ class GLPlus(Manifold):
     float32, is not taken. A step takes two LU factorisations, an inverse and ten products of n×n
     matrices, and waits for no device. Weight decay pulls towards 0, which is infinitely far.
 
-    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`: a gradient that is divided
-    entry by entry may point uphill.
+    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`: a gradient that is
+    divided entry by entry may point uphill.
 
     For normalizing flows, independent component analysis, affine registration. Do not use it for a
     weight that may as well become singular: that needs no manifold. For volume-preserving maps take
