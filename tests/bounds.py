@@ -9,7 +9,14 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.manifolds import FlatSubspace, Lorentz, Manifold, Scaled, SymplecticStiefel
+from riemopt.manifolds import (
+    FlatSubspace,
+    Lorentz,
+    Manifold,
+    Scaled,
+    SpecialLinear,
+    SymplecticStiefel,
+)
 from riemopt.testing.sampling import length, wide
 from tests.manifold_cases import CASES
 
@@ -64,7 +71,9 @@ def on_surface(manifold: Manifold, x: Tensor) -> float:
     if isinstance(manifold, Scaled):  # the norm that a point is divided by is rounded, too
         return 2 * on_surface(manifold.base, x)
     flat = isinstance(manifold, FlatSubspace) and not manifold.allows_elementwise_scaling
-    if flat or isinstance(manifold, Lorentz | SymplecticStiefel):  # entries of any size
+    if flat or isinstance(
+        manifold, Lorentz | SpecialLinear | SymplecticStiefel
+    ):  # entries of any size
         radius = max(1.0, float(x.detach().abs().max())) if x.numel() else 1.0
     else:
         radius = getattr(manifold, "radius", 1.0)

@@ -104,6 +104,12 @@ def test_checkpoint_and_resume_give_the_same_curve():
     assert "resumed run identical: True" in run.stdout
 
 
+def test_ten_rotations_from_random_starts():
+    script = ROOT / "examples" / "rotation_averaging.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert float(re.search(r"worst of 10 starts: (\S+)°", run.stdout)[1]) < 3
+
+
 def test_two_equations_at_once_on_a_classifier():
     script = ROOT / "examples" / "constrain_anything.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

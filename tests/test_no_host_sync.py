@@ -22,6 +22,7 @@ from riemopt.manifolds import (
     FixedRankFactors,
     FixedSum,
     Flattened,
+    GLPlus,
     Grassmann,
     Interval,
     LevelSet,
@@ -33,6 +34,7 @@ from riemopt.manifolds import (
     Simplex,
     SkewSymmetric,
     SpecialEuclidean,
+    SpecialLinear,
     SpecialOrthogonal,
     Sphere,
     Stereographic,
@@ -120,6 +122,8 @@ MANIFOLDS = {
     "subspace": (Grassmann(), (5, 2)),
     "generalized": (of_mass(), (5, 2)),
     "symplectic": (SymplecticStiefel(), (6, 4)),
+    "gl-plus": (GLPlus(), (4, 4)),
+    "special-linear": (SpecialLinear(), (4, 4)),
     "symmetric": (Symmetric(), (4, 4)),
     "skew": (SkewSymmetric(), (4, 4)),
     "kernel": (Flattened(Stiefel()), (6, 2, 3, 3)),
@@ -149,7 +153,14 @@ MANIFOLDS = {
     "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
     "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
-REAL = ("positive", "interval", "simplex", "symplectic")  # sets of real numbers alone
+REAL = (
+    "positive",
+    "interval",
+    "simplex",
+    "symplectic",
+    "gl-plus",
+    "special-linear",
+)  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
     "momentum": lambda p, **o: riemopt.RiemannianSGD(

@@ -15,6 +15,7 @@ from riemopt.manifolds.flag import Flag
 from riemopt.manifolds.flattened import Flattened
 from riemopt.manifolds.frozen import Frozen
 from riemopt.manifolds.generalized_stiefel import GeneralizedStiefel
+from riemopt.manifolds.gl_plus import GLPlus
 from riemopt.manifolds.grassmann import Grassmann
 from riemopt.manifolds.interval import Interval
 from riemopt.manifolds.level_set import LevelSet
@@ -30,6 +31,7 @@ from riemopt.manifolds.skew_symmetric import SkewSymmetric
 from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.special_euclidean import SpecialEuclidean
+from riemopt.manifolds.special_linear import SpecialLinear
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stereographic import Stereographic
@@ -55,6 +57,7 @@ __all__ = [
     "FlatSubspace",
     "Flattened",
     "Frozen",
+    "GLPlus",
     "GeneralizedStiefel",
     "Grassmann",
     "Interval",
@@ -73,6 +76,7 @@ __all__ = [
     "SkewSymmetric",
     "Sparsity",
     "SpecialEuclidean",
+    "SpecialLinear",
     "SpecialOrthogonal",
     "SpecialUnitary",
     "Sphere",

@@ -86,7 +86,7 @@ class SymplecticStiefel(Manifold):
         y, taken = _move(X, (t * u).to(wide))
         finite = y.isfinite().all(-1).all(-1)
         y = torch.where(finite[..., None, None], y, X)
-        return y.to(x.dtype).contiguous(), taken * finite
+        return y.to(x.dtype).contiguous(), torch.where(finite, taken, 0)
 
     @override
     @upcast

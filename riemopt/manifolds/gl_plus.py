@@ -1,0 +1,186 @@
+"""Matrices with a positive determinant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from riemopt import linalg
+from riemopt.linalg import exact_products, product, upcast
+from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.spd import SPD
+from riemopt.manifolds.special_orthogonal import SpecialOrthogonal
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class GLPlus(Manifold):
+    """{X : det X > 0}, `(*batch, n, n)`, real: the invertible linear maps that keep orientation.
+
+    An open set of dimension n². The metric is tr AᵀB of U = XA and V = XB, the same at X and at YX;
+    Riemannian gradient XXᵀG. So a step moves X by a part of itself, and singular matrices are
+    infinitely far. Geodesics X·exp(Aᵀ)·exp(A - Aᵀ) (Vandereycken, Absil & Vandewalle 2013).
+
+    A step agrees with the geodesic to second order, X(I + A + ½(A² + AᵀA - AAᵀ)), and is cut where
+    ‖AᵀA‖^½ is above ½; so it keeps the sign of the determinant. `lr` is relative: one times a
+    gradient with tr AᵀA = 1 changes X by about that part of itself. Near the boundary arithmetic no
+    longer knows the sign: a step that would end where ‖X‖·‖X⁻¹‖ is above √n/(4·eps), 10⁶ in
+    float32, is not taken. A step takes two LU factorisations, an inverse and ten products of n×n
+    matrices, and waits for no device. Weight decay pulls towards 0, which is infinitely far.
+
+    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`: a gradient that is
+    divided entry by entry may point uphill.
+
+    For normalizing flows, independent component analysis, affine registration. Do not use it for a
+    weight that may as well become singular: that needs no manifold. For volume-preserving maps take
+    `SpecialLinear`.
+    """
+
+    event_ndim = 2
+
+    @property
+    @override
+    def margin(self) -> float:
+        return 0.01
+
+    @override
+    def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        """U itself."""
+        return u
+
+    @override
+    @upcast
+    @exact_products
+    def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
+        """XXᵀG."""
+        return product(x, product(x.mT, g))
+
+    @override
+    @upcast
+    @exact_products
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        """X(XᵀH + ½(MAᵀ + AᵀM + AN - NA)) with M = XᵀG and N = M + Mᵀ, by the acceleration."""
+        bend = linalg.bend_of(linalg.left_divide_by(x, u), product(x.mT, g))
+        return product(x, product(x.mT, h) + bend / 2)
+
+    @override
+    @upcast
+    @exact_products
+    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
+        """tr AᵀB with A = X⁻¹U and B = X⁻¹V."""
+        A = linalg.left_divide_by(x, u)
+        B = A if u is v else linalg.left_divide_by(x, v)
+        return super().inner(x, A, B, keepdim=keepdim)
+
+    @override
+    @upcast
+    @exact_products
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """YX⁻¹V, the left translation, which keeps lengths."""
+        return product(y, linalg.left_divide_by(x, v))
+
+    @override
+    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return self.transport(x, y, m)
+
+    @override
+    def retract(self, x: Tensor, u: Tensor) -> Tensor:
+        """X(I + A + ½(A² + AᵀA - AAᵀ)) with A = X⁻¹U; a long step is cut."""
+        return self.curve_with_fraction(x, u, 1.0)[0]
+
+    @override
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
+    @exact_products
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The curve of `retract`, and the part of the step that was taken; 0 at the boundary."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        X, U = x.to(wide), (t * u).to(wide)
+        y, taken = linalg.geodesic_step(X, linalg.left_divide_by(X, U))
+        y = y.to(x.dtype)
+        safe = linalg.is_well_conditioned(y.to(wide))
+        y = torch.where(safe[..., None, None], y, x).contiguous()
+        return y, torch.where(safe, taken, 0)
+
+    @override
+    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """X rounded; where det X > 0 would be lost, with singular values raised to 2·eps·‖X‖."""
+        if x.dtype == dtype:
+            return x.contiguous()
+        y = x.to(dtype)
+        safe = linalg.is_well_conditioned(y.to(x.dtype))[..., None, None]
+        raised = linalg.raise_singular_values(x, torch.finfo(dtype).eps)
+        return torch.where(safe, y, raised.to(dtype)).contiguous()
+
+    @override
+    def project(self, a: Tensor) -> Tensor:
+        """A, if rounding leaves no doubt that det A > 0; zeros go to the identity.
+
+        Of others the singular values are raised to .01·‖A‖/√n, the smallest one of a negative
+        determinant after its sign is changed. By an SVD, which waits and has no derivative.
+        """
+        self._check_real(a)
+        wide = torch.promote_types(a.dtype, torch.float32)
+        return self.round_point(_nearest(a.to(wide), self.margin), a.dtype)
+
+    @override
+    @upcast
+    def violation(self, x: Tensor) -> Tensor:
+        """0, or infinite where det X is not positive."""
+        sign = torch.linalg.slogdet(x).sign
+        return torch.where(sign > 0, torch.zeros_like(sign), torch.inf)
+
+    @override
+    def check_shape(self, shape: Sequence[int]) -> None:
+        self._check_square(shape)
+
+    @override
+    def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
+        """Dimension n²."""
+        return shape[-1] ** 2
+
+    @override
+    def random_point(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A uniform rotation times a point of `SPD`: of condition numbers up to about 9."""
+        self.check_shape(shape)
+        options = {"generator": generator, "dtype": dtype, "device": device}
+        R = SpecialOrthogonal().random_point(*shape, **options)
+        P = SPD().random_point(*shape, **options)
+        return self.project(_product(R, P))
+
+    @override
+    @upcast
+    @exact_products
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        """X·exp(Aᵀ)·exp(A - Aᵀ) with A = X⁻¹U; synchronises on an accelerator."""
+        A = linalg.left_divide_by(x, u)
+        stretch = product(x, linalg.matrix_exp(A.mT))
+        return product(stretch, linalg.matrix_exp(A - A.mT)).contiguous()
+
+
+@upcast
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return product(a, b)
+
+
+def _nearest(A: Tensor, margin: float) -> Tensor:
+    size = A.detach().abs().amax((-2, -1), keepdim=True)
+    zero = size == 0
+    inside = linalg.is_well_conditioned(A)[..., None, None]
+    U, s, Vh = linalg.proper_svd(A / torch.where(zero, 1, size))  # whose squares are finite
+    least = margin / A.shape[-1] ** 0.5 * torch.linalg.vector_norm(s, dim=-1, keepdim=True)
+    other = product(U * torch.maximum(s, least).unsqueeze(-2), Vh) * size
+    return torch.where(inside, A, torch.where(zero, linalg.identity_like(A), other))
