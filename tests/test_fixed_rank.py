@@ -177,6 +177,20 @@ def test_columns_and_rows_that_are_zero():
         close(U @ R @ V.mT, x, rtol=0, atol=1e-13 * float(x.abs().max()))
 
 
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_a_row_space_that_the_range_finder_does_not_see(smallest, dtype):
+    """VᴴΩ is singular: a direction of X is missing from XΩ, and found by the products after it."""
+    n, m = 40, 30
+    missed = linalg.scattered(m, 3, torch.zeros((), dtype=torch.float64)) @ noise(3, seed=1)
+    V = noise(m, 3, seed=2)
+    V = linalg.qr_positive(V - missed.outer(missed @ V) / missed.square().sum())
+    U = linalg.qr_positive(noise(n, 3, seed=3))
+    x = (U @ torch.diag(torch.tensor([1.0, 0.5, smallest]).double()) @ V.mT).to(dtype)
+    U, R, V = linalg.spaces(x, 3)
+    assert (U @ R @ V.mT - x).norm() <= 10 * n**0.5 * torch.finfo(dtype).eps
+
+
 def test_the_fixed_matrix_of_the_range_finder():
     """The same in all dtypes, like random numbers, and without two equal rows."""
     wide = linalg.scattered(2000, 8, torch.zeros((), dtype=torch.float64))

@@ -42,11 +42,11 @@ def _orthonormal(y: Tensor) -> Tensor:
 def scattered(n: int, k: int, like: Tensor) -> Tensor:
     """An n×k matrix of numbers between -1 and 1, as if at random but always the same.
 
-    By 32-bit integer arithmetic (the finaliser of MurmurHash3), so that all dtypes and devices have
+    By 32-bit integer arithmetic, multiplications and shifts, so that all dtypes and devices have
     the same.
     """
     h = torch.arange(1, n * k + 1, device=like.device)
-    for factor in (0x9E3779B1, 0x45D9F3B, 0x45D9F3B):
+    for factor in (0x9E3779B1, 0x45D9F3B):
         h = h.mul_(factor).bitwise_and_(_WORD)
         h = h.bitwise_xor_(h >> 16)
     return h.to(like.real.dtype).mul_(2.0**-31).sub_(1).to(like.dtype).view(n, k)

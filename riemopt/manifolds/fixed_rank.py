@@ -1,6 +1,7 @@
 """Matrices of one rank, stored whole."""
 
 import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -13,8 +14,30 @@ from riemopt import linalg
 from riemopt.linalg import exact_products, product, upcast
 from riemopt.manifolds.base import Manifold
 
-Spaces = tuple[Tensor, Tensor, Tensor]
-"""U, R and V of X = U·R·Vᴴ."""
+Parts = tuple[Tensor, Tensor]
+"""A and B of a tangent U·A + B·Vᴴ."""
+
+
+class _Here:
+    """What calls at one point share: X = U·R·Vᴴ, and the parts of the last tangent made there.
+
+    A step that goes along that tangent need not take it apart again, which is a tenth of its time.
+    """
+
+    def __init__(self, x: Tensor, rank: int) -> None:
+        self.x, self.spaces = x, linalg.spaces(x, rank)
+        self._last: tuple[weakref.ref[Tensor], int, Parts] | None = None
+
+    def keep(self, u: Tensor, parts: Parts) -> None:
+        if linalg.can_be_read(u) and not u.is_inference():
+            self._last = weakref.ref(u), u._version, parts
+
+    def parts_of(self, u: Tensor) -> Parts | None:
+        """Those of `u`, if it is the tensor that was kept, and has not been written to since."""
+        if self._last is None:
+            return None
+        tangent, version, parts = self._last
+        return parts if tangent() is u and u._version == version else None
 
 
 @final
@@ -50,7 +73,7 @@ class FixedRank(Manifold):
 
     rank: int
 
-    _here: ClassVar[tuple[Tensor, Spaces] | None] = None
+    _here: ClassVar[_Here | None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 1:
@@ -60,12 +83,13 @@ class FixedRank(Manifold):
     def linearised_at(self, x: Tensor) -> "FixedRank":
         """A copy that keeps the spaces of X."""
         here = copy.copy(self)
-        object.__setattr__(here, "_here", (x, linalg.spaces(x, self.rank)))
+        object.__setattr__(here, "_here", _Here(x, self.rank))
         return here
 
-    def _spaces(self, x: Tensor) -> Spaces:
-        if self._here is not None and self._here[0] is x:
-            return self._here[1]
+    def _spaces(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, R and V of X = U·R·Vᴴ."""
+        if self._here is not None and self._here.x is x:
+            return self._here.spaces
         return linalg.spaces(x, self.rank)
 
     @override
@@ -73,7 +97,11 @@ class FixedRank(Manifold):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """UUᴴZ + ZVVᴴ - UUᴴZVVᴴ (Vandereycken 2013, §2.1)."""
         U, _, V = self._spaces(x)
-        return linalg.of_thin_parts(U, V, *linalg.thin_parts(U, V, u))
+        parts = linalg.thin_parts(U, V, u)
+        tangent = linalg.of_thin_parts(U, V, *parts)
+        if self._here is not None and self._here.x is x:
+            self._here.keep(tangent, parts)
+        return tangent
 
     @override
     def carry_mean(
@@ -108,7 +136,7 @@ class FixedRank(Manifold):
 
     @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """QQᴴ(X + ξ)."""
+        """QQᴴ(X + ξ), with ξ the tangent part of U."""
         return self.curve(x, u, 1.0)
 
     @override
@@ -116,8 +144,11 @@ class FixedRank(Manifold):
     @exact_products
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         U, R, V = self._spaces(x)
-        Q = torch.linalg.qr(product(U, R) + t * product(u, V))[0]
-        rows = product(product(product(Q.mH, U), R), V.mH) + t * product(Q.mH, u)
+        kept = None if self._here is None or self._here.x is not x else self._here.parts_of(u)
+        A, B = kept or linalg.thin_parts(U, V, u)
+        Q = torch.linalg.qr(product(U, R + t * product(A, V)) + t * B)[0]  # of (X + tξ)V
+        QU = product(Q.mH, U)
+        rows = product(product(QU, R) + t * product(Q.mH, B), V.mH) + t * product(QU, A)
         return product(Q, rows).contiguous()
 
     @override
