@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD, constrain, linalg
 from riemopt.manifolds import FixedRank, FixedRankFactors, Flattened, LevelSet, Manifold
@@ -79,7 +79,7 @@ def test_project_is_the_truncated_svd(shape, dtype):
 @exact
 @pytest.mark.parametrize("shape", [(8, 6), (6, 8)], ids=str)
 def test_a_step_is_the_projector_splitting(shape, dtype):
-    """Its three parts one after the other, as Lubich & Oseledets (2014, §3.2) have them."""
+    """Its three parts one after the other, as Lubich & Oseledets (2014) have them."""
     x = point(*shape, dtype=dtype)
     u = RANK.proj_tangent(x, noise(*shape, seed=1, dtype=dtype))
     X, step = x.numpy(), u.numpy()
@@ -235,6 +235,12 @@ def test_project_at_equal_singular_values(values, dtype):
     assert gradcheck(RANK.project, (a,), check_forward_ad=True, atol=1e-6)
 
 
+@exact
+def test_project_twice_at_distinct_singular_values(dtype):
+    a = with_singular_values([4.0, 3.0, 2.0, 1.0], 5, 4).to(dtype).requires_grad_()
+    assert gradgradcheck(RANK.project, (a,), atol=1e-5)
+
+
 @pytest.mark.parametrize("values", [[1.0, 1.0, 1.0, 1.0], [1.0], [0.0]])
 def test_where_the_nearest_point_is_not_unique_gradients_are_finite(values):
     a = with_singular_values(values, 6, 5).requires_grad_()
@@ -314,12 +320,20 @@ def test_convolution_kernels():
 
 
 def test_what_is_kept_for_a_point_is_used_for_no_other():
+    """Nor are the parts of a tangent, for another or for one that has been written to."""
     x, y = point(8, 6), point(8, 6, seed=1)
-    a = noise(8, 6, seed=2)
+    a, b = noise(8, 6, seed=2), noise(8, 6, seed=3)
     here = RANK.linearised_at(x)
     assert here == RANK
-    assert torch.equal(here.proj_tangent(x, a), RANK.proj_tangent(x, a))
+    u, v = here.proj_tangent(x, a), here.proj_tangent(x, b)
+    assert torch.equal(u, RANK.proj_tangent(x, a))
     assert torch.equal(here.proj_tangent(y, a), RANK.proj_tangent(y, a))
+    for tangent in (u, v, v.mul_(2), v):
+        close(here.retract(x, tangent), RANK.retract(x, tangent.clone()))
+    close(here.retract(y, v), RANK.retract(y, v.clone()))
+    with torch.inference_mode():
+        u = here.proj_tangent(x, a)
+        close(here.retract(x, u), RANK.retract(x, u.clone()))
 
 
 # --- two factors ---

@@ -48,25 +48,26 @@ class FixedRank(Manifold):
         constrain(layer, "weight", FixedRank(10))
 
     Args:
-        rank: r, at least 1; at most min(n, m) of the tensors it is used for.
+        rank: r, from 1 to min(n, m) of the tensors it is used for.
 
-    Matrix completion (Vandereycken 2013), low-rank layers and adapters (Bogachev et al. 2025),
-    reduced-order models. The weight is an ordinary n×m tensor, which any layer can use; where its
-    size is the trouble, train the factors, `FixedRankFactors`. The metric is the ambient one: `lr`
-    times a gradient with entries of size 1 moves entries by about `lr`. With X = U·R·Vᴴ, tangent
-    vectors are U·A + B·Vᴴ. A step is the projector splitting of Lubich & Oseledets (2014), Y =
-    QQᴴ(X + ξ) with Q a basis of the columns of (X + ξ)V: of second order (Absil & Oseledets 2015),
-    and it stands any length of ξ.
+    For matrix completion (Vandereycken 2013), low-rank layers and adapters (Bogachev et al. 2025),
+    reduced-order models. Stored is the n×m matrix itself, which any layer can use; where its size
+    is the trouble, train two factors, `FixedRankFactors`. The metric is the ambient one: `lr` times
+    a gradient with entries of size 1 moves entries by about `lr`.
 
-    Costs nine products of an n×m matrix with one of r columns and four thin QR decompositions, and
-    waits for no device. U and V are found anew in each step, by three of those products. Nothing is
-    divided by a singular value: a rank that is smaller, as of a weight that is set to zero, is a
-    limit that steps lead away from. `ehess2rhess` does divide. There is no closed form of `exp`,
-    `log` and `dist`.
+    With X = U·R·Vᴴ, tangent vectors are ξ = U·A + B·Vᴴ. A step is the projector splitting of Lubich
+    & Oseledets (2014), Y = QQᴴ(X + ξ) with Q a basis of the columns of (X + ξ)V: of second order
+    (Absil & Oseledets 2015), and it stands any length of ξ. The nearest point to X + ξ, by an SVD,
+    agrees with it to that order and would wait for a device.
 
-    Do not use it where the rank that is needed is not known: too small a rank has bad local minima,
-    and with too large a one small singular values make a sharply curved set, on which steps have to
-    be short.
+    A step of SGD takes seven products of an n×m matrix with one of r columns, three of which find U
+    and V anew, a step of Adam ten; and four thin QR decompositions. It waits for no device. Nothing
+    is divided by a singular value (but in `ehess2rhess`): a lower rank, as of a weight that is set
+    to zero, is a limit that steps lead away from. There is no closed form of `exp`, `log`, `dist`.
+
+    Do not use it where the rank that is needed is not known. With too small a rank there are bad
+    local minima; with too large a one singular values go to zero, where the set is sharply curved
+    and steps have to be short.
     """
 
     event_ndim = 2
@@ -95,7 +96,7 @@ class FixedRank(Manifold):
     @override
     @upcast
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
-        """UUᴴZ + ZVVᴴ - UUᴴZVVᴴ (Vandereycken 2013, §2.1)."""
+        """UUᴴZ + ZVVᴴ - UUᴴZVVᴴ (Vandereycken 2013)."""
         U, _, V = self._spaces(x)
         parts = linalg.thin_parts(U, V, u)
         tangent = linalg.of_thin_parts(U, V, *parts)
@@ -121,18 +122,18 @@ class FixedRank(Manifold):
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
         """P(H) + N·ξᴴ·X⁺ᴴ + X⁺ᴴ·ξᴴ·N with N = (I - UUᴴ)G(I - VVᴴ).
 
-        By the Weingarten map (Absil, Mahony & Trumpf 2013, §4.5).
+        The curvature terms are those of Absil, Mahony & Trumpf (2013), divided by singular values.
         """
         U, R, V = self._spaces(x)
         A, B = linalg.thin_parts(U, V, h)
         F, E = linalg.thin_parts(U, V, u)
-        F = F.mH - product(V, product(F, V).mH)
-        GF, EG = product(g, F), product(E.mH, g)
-        GF = GF - product(U, product(U.mH, GF))
-        EG = EG - product(product(EG, V), V.mH)
-        L = R.mH
-        B = B + torch.linalg.solve_triangular(L, GF, upper=False, left=False)
-        return linalg.of_thin_parts(U, V, A + torch.linalg.solve_triangular(L, EG, upper=False), B)
+        F = F - product(product(F, V), V.mH)
+        NF, EN = product(g, F.mH), product(E.mH, g)  # N·ξᴴ·U and Vᴴ·ξᴴ·N, once made normal
+        NF = NF - product(U, product(U.mH, NF))
+        EN = EN - product(product(EN, V), V.mH)
+        A = A + torch.linalg.solve_triangular(R.mH, EN, upper=False)
+        B = B + torch.linalg.solve_triangular(R.mH, NF, upper=False, left=False)
+        return linalg.of_thin_parts(U, V, A, B)
 
     @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
