@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD, constrain, linalg
 from riemopt.manifolds import FixedRank, FixedRankFactors, Flattened, LevelSet, Manifold
@@ -79,7 +79,7 @@ def test_project_is_the_truncated_svd(shape, dtype):
 @exact
 @pytest.mark.parametrize("shape", [(8, 6), (6, 8)], ids=str)
 def test_a_step_is_the_projector_splitting(shape, dtype):
-    """Its three parts one after the other, as Lubich & Oseledets (2014, §3.2) have them."""
+    """Its three parts one after the other, as Lubich & Oseledets (2014) have them."""
     x = point(*shape, dtype=dtype)
     u = RANK.proj_tangent(x, noise(*shape, seed=1, dtype=dtype))
     X, step = x.numpy(), u.numpy()
@@ -177,6 +177,20 @@ def test_columns_and_rows_that_are_zero():
         close(U @ R @ V.mT, x, rtol=0, atol=1e-13 * float(x.abs().max()))
 
 
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_a_row_space_that_the_range_finder_does_not_see(smallest, dtype):
+    """VᴴΩ is singular: a direction of X is missing from XΩ, and found by the products after it."""
+    n, m = 40, 30
+    missed = linalg.scattered(m, 3, torch.zeros((), dtype=torch.float64)) @ noise(3, seed=1)
+    V = noise(m, 3, seed=2)
+    V = linalg.qr_positive(V - missed.outer(missed @ V) / missed.square().sum())
+    U = linalg.qr_positive(noise(n, 3, seed=3))
+    x = (U @ torch.diag(torch.tensor([1.0, 0.5, smallest]).double()) @ V.mT).to(dtype)
+    U, R, V = linalg.spaces(x, 3)
+    assert (U @ R @ V.mT - x).norm() <= 10 * n**0.5 * torch.finfo(dtype).eps
+
+
 def test_the_fixed_matrix_of_the_range_finder():
     """The same in all dtypes, like random numbers, and without two equal rows."""
     wide = linalg.scattered(2000, 8, torch.zeros((), dtype=torch.float64))
@@ -219,6 +233,12 @@ def test_project_at_equal_singular_values(values, dtype):
     """Of those that are kept, and of those that are dropped."""
     a = with_singular_values(values, 6, 5).to(dtype).requires_grad_()
     assert gradcheck(RANK.project, (a,), check_forward_ad=True, atol=1e-6)
+
+
+@exact
+def test_project_twice_at_distinct_singular_values(dtype):
+    a = with_singular_values([4.0, 3.0, 2.0, 1.0], 5, 4).to(dtype).requires_grad_()
+    assert gradgradcheck(RANK.project, (a,), atol=1e-5)
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0, 1.0, 1.0], [1.0], [0.0]])
@@ -300,12 +320,20 @@ def test_convolution_kernels():
 
 
 def test_what_is_kept_for_a_point_is_used_for_no_other():
+    """Nor are the parts of a tangent, for another or for one that has been written to."""
     x, y = point(8, 6), point(8, 6, seed=1)
-    a = noise(8, 6, seed=2)
+    a, b = noise(8, 6, seed=2), noise(8, 6, seed=3)
     here = RANK.linearised_at(x)
     assert here == RANK
-    assert torch.equal(here.proj_tangent(x, a), RANK.proj_tangent(x, a))
+    u, v = here.proj_tangent(x, a), here.proj_tangent(x, b)
+    assert torch.equal(u, RANK.proj_tangent(x, a))
     assert torch.equal(here.proj_tangent(y, a), RANK.proj_tangent(y, a))
+    for tangent in (u, v, v.mul_(2), v):
+        close(here.retract(x, tangent), RANK.retract(x, tangent.clone()))
+    close(here.retract(y, v), RANK.retract(y, v.clone()))
+    with torch.inference_mode():
+        u = here.proj_tangent(x, a)
+        close(here.retract(x, u), RANK.retract(x, u.clone()))
 
 
 # --- two factors ---

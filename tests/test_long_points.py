@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from riemopt import RiemannianSGD, linalg
-from riemopt.manifolds import AffineSubspace, FixedSum, Flattened, Product, Sphere, Stiefel
+from riemopt.manifolds import (
+    AffineSubspace,
+    FixedRank,
+    FixedSum,
+    Flattened,
+    Product,
+    Sphere,
+    Stiefel,
+)
 from tests.bounds import wide
 from tests.manifold_cases import generator, name
 
@@ -22,6 +30,8 @@ CASES = [
     (Stiefel(), (3, N), 5e-7),
     (Stiefel("qr"), (N, 2), 5e-7),
     (Stiefel("cayley"), (N, 2), 5e-7),
+    (FixedRank(2), (N, 3), 5e-7),
+    (FixedRank(1), (3, N), 5e-7),
     (Flattened(Stiefel()), (3, 2, 100, 167), 5e-7),
     (FixedSum(), (2, N), 6e-5 / N),
     (FixedSum(dim=0, total=3.0), (N, 2), 6e-5 / N),

@@ -23,11 +23,11 @@ def spaces(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
     U is `(*, n, rank)` and V `(*, m, rank)`, with orthonormal columns; R is upper triangular. An X
     of that rank is U·R·Vᴴ to rounding. Of others it is near the best approximation: a distance of
-    ε to the nearest matrix of that rank is exceeded by O(ε³).
+    ε to the nearest matrix of that rank is exceeded by O(ε³). Of a lower rank bases are completed.
 
-    A range finder (Halko, Martinsson & Tropp 2011, §4.5): of XΩ for a fixed Ω, then of Xᴴ and of X
-    again, so that no rounding error is magnified by the condition of Ω. Three products with X.
-    Bases of a smaller rank are completed.
+    By subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4): a basis of XΩ for a fixed
+    Ω, then of the rows and again of the columns, so that the condition of Ω magnifies no rounding
+    error. Three products with X.
     """
     Q = _orthonormal(product(x, scattered(x.shape[-1], rank, x).expand(*x.shape[:-2], -1, -1)))
     V = _orthonormal(product(Q.mH, x).mH)
@@ -42,11 +42,11 @@ def _orthonormal(y: Tensor) -> Tensor:
 def scattered(n: int, k: int, like: Tensor) -> Tensor:
     """An n×k matrix of numbers between -1 and 1, as if at random but always the same.
 
-    By 32-bit integer arithmetic (the finaliser of MurmurHash3), so that all dtypes and devices have
+    By 32-bit integer arithmetic, multiplications and shifts, so that all dtypes and devices have
     the same.
     """
     h = torch.arange(1, n * k + 1, device=like.device)
-    for factor in (0x9E3779B1, 0x45D9F3B, 0x45D9F3B):
+    for factor in (0x9E3779B1, 0x45D9F3B):
         h = h.mul_(factor).bitwise_and_(_WORD)
         h = h.bitwise_xor_(h >> 16)
     return h.to(like.real.dtype).mul_(2.0**-31).sub_(1).to(like.dtype).view(n, k)
@@ -74,8 +74,8 @@ def nearest_of_rank(a: Tensor, rank: int, floor: float) -> Tensor:
 
     Singular values below `floor` times the largest are raised to that. The derivative is right
     where singular values are equal too, as long as the next one is smaller than those that are
-    kept; else it is finite, and zero along the directions in question. A second derivative is NaN
-    where singular values are equal.
+    kept; else it is finite, and zero along the directions in question. A second derivative is right
+    where no two singular values are equal.
     """
 
     def compute(a: Tensor) -> Tensor:
