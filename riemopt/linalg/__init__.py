@@ -70,6 +70,7 @@ from riemopt.linalg.polar import (
 )
 from riemopt.linalg.polynomials import step_cap
 from riemopt.linalg.positive import log_ratio, positive_step
+from riemopt.linalg.procrustes import aligned_difference, skew_lyapunov, without_rotation
 from riemopt.linalg.products import (
     HALF,
     add_identity,
@@ -130,6 +131,7 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "aligned_difference",
     "along_factor",
     "angle_over_sine",
     "angles_of",
@@ -214,6 +216,7 @@ __all__ = [
     "sinc_of_root",
     "sine_and_cosine",
     "skew",
+    "skew_lyapunov",
     "skew_of",
     "small_correction",
     "squared_norm",
@@ -231,4 +234,5 @@ __all__ = [
     "upcast",
     "whiten",
     "without_phase",
+    "without_rotation",
 ]

@@ -7,6 +7,7 @@ from riemopt.manifolds.as_product import ExceptRows, RowBlocks
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
+from riemopt.manifolds.elliptope import Elliptope
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_sum import FixedSum
 from riemopt.manifolds.flag import Flag
@@ -20,6 +21,7 @@ from riemopt.manifolds.lorentz import Lorentz
 from riemopt.manifolds.poincare_ball import PoincareBall
 from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
+from riemopt.manifolds.psd_fixed_rank import PSDFixedRank
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.scaled import Scaled
 from riemopt.manifolds.simplex import Simplex
@@ -28,6 +30,7 @@ from riemopt.manifolds.sparsity import Sparsity
 from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.special_euclidean import SpecialEuclidean
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
+from riemopt.manifolds.spectrahedron import Spectrahedron
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
@@ -42,6 +45,7 @@ __all__ = [
     "Circulant",
     "Constant",
     "Cubic",
+    "Elliptope",
     "Euclidean",
     "ExceptRows",
     "FixedSum",
@@ -55,6 +59,7 @@ __all__ = [
     "LinearSubspace",
     "Lorentz",
     "Manifold",
+    "PSDFixedRank",
     "PoincareBall",
     "Polar",
     "Positive",
@@ -68,6 +73,7 @@ __all__ = [
     "SpecialEuclidean",
     "SpecialOrthogonal",
     "SpecialUnitary",
+    "Spectrahedron",
     "Sphere",
     "Stereographic",
     "Stiefel",
