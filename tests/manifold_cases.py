@@ -19,6 +19,7 @@ from riemopt.manifolds import (
     SPD,
     AffineSubspace,
     Circulant,
+    Elliptope,
     Euclidean,
     ExceptRows,
     FixedRank,
@@ -36,6 +37,7 @@ from riemopt.manifolds import (
     PoincareBall,
     Positive,
     Product,
+    PSDFixedRank,
     RowBlocks,
     Scaled,
     Simplex,
@@ -44,6 +46,7 @@ from riemopt.manifolds import (
     SpecialEuclidean,
     SpecialLinear,
     SpecialOrthogonal,
+    Spectrahedron,
     Sphere,
     Stereographic,
     Stiefel,
@@ -126,6 +129,13 @@ ROTATIONS: Shapes = {
     "large": (40, 40),
 }
 DEFINITE: Shapes = {**SQUARES, "large": (20, 20)}
+FACTORS: Shapes = {
+    "empty": (0, 3, 2),
+    "tall": (5, 2),
+    "batch": (2, 3, 4, 2),
+    "large": (60, 2),
+}
+FEW_FACTORS: Shapes = {"tall": (5, 2), "batch": (2, 3, 4, 2)}
 NUMBERS: Shapes = {"empty": (0, 3), "one": (1,), "batch": (2, 3, 4), "large": (3, 100)}
 MIXTURES: Shapes = {**NUMBERS, "vector": (5,), "large": (3, 60)}
 COLUMN_MIXTURES: Shapes = {"vector": (5,), "batch": (4, 2, 3)}
@@ -281,6 +291,9 @@ CASES = [
     Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),
     Case(SPD("log_cholesky"), FEW_SQUARES, "own", ALL_FORMS),
     Case(SPD("log_euclidean"), FEW_SQUARES, "", ALL_FORMS),
+    Case(PSDFixedRank(2), FACTORS, "ambient", ALL_FORMS, reach=0.1),
+    Case(Elliptope(2), FEW_FACTORS, "ambient", ("exp",)),
+    Case(Spectrahedron(2), FEW_FACTORS, "ambient", ALL_FORMS, reach=0.1),
     Case(Positive(), NUMBERS, "own", ALL_FORMS, is_real=True),
     Case(Interval(), NUMBERS, "own", ALL_FORMS, reach=0.1, is_real=True),
     Case(Interval(-2.0, 5.0), {"batch": (2, 3)}, "own", ALL_FORMS, reach=0.1, is_real=True),

@@ -9,6 +9,7 @@ import pytest
 import riemopt.manifolds
 from riemopt.manifolds import (
     Circulant,
+    Elliptope,
     Euclidean,
     ExceptRows,
     Flag,
@@ -16,11 +17,13 @@ from riemopt.manifolds import (
     Grassmann,
     LinearSubspace,
     Product,
+    PSDFixedRank,
     Scaled,
     SkewSymmetric,
     Sparsity,
     SpecialEuclidean,
     SpecialOrthogonal,
+    Spectrahedron,
     Sphere,
     Stiefel,
     Symmetric,
@@ -88,6 +91,9 @@ REJECTED = [
     (Flag(1, 2), (5, 2), "n ≥ 3"),
     (Flag(3), (3, 3), "more than one block"),
     (Grassmann(), (3,), "matrices"),
+    (PSDFixedRank(3), (4, 4), "not that matrix"),
+    (Elliptope(3), (2, 3), "n ≥ 3"),
+    (Spectrahedron(2), (2,), "factors"),
     (Grassmann(), (2, 3, 3), "not square"),
     (Flattened(Stiefel()), (3, 2, 2), "at least event_ndim=4 dimensions"),
     (Flattened(Stiefel()), (3, 0, 2, 2), "n ≥ 1 and p ≥ 1"),
@@ -118,6 +124,8 @@ WRONG_OPTIONS = [
     (lambda: Sphere(dim=()), "dim"),
     (lambda: Sphere(dim=(1, 1)), "dim"),
     (lambda: Flag(), "sizes"),
+    (lambda: PSDFixedRank(0), "rank"),
+    (lambda: Elliptope(2.0), "rank"),
     (lambda: Flag(1, 0), "sizes"),
     (lambda: Stiefel("svd"), "retraction"),
     (lambda: Stiefel(metric="flat"), "metric"),
@@ -146,7 +154,8 @@ def test_what_an_optimizer_asks():
         if isinstance(case.manifold, Product | ExceptRows):
             continue
         base = getattr(case.manifold, "base", case.manifold)
-        constant = isinstance(base, Bases | SpecialOrthogonal | Sphere | Stiefel)
+        of_constant_norm = Bases | Elliptope | SpecialOrthogonal | Spectrahedron | Sphere | Stiefel
+        constant = isinstance(base, of_constant_norm)
         constant = constant and not isinstance(case.manifold, Scaled)
         assert case.manifold.has_constant_norm == constant
 

@@ -74,7 +74,7 @@ def test_scaled_point(case):
     """One point of a batch is (1+δ)x: δ·radius on a sphere, |XᵀX - I| = 2δ + δ² on Stiefel."""
     x = point(case, case.shapes.get("batch", (4,)), torch.float64)
     violation = case.manifold.violation(x * (1 + DEFECT))
-    radius = getattr(case.manifold, "radius", None)
+    radius = getattr(stored(case.manifold), "radius", None)
     expected = DEFECT * radius if radius else 2 * DEFECT + DEFECT**2
     torch.testing.assert_close(violation, torch.full_like(violation, expected))
 

@@ -88,6 +88,7 @@ from riemopt.linalg.polar import (
 )
 from riemopt.linalg.polynomials import step_cap
 from riemopt.linalg.positive import log_ratio, positive_step
+from riemopt.linalg.procrustes import aligned_difference, skew_lyapunov, without_rotation
 from riemopt.linalg.products import (
     HALF,
     add_identity,
@@ -161,6 +162,7 @@ __all__ = [
     "add_identity",
     "add_product",
     "add_scaled",
+    "aligned_difference",
     "angle_over_sine",
     "angles_of",
     "atan2_over_root",
@@ -257,6 +259,7 @@ __all__ = [
     "sinc_of_root",
     "sine_and_cosine",
     "skew",
+    "skew_lyapunov",
     "skew_of",
     "small_correction",
     "spaces",
@@ -281,5 +284,6 @@ __all__ = [
     "whiten",
     "with_determinant_one",
     "without_phase",
+    "without_rotation",
     "without_trace",
 ]

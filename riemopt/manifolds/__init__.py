@@ -7,6 +7,7 @@ from riemopt.manifolds.as_product import ExceptRows, RowBlocks
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.cut import Cut
+from riemopt.manifolds.elliptope import Elliptope
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_rank import FixedRank
 from riemopt.manifolds.fixed_rank_factors import FixedRankFactors
@@ -24,6 +25,7 @@ from riemopt.manifolds.lorentz import Lorentz
 from riemopt.manifolds.poincare_ball import PoincareBall
 from riemopt.manifolds.positive import Positive
 from riemopt.manifolds.product import Product
+from riemopt.manifolds.psd_fixed_rank import PSDFixedRank
 from riemopt.manifolds.retractions import QR, Cayley, Cubic, Polar, Retraction
 from riemopt.manifolds.scaled import Scaled
 from riemopt.manifolds.simplex import Simplex
@@ -33,6 +35,7 @@ from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.special_euclidean import SpecialEuclidean
 from riemopt.manifolds.special_linear import SpecialLinear
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal, SpecialUnitary
+from riemopt.manifolds.spectrahedron import Spectrahedron
 from riemopt.manifolds.sphere import Sphere
 from riemopt.manifolds.stereographic import Stereographic
 from riemopt.manifolds.stiefel import Stiefel
@@ -48,6 +51,7 @@ __all__ = [
     "Circulant",
     "Constant",
     "Cubic",
+    "Elliptope",
     "Euclidean",
     "ExceptRows",
     "FixedRank",
@@ -65,6 +69,7 @@ __all__ = [
     "LinearSubspace",
     "Lorentz",
     "Manifold",
+    "PSDFixedRank",
     "PoincareBall",
     "Polar",
     "Positive",
@@ -79,6 +84,7 @@ __all__ = [
     "SpecialLinear",
     "SpecialOrthogonal",
     "SpecialUnitary",
+    "Spectrahedron",
     "Sphere",
     "Stereographic",
     "Stiefel",

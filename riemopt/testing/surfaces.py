@@ -166,14 +166,13 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
     """
     seen: list[Tensor] = []
     residuals = []
-    surface = stored(manifold)
     codimension = _codimension(manifold, x)
     if codimension == 0:
         raise NotApplicableError("an open set has no normal directions")
     if manifold.keeps_entries:
         raise NotApplicableError("keeps_entries: what no step changes may have any value")
     for _ in range(min(codimension, DIRECTIONS)):
-        n = _normal(surface, x, ambient(x, gen), seen)
+        n = _normal(manifold, x, ambient(x, gen), seen)
         small, large = (manifold.violation(x + t * n) for t in (1e-6, 1e-4))
         need(bool((small > 0).all()), "violation is 0 off the surface")
         ratio = (large / small).double()
@@ -184,18 +183,20 @@ def violation_sees_normal_displacements(manifold: Manifold, x: Tensor, gen: Gene
         if not total.requires_grad:
             break
         (gradient,) = torch.autograd.grad(total, y)
-        seen.append(real_rows(manifold, _normal(surface, x, gradient, seen)))
+        seen.append(real_rows(manifold, _normal(manifold, x, gradient, seen)))
     return joined(*residuals)
 
 
 def _codimension(manifold: Manifold, x: Tensor) -> int:
-    dim = stored(manifold).dim(x.shape, is_complex=x.is_complex())
-    return real_rows(manifold, x).shape[-1] - dim
+    surface = stored(manifold)  # whose points may be parts of one, as rows of a matrix
+    entries = real_rows(surface, x).shape[-1]
+    parts = real_rows(manifold, x).shape[-1] // entries
+    return parts * (entries - surface.dim(x.shape, is_complex=x.is_complex()))
 
 
 def _normal(manifold: Manifold, x: Tensor, a: Tensor, seen: list[Tensor]) -> Tensor:
     """The part of `a` that is normal to the surface and to what has been seen, of length 1."""
-    n = a - manifold.proj_tangent(x, a)
+    n = a - stored(manifold).proj_tangent(x, a)
     for direction in seen:
         along = (real_rows(manifold, n) * direction).sum(-1, keepdim=True)
         n = n - points(manifold, along * direction, x)
