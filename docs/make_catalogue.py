@@ -71,6 +71,9 @@ FAMILIES = [
         "Matrices of a given rank, whole or as their factors.",
         "",
         {
+            "PSDFixedRank": ("PSDFixedRank(2)", (5, 2)),
+            "Elliptope": ("Elliptope(2)", (5, 2)),
+            "Spectrahedron": ("Spectrahedron(2)", (5, 2)),
             "FixedRank": ("FixedRank(2)", (5, 4)),
             "FixedRankFactors": ("FixedRankFactors(rows=5)", (9, 2)),
         },
@@ -98,6 +101,15 @@ FAMILIES = [
             "Toeplitz": ("Toeplitz()", (4, 3)),
             "Circulant": ("Circulant()", (4, 4)),
             "AffineSubspace": ("AffineSubspace(torch.ones(1, 5), 1.0)", (5,)),
+        },
+    ),
+    Family(
+        "Linear groups",
+        "Invertible matrices in a metric that is the same at X and at YX.",
+        "",
+        {
+            "GLPlus": ("GLPlus()", (3, 3)),
+            "SpecialLinear": ("SpecialLinear()", (3, 3)),
         },
     ),
     Family(

@@ -191,7 +191,7 @@ LOW_RANK: Shapes = {
     "large": (60, 40),
 }
 FEW_LOW_RANK: Shapes = {"line": (3, 1), "tall": (4, 3), "batch": (2, 3, 4)}
-FACTORS: Shapes = {"empty": (0, 7, 2), "tall": (9, 2), "batch": (2, 3, 7, 1)}
+TWO_FACTORS: Shapes = {"empty": (0, 7, 2), "tall": (9, 2), "batch": (2, 3, 7, 1)}
 BLOCKS: Shapes = {"tall": (6, 4), "batch": (2, 6, 4)}
 
 
@@ -285,7 +285,7 @@ CASES = [
     Case(SpecialEuclidean(), MOTIONS, "ambient", ALL_FORMS),
     Case(FixedRank(2), LOW_RANK, "ambient"),
     Case(FixedRank(1), FEW_LOW_RANK, "ambient"),
-    Case(FixedRankFactors(4), FACTORS),
+    Case(FixedRankFactors(4), TWO_FACTORS),
     Case(Grassmann(), SUBSPACES, "ambient", ALL_FORMS, uniform=True),
     Case(SPD(), DEFINITE, "", ALL_FORMS, reach=0.1),
     Case(SPD("affine"), FEW_SQUARES, "own", ALL_FORMS),

@@ -25,19 +25,25 @@ class Elliptope(Factors):
 
     Stored is the factor Y, `(*batch, n, k)`, whose rows have length 1; YQ with orthogonal (unitary)
     Q stands for the same X, and a loss must be the same for all. Tangent vectors are horizontal:
-    tangent to each row's sphere, and YᴴU is Hermitian. Dimension n(k-1) - k(k-1)/2, or
-    2nk - n - k² if complex.
+    tangent to each row's sphere, and YᴴU is Hermitian.
 
-    Max-cut and synchronisation of phases by the method of Burer & Monteiro (with k(k+1)/2 > n, for
-    almost all costs, without spurious minima: Boumal, Voroninski & Bandeira 2016); correlations of
-    few factors (Grubišić & Pietersz 2007). The geometry is that of Journée, Bach, Absil & Sepulchre
-    (2010). The step normalises the rows of Y + U, of second order; geodesics turn each row along
-    its great circle. An `lr` times a Riemannian gradient with rows of length 1 turns rows by about
-    `lr` radians. Cost as of `PSDFixedRank`. `log` and `dist` have no closed form.
+    Dimension: n(k-1) - k(k-1)/2; 2nk - n - k² if complex.
 
-    Nothing breaks where a step ends at a lower rank or an optimum has one, as that of max-cut often
-    has; a start there is moved (`project`). Do not use it where the rows themselves matter
-    (`Sphere`), nor for full rank with a metric that keeps it (`Correlation`).
+    Metric: the ambient one on horizontal vectors (Journée, Bach, Absil & Sepulchre 2010). An `lr`
+    times a Riemannian gradient with rows of length 1 turns rows by about `lr` radians.
+
+    Step: normalises the rows of Y + U, of second order; geodesics turn each row along its great
+    circle. Nothing breaks where a step ends at a lower rank or an optimum has one, as that of
+    max-cut often has; a start there is moved (`project`).
+
+    Cost: that of `PSDFixedRank`.
+
+    For: max-cut and synchronisation of phases by the method of Burer & Monteiro (with
+    k(k+1)/2 > n, for almost all costs, without spurious minima: Boumal, Voroninski & Bandeira
+    2016); correlations of few factors (Grubišić & Pietersz 2007).
+
+    Not for: rows that matter themselves (`Sphere`); full rank with a metric that keeps it
+    (`Correlation`).
     """
 
     rank: int

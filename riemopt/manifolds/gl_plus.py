@@ -20,23 +20,29 @@ from riemopt.manifolds.special_orthogonal import SpecialOrthogonal
 class GLPlus(Manifold):
     """{X : det X > 0}, `(*batch, n, n)`, real: the invertible linear maps that keep orientation.
 
-    An open set of dimension n². The metric is tr AᵀB of U = XA and V = XB, the same at X and at YX;
-    Riemannian gradient XXᵀG. So a step moves X by a part of itself, and singular matrices are
-    infinitely far. Geodesics X·exp(Aᵀ)·exp(A - Aᵀ) (Vandereycken, Absil & Vandewalle 2013).
+    Weight decay pulls towards 0, which is infinitely far.
 
-    A step agrees with the geodesic to second order, X(I + A + ½(A² + AᵀA - AAᵀ)), and is cut where
-    ‖AᵀA‖^½ is above ½; so it keeps the sign of the determinant. `lr` is relative: one times a
-    gradient with tr AᵀA = 1 changes X by about that part of itself. Near the boundary arithmetic no
-    longer knows the sign: a step that would end where ‖X‖·‖X⁻¹‖ is above √n/(4·eps), 10⁶ in
-    float32, is not taken. A step takes two LU factorisations, an inverse and ten products of n×n
-    matrices, and waits for no device. Weight decay pulls towards 0, which is infinitely far.
+    Dimension: n², an open set.
 
-    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`: a gradient that is
-    divided entry by entry may point uphill.
+    Metric: tr AᵀB of U = XA and V = XB, the same at X and at YX; Riemannian gradient XXᵀG. So a
+    step moves X by a part of itself, and singular matrices are infinitely far. Geodesics
+    X·exp(Aᵀ)·exp(A - Aᵀ) (Vandereycken, Absil & Vandewalle 2013). `lr` is relative: one times a
+    gradient with tr AᵀA = 1 changes X by about that part of itself. Train with `RiemannianSGD`, or
+    with Adam with `second_moment="point"`: a gradient that is divided entry by entry may point
+    uphill.
 
-    For normalizing flows, independent component analysis, affine registration. Do not use it for a
-    weight that may as well become singular: that needs no manifold. For volume-preserving maps take
-    `SpecialLinear`.
+    Step: X(I + A + ½(A² + AᵀA - AAᵀ)), which agrees with the geodesic to second order, and is cut
+    where ‖AᵀA‖^½ is above ½; so it keeps the sign of the determinant. Near the boundary arithmetic
+    no longer knows the sign: a step that would end where ‖X‖·‖X⁻¹‖ is above √n/(4·eps), 10⁶ in
+    float32, is not taken.
+
+    Cost: two LU factorisations, an inverse and ten products of n×n matrices a step; nothing waits
+    for a device.
+
+    For: normalizing flows, independent component analysis, affine registration.
+
+    Not for: a weight that may as well become singular, which needs no manifold; volume-preserving
+    maps (`SpecialLinear`).
     """
 
     event_ndim = 2

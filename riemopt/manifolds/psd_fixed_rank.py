@@ -28,20 +28,26 @@ class PSDFixedRank(Factors):
 
     Stored is the factor Y, `(*batch, n, k)`; YQ with orthogonal (unitary) Q stands for the same X,
     and a loss must be the same for all, as a function of YYᴴ is. Tangent vectors are horizontal:
-    YᴴU is Hermitian. Dimension nk - k(k-1)/2, or 2nk - k² if complex.
+    YᴴU is Hermitian.
 
-    Low-rank kernels and covariances, distance matrices and positions from distances, semidefinite
-    programs by the method of Burer & Monteiro (Journée, Bach, Absil & Sepulchre 2010). The metric
-    is the ambient one on horizontal vectors; its distance, the least ‖YQ - Z‖, is that of Bures and
-    Wasserstein (Massart & Absil 2020). Geodesics are straight, Y + tU, and the step is one: an `lr`
-    times a Riemannian gradient with entries of size 1 moves entries by about `lr`. Horizontal
-    projection takes two n×k×k products and a k×k Lyapunov equation, at most 12 inverses of k×k
-    matrices, and does not wait for a device.
+    Dimension: nk - k(k-1)/2; 2nk - k² if complex.
 
-    Not complete: matrices of lower rank are at a finite distance. Nothing breaks where a step ends
-    at one or an optimum is one, but a start there is moved (`project`), as no gradient leads to a
-    higher rank. Do not use it where the columns of Y themselves matter, nor for k = n where
-    eigenvalues must stay positive (`SPD`).
+    Metric: the ambient one on horizontal vectors; its distance, the least ‖YQ - Z‖, is that of
+    Bures and Wasserstein (Massart & Absil 2020). An `lr` times a Riemannian gradient with entries
+    of size 1 moves entries by about `lr`.
+
+    Step: Y + U; geodesics are straight. Not complete: matrices of lower rank are at a finite
+    distance. Nothing breaks where a step ends at one or an optimum is one, but a start there is
+    moved (`project`), as no gradient leads to a higher rank.
+
+    Cost: a horizontal projection takes two n×k×k products and a k×k Lyapunov equation, at most 12
+    inverses of k×k matrices, and does not wait for a device.
+
+    For: low-rank kernels and covariances, distance matrices and positions from distances,
+    semidefinite programs by the method of Burer & Monteiro (Journée, Bach, Absil & Sepulchre 2010).
+
+    Not for: columns of Y that matter themselves; k = n where eigenvalues must stay positive
+    (`SPD`).
     """
 
     rank: int

@@ -19,27 +19,31 @@ _GL = GLPlus()
 @final
 @dataclass(frozen=True, repr=False)
 class SpecialLinear(Manifold):
-    """SL(n): {X : det X = 1}, `(*batch, n, n)`, real. Dimension n² - 1.
+    """SL(n): {X : det X = 1}, `(*batch, n, n)`, real.
 
-    The metric is that of `GLPlus`, tr AᵀB of U = XA and V = XB with traces 0, the same at X and at
-    YX. Riemannian gradient X·dev(XᵀG), where dev(M) = M - tr M/n·I. Geodesics stay those of
-    `GLPlus`, of which this is a factor: X·exp(Aᵀ)·exp(A - Aᵀ). The tangent space in the ambient
-    product, for `proj_tangent`, is normal to X⁻ᵀ.
+    Dimension: n² - 1.
 
-    A step is that of `GLPlus`, with the same cut, divided by the n-th root of its determinant: of
-    second order. `lr` is relative: one times a gradient with tr AᵀA = 1 changes X by about that
-    part of itself. It takes three LU factorisations, two inverses and ten products of n×n matrices,
-    and waits for no device. The set is not bounded: a step that would end where ‖X‖·‖X⁻¹‖ is above
+    Metric: that of `GLPlus`, tr AᵀB of U = XA and V = XB with traces 0, the same at X and at YX.
+    Riemannian gradient X·dev(XᵀG), where dev(M) = M - tr M/n·I. Geodesics stay those of `GLPlus`,
+    of which this is a factor: X·exp(Aᵀ)·exp(A - Aᵀ). The tangent space in the ambient product, for
+    `proj_tangent`, is normal to X⁻ᵀ. `lr` is relative: one times a gradient with tr AᵀA = 1 changes
+    X by about that part of itself. Train with `RiemannianSGD`, or with Adam with
+    `second_moment="point"`, as on `GLPlus`.
+
+    Step: that of `GLPlus`, with the same cut, divided by the n-th root of its determinant: of
+    second order. The set is not bounded: a step that would end where ‖X‖·‖X⁻¹‖ is above
     √n/(4·eps) is not taken.
+
+    Cost: three LU factorisations, two inverses and ten products of n×n matrices a step; nothing
+    waits for a device.
 
     `project` starts from any tensor: the nearest point where |det A| ≤ 1, or det A a little more;
     from larger ones A/|det A|^(1/n), which has the condition number of A. Of a negative determinant
     the smallest singular value changes its sign. At most 2‖A‖ farther than the nearest point.
 
-    Train with `RiemannianSGD`, or with Adam with `second_moment="point"`, as on `GLPlus`.
+    For: homographies, volume-preserving flows and registration, unimodular lattices.
 
-    For homographies, volume-preserving flows and registration, unimodular lattices. For maps of any
-    volume take `GLPlus`, and for those that keep lengths too `SpecialOrthogonal`.
+    Not for: maps of any volume (`GLPlus`); those that keep lengths, too (`SpecialOrthogonal`).
     """
 
     event_ndim = 2

@@ -29,16 +29,23 @@ class Spectrahedron(Factors):
 
     Stored is the factor Y, `(*batch, n, k)`, of Frobenius norm 1; YQ with orthogonal (unitary) Q
     stands for the same X, and a loss must be the same for all. Tangent vectors are horizontal:
-    Re⟨Y, U⟩ = 0, and YᴴU is Hermitian. Dimension nk - 1 - k(k-1)/2, or 2nk - 1 - k² if complex.
+    Re⟨Y, U⟩ = 0, and YᴴU is Hermitian.
 
-    Density matrices of quantum states (complex; pure ones for k = 1), sparse principal components
-    by semidefinite relaxation (Journée, Bach, Absil & Sepulchre 2010). The step is
-    (Y + U)/‖Y + U‖, of second order; geodesics are great circles of the sphere of all Y, and the
-    distance is the angle of Bures, arccos ‖YᴴZ‖_*. An `lr` times a Riemannian gradient of norm 1
-    turns Y by about `lr` radians. Cost as of `PSDFixedRank`.
+    Dimension: nk - 1 - k(k-1)/2; 2nk - 1 - k² if complex.
 
-    Nothing breaks where a step ends at a lower rank or an optimum has one; a start there is moved
-    (`project`). Do not use it where Y itself matters (`Sphere(dim=(-2, -1))`).
+    Metric: the ambient one on horizontal vectors; the distance is the angle of Bures,
+    arccos ‖YᴴZ‖_*, and geodesics are great circles of the sphere of all Y. An `lr` times a
+    Riemannian gradient of norm 1 turns Y by about `lr` radians.
+
+    Step: (Y + U)/‖Y + U‖, of second order. Nothing breaks where a step ends at a lower rank or an
+    optimum has one; a start there is moved (`project`).
+
+    Cost: that of `PSDFixedRank`.
+
+    For: density matrices of quantum states (complex; pure ones for k = 1), sparse principal
+    components by semidefinite relaxation (Journée, Bach, Absil & Sepulchre 2010).
+
+    Not for: a Y that matters itself (`Sphere(dim=(-2, -1))`).
     """
 
     rank: int
