@@ -21,7 +21,8 @@ class SpecialOrthogonal(Manifold):
     """{X : XᴴX = I, det X = 1}, `(*batch, n, n)`: SO(n), and SU(n) if complex.
 
     `SpecialUnitary` is another name of it. `Stiefel` of square matrices has reflections too: a
-    weight that starts as one stays one, as no step changes the sign of a determinant.
+    weight that starts as one stays one, as no step changes the sign of a determinant. For
+    quaternions see `riemopt.linalg.rotation_of_quaternion` and its inverse.
 
     Dimension: n(n-1)/2; n² - 1 if complex.
 
