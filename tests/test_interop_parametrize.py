@@ -30,6 +30,7 @@ from riemopt.manifolds import (
     Flattened,
     Grassmann,
     SkewSymmetric,
+    SpecialLinear,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
@@ -184,6 +185,7 @@ def test_geotorch_where_it_maps():
         (lambda m: geotorch.symmetric(m, "weight", lower=False), (4, 4), Symmetric()),
         (lambda m: geotorch.skew(m, "weight"), (4, 4), SkewSymmetric()),
         (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), Grassmann()),
+        (lambda m: geotorch.sln(m, "weight"), (4, 4), SpecialLinear()),
         (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
     ]
     for register, shape, expected in cases:

@@ -156,9 +156,10 @@ class GLPlus(Manifold):
     ) -> Tensor:
         """A uniform rotation times a point of `SPD`: of condition numbers up to about 9."""
         self.check_shape(shape)
-        options = {"generator": generator, "dtype": dtype, "device": device}
-        R = SpecialOrthogonal().random_point(*shape, **options)
-        P = SPD().random_point(*shape, **options)
+        R, P = (
+            m.random_point(*shape, generator=generator, dtype=dtype, device=device)
+            for m in (SpecialOrthogonal(), SPD())
+        )
         return self.project(_product(R, P))
 
     @override

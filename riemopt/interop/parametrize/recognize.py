@@ -12,6 +12,7 @@ from riemopt.manifolds import (
     Grassmann,
     Manifold,
     SkewSymmetric,
+    SpecialLinear,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
@@ -33,6 +34,7 @@ def _rotations(base: Tensor) -> Manifold:
 _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
     "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
+    "geotorch.sl.SL": lambda p: SpecialLinear(),
     "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
     "geotorch.sphere.Sphere": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.sphere.SphereEmbedded": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
