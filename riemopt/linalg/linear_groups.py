@@ -1,9 +1,9 @@
 """Invertible matrices, and those of determinant 1, in a metric that left translations keep.
 
 Tangent vectors are U = XA; ⟨U, V⟩ = tr AᵀB is the same at X and at YX. Geodesics are
-X·exp(tAᵀ)·exp(t(A - Aᵀ)), of velocity XA and acceleration X(A² + AᵀA - AAᵀ) (Vandereycken, Absil &
-Vandewalle 2013; Andruchow, Larotonda, Recht & Varela 2014). Nothing here reads a value, but for
-`nearest_of_determinant_one`.
+X·exp(tAᵀ)·exp(t(A - Aᵀ)), of velocity XA and acceleration X(A² + AᵀA - AAᵀ) (Andruchow, Larotonda,
+Recht & Varela 2014; Martin & Neff 2014, arXiv 1409.7849). Nothing here reads a value, but for
+`proper_svd` and `nearest_of_determinant_one`.
 """
 
 import math

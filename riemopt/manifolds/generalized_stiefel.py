@@ -30,9 +30,9 @@ class GeneralizedStiefel(Manifold):
 
     The metric is tr UᴴBV. It is one inner product of all n×p matrices, in which `proj_tangent` is
     orthogonal and `project` nearest (`extends_metric`). With B = LLᴴ the map X ↦ LᴴX goes to
-    `Stiefel`, and keeps all lengths and geodesics. Riemannian gradient B⁻¹G - X sym(XᴴG) (Absil,
-    Mahony & Sepulchre 2008, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). Dimension
-    as of `Stiefel`.
+    `Stiefel`, and keeps all lengths and geodesics. Riemannian gradient B⁻¹G - X sym(XᴴG) (Edelman,
+    Arias & Smith 1998, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). Dimension as
+    of `Stiefel`.
 
     A step ends at Y(YᴴBY)^(-1/2) with Y = X + U, of second order. B is factored once, in float64,
     and kept with L and L⁻¹: a step takes six products with n×n matrices, 12n²p flops, and waits

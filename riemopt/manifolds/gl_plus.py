@@ -22,7 +22,7 @@ class GLPlus(Manifold):
 
     An open set of dimension n². The metric is tr AᵀB of U = XA and V = XB, the same at X and at YX;
     Riemannian gradient XXᵀG. So a step moves X by a part of itself, and singular matrices are
-    infinitely far. Geodesics X·exp(Aᵀ)·exp(A - Aᵀ) (Vandereycken, Absil & Vandewalle 2013).
+    infinitely far. Geodesics X·exp(Aᵀ)·exp(A - Aᵀ) (Andruchow, Larotonda, Recht & Varela 2014).
 
     A step agrees with the geodesic to second order, X(I + A + ½(A² + AᵀA - AAᵀ)), and is cut where
     ‖AᵀA‖^½ is above ½; so it keeps the sign of the determinant. `lr` is relative: one times a
