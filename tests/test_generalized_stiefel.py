@@ -63,7 +63,7 @@ def test_whitening_goes_to_stiefel(dtype):
 
 
 def test_the_formulas_of_the_literature():
-    """Absil, Mahony & Sepulchre (2008): P = Z - X sym(XᵀBZ), grad = B⁻¹G - X sym(XᵀG)."""
+    """As in Manopt: P = Z - X sym(XᵀBZ), grad = B⁻¹G - X sym(XᵀG)."""
     m = of_mass()
     B = torch.tensor(m._B.array)
     x = m.random_point(5, 2, generator=generator(0), dtype=torch.float64)

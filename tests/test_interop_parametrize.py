@@ -31,6 +31,7 @@ from riemopt.manifolds import (
     Flattened,
     Grassmann,
     SkewSymmetric,
+    SpecialLinear,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
@@ -187,6 +188,7 @@ def test_geotorch_where_it_maps():
         (lambda m: geotorch.grassmannian(m, "weight"), (5, 2), Grassmann()),
         (lambda m: geotorch.fixed_rank(m, "weight", 2), (5, 4), FixedRank(2)),
         (lambda m: geotorch.low_rank(m, "weight", 2), (4, 5), FixedRank(2)),
+        (lambda m: geotorch.sln(m, "weight"), (4, 4), SpecialLinear()),
         (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
     ]
     for register, shape, expected in cases:

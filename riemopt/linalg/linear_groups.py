@@ -1,12 +1,10 @@
 """Invertible matrices, and those of determinant 1, in a metric that left translations keep.
 
 Tangent vectors are U = XA; ⟨U, V⟩ = tr AᵀB is the same at X and at YX. Geodesics are
-X·exp(tAᵀ)·exp(t(A - Aᵀ)), of velocity XA and acceleration X(A² + AᵀA - AAᵀ) (Vandereycken, Absil &
-Vandewalle 2013; Andruchow, Larotonda, Recht & Varela 2014). Nothing here reads a value, but for
-`nearest_of_determinant_one`.
+X·exp(tAᵀ)·exp(t(A - Aᵀ)), of velocity XA and acceleration X(A² + AᵀA - AAᵀ) (Andruchow, Larotonda,
+Recht & Varela 2014; Martin & Neff 2014, arXiv 1409.7849). Nothing here reads a value, but for
+`proper_svd` and `nearest_of_determinant_one`.
 """
-
-import math
 
 import torch
 from torch import Tensor
@@ -66,11 +64,11 @@ def is_well_conditioned(x: Tensor) -> Tensor:
 
     By ‖X‖·‖X⁻¹‖ ≤ √n/(4·eps).
     """
-    size = x.abs().amax(_MATRIX, keepdim=True)
-    unit = x / torch.where(size > 0, size, 1)  # whose squares can be represented
+    largest = x.abs().amax(_MATRIX, keepdim=True)
+    unit = x / torch.where(largest > 0, largest, 1)  # whose squares can be represented
     inverse = torch.linalg.inv_ex(unit)[0]
-    norms = (torch.linalg.vector_norm(m, dim=_MATRIX) for m in (unit, inverse))
-    known = math.prod(norms) <= x.shape[-1] ** 0.5 / (4 * torch.finfo(x.dtype).eps)
+    size, inverse_size = (torch.linalg.vector_norm(m, dim=_MATRIX) for m in (unit, inverse))
+    known = size * inverse_size <= x.shape[-1] ** 0.5 / (4 * torch.finfo(x.dtype).eps)
     return known & (torch.linalg.slogdet(unit).sign > 0)
 
 

@@ -32,8 +32,8 @@ class GeneralizedStiefel(Manifold):
 
     Metric: tr UᴴBV. It is one inner product of all n×p matrices, in which `proj_tangent` is
     orthogonal and `project` nearest (`extends_metric`). With B = LLᴴ the map X ↦ LᴴX goes to
-    `Stiefel`, and keeps all lengths and geodesics. Riemannian gradient B⁻¹G - X sym(XᴴG) (Absil,
-    Mahony & Sepulchre 2008, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). It is
+    `Stiefel`, and keeps all lengths and geodesics. Riemannian gradient B⁻¹G - X sym(XᴴG) (Edelman,
+    Arias & Smith 1998, §4.5; Manopt's `stiefelgeneralizedfactory` is this geometry). It is
     preconditioned by B⁻¹; an `lr` times one with entries of size 1 moves entries by about `lr`.
 
     Step: to Y(YᴴBY)^(-1/2) with Y = X + U, of second order. Rounding errors grow as the root of the

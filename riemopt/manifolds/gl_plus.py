@@ -26,7 +26,7 @@ class GLPlus(Manifold):
 
     Metric: tr AᵀB of U = XA and V = XB, the same at X and at YX; Riemannian gradient XXᵀG. So a
     step moves X by a part of itself, and singular matrices are infinitely far. Geodesics
-    X·exp(Aᵀ)·exp(A - Aᵀ) (Vandereycken, Absil & Vandewalle 2013). `lr` is relative: one times a
+    X·exp(Aᵀ)·exp(A - Aᵀ) (Andruchow, Larotonda, Recht & Varela 2014). `lr` is relative: one times a
     gradient with tr AᵀA = 1 changes X by about that part of itself. Train with `RiemannianSGD`, or
     with Adam with `second_moment="point"`: a gradient that is divided entry by entry may point
     uphill.
@@ -162,9 +162,10 @@ class GLPlus(Manifold):
     ) -> Tensor:
         """A uniform rotation times a point of `SPD`: of condition numbers up to about 9."""
         self.check_shape(shape)
-        options = {"generator": generator, "dtype": dtype, "device": device}
-        R = SpecialOrthogonal().random_point(*shape, **options)
-        P = SPD().random_point(*shape, **options)
+        R, P = (
+            m.random_point(*shape, generator=generator, dtype=dtype, device=device)
+            for m in (SpecialOrthogonal(), SPD())
+        )
         return self.project(_product(R, P))
 
     @override

@@ -37,8 +37,9 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     `Symmetrize`, `SkewSymmetrize`, `Normalize`           `Symmetric()`, `SkewSymmetric()`,
                                                           `Sphere(dim, radius)`
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
-    SO, Stiefel, Grassmannian                             `SkewSymmetric()`, `SpecialOrthogonal()`,
-                                                          `Stiefel()`, `Grassmann()`
+    SO, SL, Stiefel, Grassmannian                         `SkewSymmetric()`, `SpecialOrthogonal()`,
+                                                          `SpecialLinear()`, `Stiefel()`,
+                                                          `Grassmann()`
     geotorch's FixedRank, LowRank                         `FixedRank(rank)`
     `torch.nn.utils.weight_norm`, by hooks                as `weight_norm` above
     `torch.nn.utils.prune`, W∘mask                        `Sparsity(mask)`

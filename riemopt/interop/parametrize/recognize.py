@@ -13,6 +13,7 @@ from riemopt.manifolds import (
     Grassmann,
     Manifold,
     SkewSymmetric,
+    SpecialLinear,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
@@ -36,6 +37,7 @@ _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
     "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
     "geotorch.lowrank.LowRank": lambda p: FixedRank(p.rank),  # type: ignore[arg-type]
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
+    "geotorch.sl.SL": lambda p: SpecialLinear(),
     "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
     "geotorch.sphere.Sphere": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
     "geotorch.sphere.SphereEmbedded": lambda p: Sphere(radius=float(p.radius)),  # type: ignore[arg-type]
