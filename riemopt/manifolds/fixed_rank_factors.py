@@ -19,8 +19,8 @@ class FixedRankFactors(Manifold):
     """The product G·Hᴴ of an n×r and an m×r matrix, stored one above the other: `(*batch, n+m, r)`.
 
         manifold = FixedRankFactors(rows=out_features)
-        factors = ManifoldParameter(manifold.join(lora_B.weight, lora_A.weight.mT), manifold)
-        G, H = manifold.split(factors)          # views; the layer adds (x @ H) @ G.mT
+        factors = ManifoldParameter(manifold.join(B, A.mT), manifold)     # of LoRA: W + B·A
+        G, H = manifold.split(factors)      # views; the layer adds (x @ H) @ G.mT
 
     Args:
         rows: n, the rows of G; the other rows of the tensor are H.
@@ -37,10 +37,10 @@ class FixedRankFactors(Manifold):
 
     Every tensor is a point, also where a factor is zero, as B of LoRA at its start: δ > 0 keeps the
     metric definite. Tangent vectors are all tensors: dimension (n + m)r, of which r² move along the
-    factors of one product. A gradient of a loss of the product has no part there. Momentum is kept
-    as it is. A step is an addition; it takes two thin QR decompositions and products with r×r
-    matrices, waits for no device, and never forms an n×m matrix. There is no closed form of `exp`,
-    `log` and `dist`.
+    factors of one product. In this metric the gradient of a loss of the product has no part there.
+    Momentum is kept as it is. A step is an addition; it takes two thin QR decompositions and
+    products with r×r matrices, waits for no device, and never forms an n×m matrix. There is no
+    closed form of `exp`, `log` and `dist`.
 
     Do not use it where the n×m weight itself is what a layer reads or a checkpoint holds
     (`FixedRank`), nor for a loss that is not one of the product.
