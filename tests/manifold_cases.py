@@ -184,7 +184,7 @@ HEIGHTS: Shapes = {
 FEW_HEIGHTS: Shapes = {"vector": (3,), "batch": (2, 3, 4), "large": (3, 1000)}
 LOW_RANK: Shapes = {
     "empty": (0, 4, 3),
-    "square": (3, 3),
+    "square": (4, 4),
     "tall": (5, 4),
     "wide": (3, 5),
     "batch": (2, 3, 4, 3),

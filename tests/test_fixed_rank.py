@@ -153,6 +153,18 @@ def test_small_singular_values(smallest, dtype):
     assert torch.linalg.matrix_rank(RANK.retract(x, 0.1 * u)) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+def test_project_keeps_the_rank_of_what_has_less(dtype):
+    eps = torch.finfo(dtype).eps
+    for a in (torch.ones(20, 12, dtype=dtype), point(20, 12, manifold=FixedRank(2), dtype=dtype)):
+        s = torch.linalg.svdvals(RANK.project(a))
+        assert 9 * eps <= s[2] / s[0] <= 11 * eps
+    zero = RANK.project(torch.zeros(20, 12, dtype=dtype))
+    s = torch.linalg.svdvals(zero)
+    assert 0.3 * s[0] < s[2] < 1e3 * eps
+    assert (zero != 0).all()  # so that no row or column is without a gradient
+
+
 @pytest.mark.parametrize("rank", [1, 2, 5, 8])
 def test_any_rank_up_to_the_smaller_side(rank):
     """With the largest, every direction is tangent, and a step is a sum."""
@@ -328,9 +340,10 @@ def test_what_is_kept_for_a_point_is_used_for_no_other():
     u, v = here.proj_tangent(x, a), here.proj_tangent(x, b)
     assert torch.equal(u, RANK.proj_tangent(x, a))
     assert torch.equal(here.proj_tangent(y, a), RANK.proj_tangent(y, a))
-    for tangent in (u, v, v.mul_(2), v):
-        close(here.retract(x, tangent), RANK.retract(x, tangent.clone()))
-    close(here.retract(y, v), RANK.retract(y, v.clone()))
+    for start, tangent in ((x, u), (x, v), (y, v)):
+        close(here.retract(start, tangent), RANK.retract(start, tangent.clone()))
+    v.mul_(2)
+    close(here.retract(x, v), RANK.retract(x, v.clone()))
     with torch.inference_mode():
         u = here.proj_tangent(x, a)
         close(here.retract(x, u), RANK.retract(x, u.clone()))

@@ -19,8 +19,8 @@ class FixedRankFactors(Manifold):
     """The product G·Hᴴ of an n×r and an m×r matrix, stored one above the other: `(*batch, n+m, r)`.
 
         manifold = FixedRankFactors(rows=out_features)
-        factors = ManifoldParameter(manifold.join(lora_B.weight, lora_A.weight.mT), manifold)
-        G, H = manifold.split(factors)          # views; the layer adds (x @ H) @ G.mT
+        factors = ManifoldParameter(manifold.join(B, A.mT), manifold)     # of LoRA: W + B·A
+        G, H = manifold.split(factors)      # views; the layer adds (x @ H) @ G.mT
 
     Args:
         rows: n, the rows of G; the other rows of the tensor are H.
@@ -29,8 +29,8 @@ class FixedRankFactors(Manifold):
     Every tensor is a point, also where a factor is zero, as B of LoRA at its start: δ > 0 keeps the
     metric definite. All (GA, HA⁻ᴴ) have one product.
 
-    Dimension: (n + m)r, of which r² move along the factors of one product. A gradient of a loss of
-    the product has no part there.
+    Dimension: (n + m)r, of which r² move along the factors of one product. In this metric the
+    gradient of a loss of the product has no part there.
 
     Metric: Re tr(ξ_Gᴴη_G(HᴴH + δI)) + Re tr(ξ_Hᴴη_H(GᴴG + δI)), that of Mishra, Adithya
     Apuroop & Sepulchre (2012) for matrix completion with δ = 0; its gradient, ∂G(HᴴH + δI)⁻¹ and
