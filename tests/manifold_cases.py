@@ -19,6 +19,7 @@ from riemopt.manifolds import (
     SPD,
     AffineSubspace,
     Circulant,
+    Correlation,
     Elliptope,
     Euclidean,
     ExceptRows,
@@ -136,6 +137,7 @@ FACTORS: Shapes = {
     "large": (60, 2),
 }
 FEW_FACTORS: Shapes = {"tall": (5, 2), "batch": (2, 3, 4, 2)}
+CORRELATIONS: Shapes = {**FEW_SQUARES, "large": (20, 20)}
 NUMBERS: Shapes = {"empty": (0, 3), "one": (1,), "batch": (2, 3, 4), "large": (3, 100)}
 MIXTURES: Shapes = {**NUMBERS, "vector": (5,), "large": (3, 60)}
 COLUMN_MIXTURES: Shapes = {"vector": (5,), "batch": (4, 2, 3)}
@@ -294,6 +296,7 @@ CASES = [
     Case(PSDFixedRank(2), FACTORS, "ambient", ALL_FORMS, reach=0.1),
     Case(Elliptope(2), FEW_FACTORS, "ambient", ("exp",)),
     Case(Spectrahedron(2), FEW_FACTORS, "ambient", ALL_FORMS, reach=0.1),
+    Case(Correlation(), CORRELATIONS, "own", ALL_FORMS),
     Case(Positive(), NUMBERS, "own", ALL_FORMS, is_real=True),
     Case(Interval(), NUMBERS, "own", ALL_FORMS, reach=0.1, is_real=True),
     Case(Interval(-2.0, 5.0), {"batch": (2, 3)}, "own", ALL_FORMS, reach=0.1, is_real=True),

@@ -17,6 +17,7 @@ import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import (
     SPD,
+    Correlation,
     Elliptope,
     ExceptRows,
     FixedRank,
@@ -139,6 +140,7 @@ MANIFOLDS = {
     "spd-affine": (SPD("affine"), (4, 4)),
     "spd-cholesky": (SPD("log_cholesky"), (4, 4)),
     "spd-log": (SPD("log_euclidean"), (3, 3)),
+    "correlation": (Correlation(), (4, 4)),
     "positive": (Positive(), (3, 4)),
     "interval": (Interval(), (3, 4)),
     "simplex": (Simplex(), (3, 4)),

@@ -96,3 +96,50 @@ def _norm(y: Tensor) -> Tensor:
     size = y.abs().amax(_MATRIX, keepdim=True)
     unit = y / torch.where(size > 0, size, 1)
     return size * torch.linalg.vector_norm(unit, dim=_MATRIX, keepdim=True)
+
+
+# --- correlation matrices: C = LLᴴ with rows of L of length 1 -------------------------------------
+#
+# Γ = D⁻¹L, D the diagonal of L, is unit lower triangular, and any such Γ belongs to one C. Tangent
+# vectors U, of zero diagonal, are derivatives along strictly lower Z (Thanwerdas & Pennec 2022).
+
+
+def unit_factor(L: Tensor) -> Tensor:
+    """Γ = D⁻¹L."""
+    return L / real_diagonal(L).unsqueeze(-1)
+
+
+def of_unit_factor(gamma: Tensor) -> Tensor:
+    """C = LLᴴ, where L are the rows of Γ divided by their lengths; the diagonal is 1 exactly."""
+    L = gamma / torch.linalg.vector_norm(gamma, dim=-1, keepdim=True)
+    return with_unit_diagonal(sym(product(L, L.mH)))
+
+
+def with_unit_diagonal(a: Tensor) -> Tensor:
+    """A with ones in place of its diagonal."""
+    ones = torch.ones_like(a.diagonal(dim1=-2, dim2=-1))
+    return torch.diagonal_scatter(a, ones, dim1=-2, dim2=-1)
+
+
+def to_unit_factor(L: Tensor, W: Tensor) -> Tensor:
+    """Z = D⁻¹(W - D(W)Γ): how Γ changes where L changes by W."""
+    change = W - real_diagonal(W).unsqueeze(-1) * unit_factor(L)
+    return change.tril(-1) / real_diagonal(L).unsqueeze(-1)
+
+
+def from_unit_factor(L: Tensor, z: Tensor) -> Tensor:
+    """U = E - ½(D(E)C + C·D(E)) with E = D(ZΓᴴ + ΓZᴴ)D: how C changes where Γ changes by Z."""
+    E = from_factor(L, real_diagonal(L).unsqueeze(-1) * z)
+    diagonal = real_diagonal(E).unsqueeze(-1)
+    U = E - sym(diagonal * product(L, L.mH))
+    return U - torch.diag_embed(U.diagonal(dim1=-2, dim2=-1))
+
+
+def unit_factor_difference(L: Tensor, apart: Tensor) -> Tensor:
+    """Γ of Y less Γ of X = LLᴴ, where Y - X is known to be `apart`: near points keep digits.
+
+    With the factor L(I + C) of Y it is (I + c)⁻¹(ΓC - cΓ), c the diagonal of C.
+    """
+    gamma, C = unit_factor(L), cholesky_beside_identity(whiten(L, apart))
+    c = real_diagonal(C).unsqueeze(-1)
+    return (product(gamma, C) - c * gamma).tril(-1) / (1 + c)

@@ -6,6 +6,7 @@ from riemopt.manifolds.affine import AffineSubspace
 from riemopt.manifolds.as_product import ExceptRows, RowBlocks
 from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
+from riemopt.manifolds.correlation import Correlation
 from riemopt.manifolds.cut import Cut
 from riemopt.manifolds.elliptope import Elliptope
 from riemopt.manifolds.euclidean import Euclidean
@@ -50,6 +51,7 @@ __all__ = [
     "Cayley",
     "Circulant",
     "Constant",
+    "Correlation",
     "Cubic",
     "Elliptope",
     "Euclidean",
