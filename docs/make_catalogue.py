@@ -61,6 +61,7 @@ FAMILIES = [
         "simplex.png",
         {
             "SPD": ("SPD()", (3, 3)),
+            "Correlation": ("Correlation()", (3, 3)),
             "Positive": ("Positive()", (4,)),
             "Interval": ("Interval(0.0, 1.0)", (4,)),
             "Simplex": ("Simplex()", (4, 3)),

@@ -26,23 +26,28 @@ _ROUNDS, _FIXED_ROUNDS, _ARRIVED = 200, 40, 1e-4
 class Correlation(Manifold):
     """{C = Cᴴ positive definite, Cᵢᵢ = 1}, `(*batch, n, n)`; complex matrices are Hermitian.
 
-    An open set of dimension n(n-1)/2, or n(n-1) if complex. The metric is Euclidean–Cholesky, ‖Z‖²
-    with Z the change of Γ = D⁻¹L, for C = LLᴴ and D the diagonal of L (Thanwerdas & Pennec 2022):
-    Γ is unit lower triangular, any such Γ belongs to one C, and the entries below its diagonal are
-    Cartesian coordinates. So it is flat and complete, geodesics never end, and exp, log, distance,
-    means and parallel transport are closed forms without eigenvalues. It depends on the order of
-    the variables. The gradient of G is the vector of Z = ⌊2D(G - D(GC))L⌋, ⌊·⌋ the strictly lower
-    part and D(·) a diagonal.
+    Dimension: n(n-1)/2, an open set; n(n-1) if complex.
 
-    Correlations that are learned, as of a Gaussian copula; functional connectivity. Stored is C,
-    Hermitian bit for bit, with ones on its diagonal, and its Cholesky factor exists. A step is the
-    geodesic, so that C stays in the set for U of any length; one longer than 1 in the affine metric
-    of `SPD` is cut to that. Entries move by about `lr` times those of the Riemannian gradient.
-    Train with `RiemannianSGD`, or with Adam and `second_moment="point"`: a gradient that is divided
-    entry by entry may point uphill. A step takes two Cholesky factors, two triangular solves and
-    some products, and waits for no device.
+    Metric: Euclidean–Cholesky, ‖Z‖² with Z the change of Γ = D⁻¹L, for C = LLᴴ and D the diagonal
+    of L (Thanwerdas & Pennec 2022): Γ is unit lower triangular, any such Γ belongs to one C, and
+    the entries below its diagonal are Cartesian coordinates. So it is flat and complete, geodesics
+    never end, and exp, log, distance, means and parallel transport are closed forms without
+    eigenvalues. It depends on the order of the variables. The gradient of G is the vector of
+    Z = ⌊2D(G - D(GC))L⌋, ⌊·⌋ the strictly lower part and D(·) a diagonal. Train with
+    `RiemannianSGD`, or with Adam and `second_moment="point"`: a gradient that is divided entry by
+    entry may point uphill.
 
-    Do not use it where a low rank is meant (`Elliptope`): singular matrices are infinitely far.
+    Step: the geodesic, so that C stays in the set for U of any length; one longer than 1 in the
+    affine metric of `SPD` is cut to that. Entries move by about `lr` times those of the Riemannian
+    gradient. Stored is C, Hermitian bit for bit, with ones on its diagonal, and its Cholesky factor
+    exists.
+
+    Cost: two Cholesky factors, two triangular solves and some products a step; nothing waits for a
+    device.
+
+    For: correlations that are learned, as of a Gaussian copula; functional connectivity.
+
+    Not for: a low rank (`Elliptope`): singular matrices are infinitely far.
     """
 
     event_ndim = 2
