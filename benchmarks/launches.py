@@ -20,7 +20,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from riemopt import RiemannianAdam, RiemannianSGD
