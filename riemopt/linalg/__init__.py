@@ -62,9 +62,11 @@ from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
 from riemopt.linalg.polar import (
     cubic_step,
+    cubic_step_with_fraction,
     inverse_root,
     polar,
     polar_step,
+    polar_step_with_fraction,
     project_polar,
     small_correction,
 )
@@ -81,6 +83,7 @@ from riemopt.linalg.products import (
     gram,
     gram_defect,
     identity_like,
+    inexact_products,
     inner,
     is_square,
     is_wide,
@@ -147,6 +150,7 @@ __all__ = [
     "cos_of_root",
     "cubic_cut",
     "cubic_step",
+    "cubic_step_with_fraction",
     "derivative_of_inner",
     "divide",
     "eager_only",
@@ -162,6 +166,7 @@ __all__ = [
     "hermitian_second",
     "identities",
     "identity_like",
+    "inexact_products",
     "in_double",
     "inner",
     "internal_graph",
@@ -197,6 +202,7 @@ __all__ = [
     "plus_adjoint",
     "polar",
     "polar_step",
+    "polar_step_with_fraction",
     "positive_step",
     "product",
     "project_polar",

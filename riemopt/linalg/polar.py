@@ -36,12 +36,26 @@ def polar(y: Tensor) -> Tensor:
 
 @in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
-    """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
+    """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below."""
     if u.numel() == 0:
         return x + t * u
     if _reads_are_free(x, u, t):
         return polar_adaptive.polar_step(x, u, t)
-    return polar_fixed.polar_step(x, u, t)
+    return polar_fixed.polar_step(x, u, t)[0]
+
+
+def polar_step_with_fraction(
+    x: Tensor, u: Tensor, t: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """`polar_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
+
+    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (64), or, where
+    products round their inputs, `polar_fixed.LONGEST_INEXACT_POLAR`² (8).
+    """
+    if u.numel() == 0 or _reads_are_free(x, u, t):
+        return polar_step(x, u, t), None
+    y, fraction = polar_fixed.polar_step(x, u, t)
+    return y, fraction[..., 0, 0]
 
 
 @in_pieces
@@ -51,13 +65,26 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     With t·U = XΩ, Ω skew-Hermitian, that is X(I + Ω + Ω²/2 + Ω³/8), which agrees with X·exp(Ω) to
     second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
     products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). Steps with ‖S‖ above 64 are
-    cut to that length.
+    cut to that length; or see below.
     """
     if u.numel() == 0:
         return x + t * u
     if _reads_are_free(x, u, t):
         return polar_adaptive.cubic_step(x, u, t)
-    return polar_fixed.cubic_step(x, u, t)
+    return polar_fixed.cubic_step(x, u, t)[0]
+
+
+def cubic_step_with_fraction(
+    x: Tensor, u: Tensor, t: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """`cubic_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
+
+    Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (11.6).
+    """
+    if u.numel() == 0 or _reads_are_free(x, u, t):
+        return cubic_step(x, u, t), None
+    y, fraction = polar_fixed.cubic_step(x, u, t)
+    return y, fraction[..., 0, 0]
 
 
 def _reads_are_free(x: Tensor, u: Tensor, t: float | Tensor) -> bool:

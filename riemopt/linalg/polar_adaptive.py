@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.linalg import polar_fixed
 from riemopt.linalg.polynomials import REACH, evaluate, flattest_cubic, polynomials, step_cap
 from riemopt.linalg.products import (
     add_identity,
@@ -175,12 +174,13 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
 
 
 def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-    """`polar_fixed.long_cubic`, in the memory of t·U where that can be."""
+    """X + U - ½(X + ¼U)S with S = UᴴU, in the memory of t·U where that can be."""
     u = cap_norm(t * u, step_cap(u.dtype))
     S = gram(u, u)
     scale = cubic_cut(S)
     if S.requires_grad or u.shape != x.shape:
-        return polar_fixed.cubic_of(x, scale * u, scale.square() * S)
+        u = scale * u
+        return add_product(x + u, x + 0.25 * u, scale.square() * S, -0.5)
     u, S = u.mul_(scale), S.mul_(scale.square())
     y = x + u
     return add_product(y, u.mul_(0.25).add_(x), S, -0.5, overwrite=y.is_contiguous())

@@ -6,7 +6,8 @@
 Nothing here reads a value, so all of it serves every back end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast, overload
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from riemopt import _torch_workarounds
+from riemopt.linalg import backends
 from riemopt.linalg.backends import is_recorded_outside, is_traced, reads_are_free
 from riemopt.linalg.sums import LONG, long_product, norm, total
 from riemopt.linalg.tiny import has_entries_first, multiply_add
@@ -66,6 +68,27 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
                 backend.fp32_precision = precision
 
     return cast(_AnyFunction, wrapper)
+
+
+def inexact_products(like: Tensor) -> AbstractContextManager[None]:
+    """In this block products of float32 matrices may round their inputs to TF32, to 10 bits.
+
+    A device that can multiplies so 7 to 8 times as fast. For products that are small beside what
+    they are added to, and where an exact one comes after: see `polar_fixed`. Whatever the user
+    prefers: nothing of it is to be seen. The setting is that of `exact_products`.
+    """
+    return nullcontext() if is_traced() or not backends.has_tf32(like) else _tf32()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 # --- parts and products of matrices ------------------------------------------------------------
