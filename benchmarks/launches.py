@@ -20,8 +20,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from riemopt import RiemannianAdam, RiemannianSGD
 from riemopt.manifolds import Manifold, Sphere, Stiefel, Symmetric
@@ -44,7 +45,7 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and name not in NO_KERNEL:
+        if not func.is_view and name not in NO_KERNEL and _is_on_device((args, result)):
             self.kernels[name] += 1
         if name in FACTORS:
             a, b = args[FACTORS[name] : FACTORS[name] + 2]
@@ -52,6 +53,10 @@ class Launches(TorchDispatchMode):
             if torch.backends.cuda.matmul.fp32_precision != "tf32":
                 self.exact_multiplications += a.numel() * b.shape[-1]
         return result
+
+
+def _is_on_device(values: Any) -> bool:
+    return any(isinstance(a, Tensor) and a.is_meta for a in tree_leaves(values))
 
 
 class Weights(NamedTuple):

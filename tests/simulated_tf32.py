@@ -1,7 +1,7 @@
 """A CPU that behaves as an accelerator: nothing may be read, and inexact products round to TF32.
 
-    with SimulatedTF32():
-        optimizer.step()
+with SimulatedTF32():
+    optimizer.step()
 """
 
 from contextlib import ExitStack
@@ -67,4 +67,4 @@ class SimulatedTF32(TorchDispatchMode):
 
 def nothing_is_read() -> Any:
     """A block in which the algorithms of accelerators serve every tensor."""
-    return mock.patch.object(backends, "reads_are_free", lambda *tensors: False)
+    return mock.patch.object(backends, "reads_are_free", return_value=False)

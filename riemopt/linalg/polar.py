@@ -34,6 +34,16 @@ def polar(y: Tensor) -> Tensor:
     return polar_fixed.polar(y)
 
 
+def polish(y: Tensor) -> Tensor:
+    """Polar factor of a Y that is off by rounding, or by little: S = YᴴY - I of norm below .01.
+
+    Where nothing may be read it is known up to 5/16·S³; else `polar`, which takes any S.
+    """
+    if y.numel() == 0 or backends.reads_are_free(y):
+        return polar(y)
+    return polar_fixed.polish(y)
+
+
 @in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below."""
@@ -49,8 +59,7 @@ def polar_step_with_fraction(
 ) -> tuple[Tensor, Tensor | None]:
     """`polar_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
 
-    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (64), or, where
-    products round their inputs, `polar_fixed.LONGEST_INEXACT_POLAR`² (8).
+    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (6.2).
     """
     if u.numel() == 0 or _reads_are_free(x, u, t):
         return polar_step(x, u, t), None
@@ -79,7 +88,7 @@ def cubic_step_with_fraction(
 ) -> tuple[Tensor, Tensor | None]:
     """`cubic_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
 
-    Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (11.6).
+    Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (9.6).
     """
     if u.numel() == 0 or _reads_are_free(x, u, t):
         return cubic_step(x, u, t), None

@@ -36,18 +36,17 @@ from riemopt.linalg.products import (
     sym,
 )
 
-LONGEST_CUBIC = 3.4
+LONGEST_CUBIC = 3.1
 """Of a cubic step, as the root of ‖UᴴU‖; a half turn is reached at 2.8."""
-LONGEST_POLAR = 8.0
-"""Of a polar step, likewise, where products are exact: the tangent of the angle it turns by."""
-LONGEST_INEXACT_POLAR = 2.8
+LONGEST_POLAR = 2.5
+"""Of a polar step, likewise: the tangent of the angle it turns by."""
 NARROW = 128
-"""Columns up to which memory, and not arithmetic, bounds a product with a tall matrix."""
+"""Columns up to which memory, and not arithmetic, bounds the time of a product with tall X."""
 
-_LOWEST = 0.9  # singular value of a point; what is lower comes back in a few steps
+_LOWEST = 0.7  # singular value of a point that is off; what is lower takes more than one step
 _DTYPES = (torch.float32, torch.float64)
 _STEPS = {dtype: cubic_steps(dtype) for dtype in WIDEST}
-# What is left at last, of S = 2e where e is the tolerance: ¾S² of squares, 5/16·S³ of wide ones.
+# What is left at last, of S = 2e with e the tolerance: ¾S² of square matrices, of others 5/16·S³.
 _CUBIC = {
     dtype: sweeps(_LOWEST, math.hypot(1, LONGEST_CUBIC**3 / 8), 0.7 * torch.finfo(dtype).eps ** 0.5)
     for dtype in _DTYPES
@@ -56,7 +55,7 @@ _POLAR = {
     dtype: sweeps(_LOWEST, math.hypot(1, LONGEST_POLAR), torch.finfo(dtype).eps / 4)
     for dtype in _DTYPES
 }
-_INEXACT_POLAR = sweeps(_LOWEST, math.hypot(1, LONGEST_INEXACT_POLAR), 2.7e-3)
+_INEXACT_POLAR = sweeps(0.8, math.hypot(1, LONGEST_POLAR), 2.7e-3)
 
 
 # --- steps -------------------------------------------------------------------------------------
@@ -68,7 +67,8 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]
     with inexact_products(u):
         S = gram(u, u)
         fraction = _fraction_within(S, LONGEST_CUBIC)
-        y = add_product(add_scaled(x, u, fraction), add_scaled(x, u, 0.25 * fraction), _cut(S, fraction), -0.5)
+        quarter = torch.addcmul(x, u, fraction, value=0.25)
+        y = add_product(add_scaled(x, u, fraction), quarter, fraction.square() * S, -0.5)
         for c in _CUBIC[y.real.dtype]:
             y = add_product(y, y, gram_defect(y), -c)
     S = gram_defect(y)
@@ -79,37 +79,32 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
     """`polar.polar_step`, and what fraction of t·U was taken, `(*, 1, 1)`.
 
-    By the inverse root of a p×p matrix. Of a narrow X both n×p×p products are exact; of a wider one
-    none, and the last sweep repairs that.
+    By the inverse root of a p×p matrix.
     """
     u = t * u
     if min(x.shape[-2:]) <= NARROW or not backends.has_tf32(u):
-        y, Z, fraction = _with_root(x, u, LONGEST_POLAR, _POLAR[u.real.dtype])
-        return add_product(y, y, Z), fraction
+        return _exact_polar_step(x, u)
     with inexact_products(u):
-        y, Z, fraction = _with_root(x, u, LONGEST_INEXACT_POLAR, _INEXACT_POLAR)
-        y = add_product(y, y, Z)
-    return finish(y), fraction
+        S = gram_defect(x + u)
+        fraction = _fraction_within(S, LONGEST_POLAR)
+        y = add_scaled(x, u, fraction)
+        y = add_product(y, y, _root_defect(fraction.square() * S, _INEXACT_POLAR))
+    return polish(y), fraction
 
 
-def finish(y: Tensor) -> Tensor:
-    """The polar factor of a nearly orthonormal Y: Y(I - ½S + ⅜S²), S = YᴴY - I."""
+def _exact_polar_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a narrow X: two exact products, where a last sweep would take as long and be one more."""
+    with inexact_products(u):
+        fraction = _fraction_within(gram(u, u), LONGEST_POLAR)
+    y = add_scaled(x, u, fraction)
+    return add_product(y, y, _root_defect(gram_defect(y), _POLAR[y.real.dtype])), fraction
+
+
+def polish(y: Tensor) -> Tensor:
+    """`polar.polish`: Y(I - ½S + ⅜S²), S = YᴴY - I."""
     S = gram_defect(y)
     with inexact_products(y):
         return add_product(y, y, add_product(S, S, S, 0.375, weight=-0.5))
-
-
-def _with_root(
-    x: Tensor, u: Tensor, longest: float, coefficients: tuple[float, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`(Y, Z, fraction)`, with Y = X + fraction·U and Y + YZ orthonormal.
-
-    S is taken as YᴴY - I, so that a defect of X counts too; a step that is cut is too long for
-    that, and of it S is fraction²·UᴴU.
-    """
-    S = gram_defect(x + u)
-    fraction = _fraction_within(S, longest)
-    return add_scaled(x, u, fraction), _root_defect(_cut(S, fraction), coefficients), fraction
 
 
 def _root_defect(S: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -125,14 +120,14 @@ def _root_defect(S: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def _fraction_within(S: Tensor, longest: float) -> Tensor:
-    """What fraction of a step with UᴴU = S is taken, `(*, 1, 1)`: 0 where S cannot be represented."""
+    """What fraction of a step with UᴴU = S is taken, `(*, 1, 1)`.
+
+    Of a step of some 1e9 in float32 it is 0, as ‖S‖ overflows; S itself is made finite.
+    """
+    largest = torch.finfo(S.dtype).max
+    S.nan_to_num_(largest, largest, -largest)
     norm = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)
-    return (norm.rsqrt() * longest).nan_to_num(0.0, posinf=1.0).clamp(max=1)
-
-
-def _cut(S: Tensor, fraction: Tensor) -> Tensor:
-    """fraction²·S, and 0 where S cannot be represented."""
-    return (fraction.square() * S).nan_to_num(0.0)
+    return (norm / longest**2).clamp(min=1).rsqrt()
 
 
 # --- any matrix --------------------------------------------------------------------------------

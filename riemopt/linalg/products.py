@@ -6,6 +6,7 @@
 Nothing here reads a value, so all of it serves every back end.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
@@ -23,25 +24,30 @@ from riemopt.linalg.tiny import has_entries_first, multiply_add
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes that no factorisation takes, and that are computed with in float32."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 _AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])
 
 
 # --- precision ---------------------------------------------------------------------------------
 
 
-def upcast(function: _Function) -> _Function:
-    """Decorator: compute in float32 what is given in half precision, and round the result."""
+def upcast(function: _AnyFunction) -> _AnyFunction:
+    """Decorator: compute in float32 what is given in half precision, and round the result.
+
+    Of several results the first one is rounded: a point, and numbers that say how it was found.
+    """
 
     @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
         if not halves:
             return function(*args, **kwargs)
         full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
-        return function(*full, **kwargs).to(halves[0])
+        result = function(*full, **kwargs)
+        if isinstance(result, tuple):
+            return (result[0].to(halves[0]), *result[1:])
+        return result.to(halves[0])
 
-    return cast(_Function, wrapper)
+    return cast(_AnyFunction, wrapper)
 
 
 def exact_products(function: _AnyFunction) -> _AnyFunction:
@@ -256,4 +262,6 @@ def largest_entries(u: Tensor) -> Tensor:
         # Rows first: so torch.compile finds the largest of each in the loop that makes `u`.
         return parts.abs().amax(-1).flatten(1).amax(1)
     flat = parts.reshape(len(u), -1)
+    if not reads_are_free(flat):
+        return torch.linalg.vector_norm(flat, math.inf, dim=1)  # one kernel
     return torch.maximum(flat.amax(1), -flat.amin(1))

@@ -33,13 +33,16 @@ class Stiefel(Manifold):
 
     An `lr` times a Riemannian gradient with entries of size 1 moves entries by about `lr`. Steps
     longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm are cut to that length: beyond it
-    X + U no longer resolves X. Products of the retraction are true float32 also where
-    `torch.set_float32_matmul_precision` allows less, except under torch.compile. Do not use it
-    where only the column space matters (that is the Grassmann manifold). Convolution kernels:
-    `Flattened(Stiefel())`.
+    X + U no longer resolves X. On an accelerator the number of products is fixed, and steps are cut
+    at some three radians, by the bound √‖UᴴU‖ of the largest: `optimizer.shortened_steps` counts
+    them. What decides about the surface is computed in true float32 there, the rest of a step may
+    take TF32 inputs; `torch.set_float32_matmul_precision` changes nothing of this, except under
+    torch.compile. Do not use it where only the column space matters (that is the Grassmann
+    manifold). Convolution kernels: `Flattened(Stiefel())`.
     """
 
     event_ndim = 2
+    tangents_may_be_inexact = True
     retraction: Retraction | None = None
     metric: Literal["euclidean", "canonical"] = "euclidean"
 
@@ -130,10 +133,17 @@ class Stiefel(Manifold):
         return self.retraction or default_retraction(shape)
 
     @override
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
     @upcast
     @exact_products
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.retraction_of(x.shape).curve(x, u, t).contiguous()
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        y, fraction = self.retraction_of(x.shape).curve_with_fraction(x, u, t)
+        return y.contiguous(), fraction
 
     @override
     @upcast
