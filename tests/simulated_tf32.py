@@ -21,7 +21,8 @@ PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "baddbmm_"
 def round_to_tf32(a: Tensor) -> Tensor:
     """The nearest number with 10 bits after the leading one, of each entry; halves go to even."""
     if a.is_complex():
-        return torch.view_as_complex(round_to_tf32(torch.view_as_real(a).contiguous()))
+        parts = torch.view_as_real(a.resolve_conj())
+        return torch.view_as_complex(round_to_tf32(parts))
     bits = a.contiguous().view(torch.int32)
     rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
     return torch.where(a.isfinite(), rounded.view(torch.float32), a)

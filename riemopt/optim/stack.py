@@ -128,10 +128,12 @@ class Stack:
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
                 )
-        if accepted is not None and self.states[0][key].ndim == 0:
-            # Processes refuse points of their own, and a host does not know what a device refuses.
-            if self._scattered or self.states[0][key].device != accepted.device:
-                accepted = None
+        if (
+            accepted is not None
+            and self.states[0][key].ndim == 0
+            and (self._scattered or self.states[0][key].device != accepted.device)
+        ):  # processes refuse points of their own; a host does not know what a device refuses
+            accepted = None
         if not isinstance(value, Tensor):
             if accepted is None and len(self.states) == 1:
                 local_part(self.states[0][key]).fill_(value)
