@@ -333,3 +333,46 @@ def test_counters_of_steps_are_on_the_host_unless_a_graph_is_to_count(capturable
         step = optimizer.state[p]["step"]
         assert step.device.type == ("meta" if capturable else "cpu")
         assert capturable or step == 2
+
+
+# --- graphs of torch.compile -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_exact_product_is_an_operator_of_its_own(wide):
+    """With derivatives and under vmap."""
+    x = torch.randn(3, 5, 2, generator=generator(0), dtype=torch.float64)
+    x = (x.mT if wide else x).requires_grad_()
+    torch.library.opcheck(torch.ops.riemopt.exact_product.default, (x, x.mT.detach()))
+    mapped = torch.func.vmap(torch.ops.riemopt.exact_product, in_dims=(0, None))(x, x[0].mT)
+    torch.testing.assert_close(mapped, x @ x[0].mT)
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"), [*((m, (12, 12)) for m in launches.OPTIMIZERS), (launches.POINT, (12, 5))]
+)
+def test_a_compiled_step_is_the_eager_one_in_one_graph(method, shape):
+    """And in a square one the Gram matrix that decides does not follow the user's setting."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    start = Stiefel().random_point(*shape, generator=generator(0))
+    params = [nn.Parameter(start.clone()) for _ in range(2)]
+    make = launches.OPTIMIZERS[method]
+    optimizers = [make([{"params": [p], "manifold": Stiefel()}]) for p in params]
+    torch._dynamo.reset()
+    step = torch.compile(
+        lambda: type(optimizers[1]).step(optimizers[1]), fullgraph=True, backend=backend
+    )
+    for i in range(3):
+        for p in params:
+            p.grad = torch.randn(shape, generator=generator(i))
+        optimizers[0].step()
+        step()
+    torch.testing.assert_close(*params, atol=1e-6, rtol=0)
+    assert len(graphs) == 2  # with a state, and before
+    exact = [node for node in graphs[-1].graph.nodes if "exact_product" in str(node.target)]
+    assert len(exact) == (shape[0] == shape[1])

@@ -15,7 +15,6 @@ from torch import Tensor
 from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
 from riemopt.linalg.products import product
-from riemopt.linalg.tiny import in_pieces
 
 
 def polar(y: Tensor) -> Tensor:
@@ -44,14 +43,9 @@ def polish(y: Tensor) -> Tensor:
     return polar_fixed.polish(y)
 
 
-@in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below."""
-    if u.numel() == 0:
-        return x + t * u
-    if _reads_are_free(x, u, t):
-        return polar_adaptive.polar_step(x, u, t)
-    return polar_fixed.polar_step(x, u, t)[0]
+    return polar_step_with_fraction(x, u, t)[0]
 
 
 def polar_step_with_fraction(
@@ -61,13 +55,14 @@ def polar_step_with_fraction(
 
     Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (6.2).
     """
-    if u.numel() == 0 or _reads_are_free(x, u, t):
-        return polar_step(x, u, t), None
+    if u.numel() == 0:
+        return x + t * u, None
+    if _reads_are_free(x, u, t):
+        return polar_adaptive.polar_step(x, u, t), None
     y, fraction = polar_fixed.polar_step(x, u, t)
     return y, fraction[..., 0, 0]
 
 
-@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
 
@@ -76,11 +71,7 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). Steps with ‖S‖ above 64 are
     cut to that length; or see below.
     """
-    if u.numel() == 0:
-        return x + t * u
-    if _reads_are_free(x, u, t):
-        return polar_adaptive.cubic_step(x, u, t)
-    return polar_fixed.cubic_step(x, u, t)[0]
+    return cubic_step_with_fraction(x, u, t)[0]
 
 
 def cubic_step_with_fraction(
@@ -90,8 +81,10 @@ def cubic_step_with_fraction(
 
     Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (9.6).
     """
-    if u.numel() == 0 or _reads_are_free(x, u, t):
-        return cubic_step(x, u, t), None
+    if u.numel() == 0:
+        return x + t * u, None
+    if _reads_are_free(x, u, t):
+        return polar_adaptive.cubic_step(x, u, t), None
     y, fraction = polar_fixed.cubic_step(x, u, t)
     return y, fraction[..., 0, 0]
 

@@ -22,7 +22,7 @@ from riemopt.linalg.products import (
     sym,
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
-from riemopt.linalg.tiny import has_entries_first
+from riemopt.linalg.tiny import has_entries_first, in_pieces
 
 _MAX_SWEEPS = 6
 _MAX_SQUARE_SWEEPS = 40  # each takes tiny singular values, of an edited weight, times 1.5 or more
@@ -35,6 +35,7 @@ _LARGE = 512  # rows from which `spectral_bound` costs less than it saves
 # --- polar -------------------------------------------------------------------------------------
 
 
+@in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """`polar.polar_step`; the length of U is measured only where X + U leaves a doubt."""
     limit = step_cap(u.dtype)
@@ -150,6 +151,7 @@ def _iterated_root(S: Tensor, bound: float) -> Tensor:
 # --- cubic -------------------------------------------------------------------------------------
 
 
+@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """`polar.cubic_step`.
 

@@ -27,6 +27,7 @@ from riemopt.linalg.products import (
     add_identity,
     add_product,
     add_scaled,
+    exact_gram_defect,
     gram,
     gram_defect,
     inexact_products,
@@ -71,7 +72,7 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]
         y = add_product(add_scaled(x, u, fraction), quarter, fraction.square() * S, -0.5)
         for c in _CUBIC[y.real.dtype]:
             y = add_product(y, y, gram_defect(y), -c)
-    S = gram_defect(y)
+    S = exact_gram_defect(y)
     with inexact_products(u):
         return add_product(y, y, S, -0.5), fraction
 
@@ -82,7 +83,8 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]
     By the inverse root of a p×p matrix.
     """
     u = t * u
-    if min(x.shape[-2:]) <= NARROW or not backends.has_tf32(u):
+    narrow = min(x.shape[-2:]) <= NARROW and not backends.is_traced()
+    if narrow or not backends.has_tf32(u):
         return _exact_polar_step(x, u)
     with inexact_products(u):
         S = gram_defect(x + u)
@@ -93,7 +95,10 @@ def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]
 
 
 def _exact_polar_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a narrow X: two exact products, where a last sweep would take as long and be one more."""
+    """Of a narrow X: two exact products, which take no longer there, and no last sweep.
+
+    Not in a graph, where the user's setting holds for all products but `exact_gram_defect`.
+    """
     with inexact_products(u):
         fraction = _fraction_within(gram(u, u), LONGEST_POLAR)
     y = add_scaled(x, u, fraction)
@@ -102,7 +107,7 @@ def _exact_polar_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def polish(y: Tensor) -> Tensor:
     """`polar.polish`: Y(I - ½S + ⅜S²), S = YᴴY - I."""
-    S = gram_defect(y)
+    S = exact_gram_defect(y)
     with inexact_products(y):
         return add_product(y, y, add_product(S, S, S, 0.375, weight=-0.5))
 
@@ -125,7 +130,8 @@ def _fraction_within(S: Tensor, longest: float) -> Tensor:
     Of a step of some 1e9 in float32 it is 0, as ‖S‖ overflows; S itself is made finite.
     """
     largest = torch.finfo(S.dtype).max
-    S.nan_to_num_(largest, largest, -largest)
+    parts = torch.view_as_real(S) if S.is_complex() else S
+    parts.nan_to_num_(largest, largest, -largest)
     norm = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)
     return (norm / longest**2).clamp(min=1).rsqrt()
 

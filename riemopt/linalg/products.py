@@ -76,14 +76,17 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
     return cast(_AnyFunction, wrapper)
 
 
-def inexact_products(like: Tensor) -> AbstractContextManager[None]:
+def inexact_products(like: Tensor, *, allowed: bool = True) -> AbstractContextManager[None]:
     """In this block products of float32 matrices may round their inputs to TF32, to 10 bits.
 
     A device that can multiplies so 7 to 8 times as fast. For products that are small beside what
     they are added to, and where an exact one comes after: see `polar_fixed`. Whatever the user
     prefers: nothing of it is to be seen. The setting is that of `exact_products`.
     """
-    return nullcontext() if is_traced() or not backends.has_tf32(like) else _tf32()
+    return _tf32() if allowed and backends.has_tf32(like) and not is_traced() else _AS_IT_IS
+
+
+_AS_IT_IS = nullcontext()
 
 
 @contextmanager
@@ -167,6 +170,51 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
     return add_identity(gram(x, x), -1)
+
+
+def exact_gram_defect(x: Tensor) -> Tensor:
+    """`gram_defect` in full float32, inside `exact_products`; in a graph of torch.compile too."""
+    if not is_traced():
+        return gram_defect(x)
+    a, b = (x, x.mH) if is_wide(x) else (x.mH, x)
+    return add_identity(_exact_product(a, b), -1)
+
+
+@torch.library.custom_op("riemopt::exact_product", mutates_args=())
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """A·B; an operator that a graph does not look into, so that the setting is its own."""
+    return _multiply_exactly(a, b)
+
+
+@exact_products
+def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@_exact_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@_exact_product.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor
+) -> tuple[Tensor, int]:
+    factors = zip((a, b), in_dims, strict=True)
+    first, second = (m.unsqueeze(0) if d is None else m.movedim(d, 0) for m, d in factors)
+    return _exact_product(first, second), 0
+
+
+def _keep_factors(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _derivative_of_product(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = ctx.saved_tensors
+    return G @ b.mH, a.mH @ G
+
+
+_exact_product.register_autograd(_derivative_of_product, setup_context=_keep_factors)
 
 
 def right_multiply(x: Tensor, s: Tensor) -> Tensor:

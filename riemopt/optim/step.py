@@ -17,7 +17,6 @@ Letters: `x` points, `g` Euclidean gradients, `m` momentum (tangent where the la
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -93,12 +92,8 @@ def descent(
 
 def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
     """The Riemannian gradient at `x`, and the momentum brought to `x`."""
-    with _products_of_tangents(manifold, x):
+    with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
         return _carry(manifold, x, g, request)
-
-
-def _products_of_tangents(manifold: Manifold, x: Tensor) -> AbstractContextManager[None]:
-    return linalg.inexact_products(x) if manifold.tangents_may_be_inexact else nullcontext()
 
 
 def _carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
@@ -122,7 +117,7 @@ def _carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carrie
 def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
     """Project the direction of `step` where the rule left the tangent space."""
     if not step.is_tangent and not manifold.allows_elementwise_scaling:
-        with _products_of_tangents(manifold, x):
+        with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
             step.u = manifold.proj_tangent(x, step.u)
 
 
