@@ -195,20 +195,32 @@ def relative_error(manifold, x, u, taken, y):
     return float(error / torch.linalg.matrix_norm(u))
 
 
+def assert_one_map(manifold, x, u):
+    """To 3e-4 of the step with TF32 inputs, and without to rounding, of X and of the step."""
+    eps_x = eps(x.dtype)
+    rounding = 20 * eps_x * torch.linalg.matrix_norm(x) / torch.linalg.matrix_norm(u)
+    for mode, bound in ((SimulatedTF32(), TF32), (nothing_is_read(), 40 * eps_x)):
+        with mode:
+            y, taken = manifold.curve_with_fraction(x, u, 1.0)
+        taken = 1 if taken is None else taken
+        assert relative_error(manifold, x, u, taken, y) <= bound + rounding
+
+
 @over_shapes
 @over_kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float64], ids=name)
 @pytest.mark.parametrize("rho", [0.01, 0.1, 0.5, 1.0, 3.0])
 def test_an_eager_step_leads_to_the_same_point(shape, kind, rho, dtype):
-    """To 3e-4 of its length with TF32 inputs, and without to rounding, of X and of the step."""
-    manifold = Stiefel()
-    x = manifold.random_point(*shape, generator=generator(0), dtype=dtype)
-    u = tangent(manifold, x, kind, rho, generator(1))
-    rounding = 20 * eps(dtype) * torch.linalg.matrix_norm(x) / torch.linalg.matrix_norm(u)
-    for mode, bound in ((SimulatedTF32(), TF32), (nothing_is_read(), 40 * eps(dtype))):
-        with mode:
-            y, taken = manifold.curve_with_fraction(x, u, 1.0)
-        assert relative_error(manifold, x, u, taken, y) <= bound + rounding
+    x = Stiefel().random_point(*shape, generator=generator(0), dtype=dtype)
+    assert_one_map(Stiefel(), x, tangent(Stiefel(), x, kind, rho, generator(1)))
+
+
+@pytest.mark.parametrize("word", ["qr", "cayley"])
+@pytest.mark.parametrize("shape", [(48, 48), (160, 24), (24, 160)])
+@pytest.mark.parametrize("rho", [0.01, 0.1, 1.0, 3.0])
+def test_so_it_is_with_other_retractions(word, shape, rho):
+    x = Stiefel().random_point(*shape, generator=generator(0))
+    assert_one_map(Stiefel(word), x, tangent(Stiefel(), x, "random", rho, generator(1)))
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (160, 24)])

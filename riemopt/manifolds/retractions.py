@@ -179,7 +179,9 @@ class Cayley(Retraction):
 
     @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        y = linalg.cayley(x, linalg.cap_norm(t * u, linalg.step_cap(u.dtype)))
+        u = linalg.cap_norm(t * u, linalg.step_cap(u.dtype))
+        with linalg.inexact_products(u):
+            y = linalg.cayley(x, u)
         return linalg.polish(y)  # the transform keeps the defect that X has
 
     @override
