@@ -215,12 +215,12 @@ def direction_not_projected(manifold, x, step):
     return
 
 
-def zero_step_moves_a_bit(manifold, x, u, t, checked):
+def zero_step_moves_a_bit(manifold, x, u, t, checked, **options):
     """The retraction's rounding, where it was not asked for."""
     return manifold.curve_with_fraction(x, u, t)[0], None
 
 
-def a_step_rounded(manifold, x, u, t, checked):
+def a_step_rounded(manifold, x, u, t, checked, **options):
     y, fraction = right_move(manifold, x, u, t, checked)
     return y * (1 + 2 * torch.finfo(y.dtype).eps), fraction
 

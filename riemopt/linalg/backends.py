@@ -175,6 +175,14 @@ def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
 
 
+def has_tf32(like: Tensor) -> bool:
+    """Whether products of tensors like this one may be told to round their inputs to TF32.
+
+    What a device makes of it is its own affair: one that has no TF32 multiplies in float32.
+    """
+    return like.device.type != "cpu" and like.dtype in (torch.float32, torch.complex64)
+
+
 def sums_exactly(a: Tensor) -> torch.dtype:
     """The dtype for sums of a few products that cancel: float64, if the device of `a` has it."""
     return torch.float32 if a.device.type == "mps" else torch.float64

@@ -24,8 +24,8 @@ def cayley(x: Tensor, u: Tensor) -> Tensor:
     p = x.shape[-1]
     XhU = gram(x, u)
     if is_square(x):
-        half, eye = skew(XhU) / 2, torch.eye(p, dtype=x.dtype, device=x.device)
-        return x @ torch.linalg.solve_ex(eye - half, eye + half)[0]
+        W, eye = skew(XhU), torch.eye(p, dtype=x.dtype, device=x.device)
+        return x + x @ torch.linalg.solve_ex(eye - W / 2, W)[0]
     PU = u - x @ (XhU / 2)
     A, B = torch.cat([PU, x], -1), torch.cat([x, -PU], -1)  # W = A Bᴴ, both n×2p
     eye = torch.eye(2 * p, dtype=x.dtype, device=x.device)

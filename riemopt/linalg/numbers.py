@@ -45,11 +45,12 @@ def maximum(a: Any, b: Any) -> Any:
     return torch.maximum(a, b) if isinstance(b, Tensor) else max(a, b)
 
 
-def root_plus(a: Any, eps: float) -> Any:
-    """√a + eps of a number, or of a tensor that may be overwritten if autograd does not look on."""
+def root_plus(a: Any, eps: Any) -> Any:
+    """√a + eps of a number, or of a tensor."""
     if not isinstance(a, Tensor):
         return (math.sqrt(a) if a >= 0 else math.nan) + eps
-    return a.sqrt() + eps if torch.is_grad_enabled() else a.sqrt_().add_(eps)
+    root = a.sqrt()
+    return root + eps if torch.is_grad_enabled() else root.add_(eps)
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
 from riemopt.linalg.products import product
-from riemopt.linalg.tiny import in_pieces
 
 
 def polar(y: Tensor) -> Tensor:
@@ -34,30 +33,60 @@ def polar(y: Tensor) -> Tensor:
     return polar_fixed.polar(y)
 
 
-@in_pieces
+def polish(y: Tensor) -> Tensor:
+    """Polar factor of a Y that is off by rounding, or by little: S = YᴴY - I of norm below .01.
+
+    Where nothing may be read it is known up to 5/16·S³; else `polar`, which takes any S.
+    """
+    if y.numel() == 0 or backends.reads_are_free(y):
+        return polar(y)
+    return polar_fixed.polish(y)
+
+
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
-    """Polar factor of X + t·U, with t·U cut to the length `step_cap`."""
+    """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below."""
+    return polar_step_with_fraction(x, u, t)[0]
+
+
+def polar_step_with_fraction(
+    x: Tensor, u: Tensor, t: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """`polar_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
+
+    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (6.2).
+    """
     if u.numel() == 0:
-        return x + t * u
+        return x + t * u, None
     if _reads_are_free(x, u, t):
-        return polar_adaptive.polar_step(x, u, t)
-    return polar_fixed.polar_step(x, u, t)
+        return polar_adaptive.polar_step(x, u, t), None
+    y, fraction = polar_fixed.polar_step(x, u, t)
+    return y, fraction[..., 0, 0]
 
 
-@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     """Unitary polar factor of Y - ½(X + ¼t·U)S, where Y = X + t·U and S = t²·UᴴU; X is square.
 
     With t·U = XΩ, Ω skew-Hermitian, that is X(I + Ω + Ω²/2 + Ω³/8), which agrees with X·exp(Ω) to
     second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
     products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). Steps with ‖S‖ above 64 are
-    cut to that length.
+    cut to that length; or see below.
+    """
+    return cubic_step_with_fraction(x, u, t)[0]
+
+
+def cubic_step_with_fraction(
+    x: Tensor, u: Tensor, t: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """`cubic_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
+
+    Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (9.6).
     """
     if u.numel() == 0:
-        return x + t * u
+        return x + t * u, None
     if _reads_are_free(x, u, t):
-        return polar_adaptive.cubic_step(x, u, t)
-    return polar_fixed.cubic_step(x, u, t)
+        return polar_adaptive.cubic_step(x, u, t), None
+    y, fraction = polar_fixed.cubic_step(x, u, t)
+    return y, fraction[..., 0, 0]
 
 
 def _reads_are_free(x: Tensor, u: Tensor, t: float | Tensor) -> bool:

@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.linalg import polar_fixed
 from riemopt.linalg.polynomials import REACH, evaluate, flattest_cubic, polynomials, step_cap
 from riemopt.linalg.products import (
     add_identity,
@@ -23,7 +22,7 @@ from riemopt.linalg.products import (
     sym,
 )
 from riemopt.linalg.steps import cap_norm, cubic_cut
-from riemopt.linalg.tiny import has_entries_first
+from riemopt.linalg.tiny import has_entries_first, in_pieces
 
 _MAX_SWEEPS = 6
 _MAX_SQUARE_SWEEPS = 40  # each takes tiny singular values, of an edited weight, times 1.5 or more
@@ -36,6 +35,7 @@ _LARGE = 512  # rows from which `spectral_bound` costs less than it saves
 # --- polar -------------------------------------------------------------------------------------
 
 
+@in_pieces
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """`polar.polar_step`; the length of U is measured only where X + U leaves a doubt."""
     limit = step_cap(u.dtype)
@@ -151,6 +151,7 @@ def _iterated_root(S: Tensor, bound: float) -> Tensor:
 # --- cubic -------------------------------------------------------------------------------------
 
 
+@in_pieces
 def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     """`polar.cubic_step`.
 
@@ -175,12 +176,13 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
 
 
 def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-    """`polar_fixed.long_cubic`, in the memory of t·U where that can be."""
+    """X + U - ½(X + ¼U)S with S = UᴴU, in the memory of t·U where that can be."""
     u = cap_norm(t * u, step_cap(u.dtype))
     S = gram(u, u)
     scale = cubic_cut(S)
     if S.requires_grad or u.shape != x.shape:
-        return polar_fixed.cubic_of(x, scale * u, scale.square() * S)
+        u = scale * u
+        return add_product(x + u, x + 0.25 * u, scale.square() * S, -0.5)
     u, S = u.mul_(scale), S.mul_(scale.square())
     y = x + u
     return add_product(y, u.mul_(0.25).add_(x), S, -0.5, overwrite=y.is_contiguous())

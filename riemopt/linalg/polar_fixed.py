@@ -1,45 +1,142 @@
 """Polar factors where nothing may be read: a fixed number of products. See `polar`.
 
-For accelerators, graphs of torch.compile, meta and functorch tensors. Bounds of singular values are
-tensors here, one for each matrix, and every algorithm takes as many rounds as the longest step
-needs.
+For accelerators, graphs of torch.compile, meta and functorch tensors.
+
+A *step* is written as X and something as small as the step, so that products may round their inputs
+to TF32: that error is relative to the step, or makes Y longer and shorter in directions that the
+last sweep sees. What must be exact is the surface, and with it one Gram matrix at the end:
+
+    S = YᴴY - I                         # in full float32
+    Y = Y - ½YS                         # leaves ¾S²
+
+The numbers of the sweeps are fixed, and leave singular values of 1 where they are. They reach so
+far; a longer step is shortened, by a factor that is computed where the step is.
+
+The polar factor of *any* matrix (`polar`, `inverse_root`) has no such bound: there bounds of
+singular values are tensors, one for each matrix, with as many rounds as the longest step needs.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-from riemopt.linalg.polynomials import WIDEST, cubic_steps, evaluate, flattest_cubic, step_cap
+from riemopt.linalg import backends
+from riemopt.linalg.polynomials import WIDEST, cubic_steps, evaluate, flattest_cubic, sweeps
 from riemopt.linalg.products import (
     add_identity,
     add_product,
+    add_scaled,
+    exact_gram_defect,
     gram,
     gram_defect,
+    inexact_products,
     is_square,
     product,
     right_multiply,
     sym,
 )
-from riemopt.linalg.steps import cap_norm, cubic_cut
 
+LONGEST_CUBIC = 3.1
+"""Of a cubic step, as the root of ‖UᴴU‖; a half turn is reached at 2.8."""
+LONGEST_POLAR = 2.5
+"""Of a polar step, likewise: the tangent of the angle it turns by."""
+NARROW = 128
+"""Columns up to which memory, and not arithmetic, bounds the time of a product with tall X."""
+
+_LOWEST = 0.7  # singular value of a point that is off; what is lower takes more than one step
+_DTYPES = (torch.float32, torch.float64)
 _STEPS = {dtype: cubic_steps(dtype) for dtype in WIDEST}
+# What is left at last, of S = 2e with e the tolerance: ¾S² of square matrices, of others 5/16·S³.
+_CUBIC = {
+    dtype: sweeps(_LOWEST, math.hypot(1, LONGEST_CUBIC**3 / 8), 0.7 * torch.finfo(dtype).eps ** 0.5)
+    for dtype in _DTYPES
+}
+_POLAR = {
+    dtype: sweeps(_LOWEST, math.hypot(1, LONGEST_POLAR), torch.finfo(dtype).eps / 4)
+    for dtype in _DTYPES
+}
+_INEXACT_POLAR = sweeps(0.8, math.hypot(1, LONGEST_POLAR), 2.7e-3)
 
 
-def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-    """`polar.polar_step`."""
-    return polar(x + cap_norm(t * u, step_cap(u.dtype)))
+# --- steps -------------------------------------------------------------------------------------
 
 
-def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-    """`polar.cubic_step`."""
-    u = cap_norm(t * u, step_cap(u.dtype))
-    S = gram(u, u)
-    scale = cubic_cut(S)
-    return polar(cubic_of(x, scale * u, scale.square() * S))
+def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    """`polar.cubic_step`, and what fraction of t·U was taken, `(*, 1, 1)`."""
+    u = t * u
+    with inexact_products(u):
+        S = gram(u, u)
+        fraction = _fraction_within(S, LONGEST_CUBIC)
+        quarter = torch.addcmul(x, u, fraction, value=0.25)
+        y = add_product(add_scaled(x, u, fraction), quarter, fraction.square() * S, -0.5)
+        for c in _CUBIC[y.real.dtype]:
+            y = add_product(y, y, gram_defect(y), -c)
+    S = exact_gram_defect(y)
+    with inexact_products(u):
+        return add_product(y, y, S, -0.5), fraction
 
 
-def cubic_of(x: Tensor, u: Tensor, S: Tensor) -> Tensor:
-    """X + U - ½(X + ¼U)S with S = UᴴU."""
-    return add_product(x + u, x + 0.25 * u, S, -0.5)
+def polar_step(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    """`polar.polar_step`, and what fraction of t·U was taken, `(*, 1, 1)`.
+
+    By the inverse root of a p×p matrix.
+    """
+    u = t * u
+    narrow = min(x.shape[-2:]) <= NARROW and not backends.is_traced()
+    if narrow or not backends.has_tf32(u):
+        return _exact_polar_step(x, u)
+    with inexact_products(u):
+        S = gram_defect(x + u)
+        fraction = _fraction_within(S, LONGEST_POLAR)
+        y = add_scaled(x, u, fraction)
+        y = add_product(y, y, _root_defect(fraction.square() * S, _INEXACT_POLAR))
+    return polish(y), fraction
+
+
+def _exact_polar_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a narrow X: two exact products, which take no longer there, and no last sweep.
+
+    Not in a graph, where the user's setting holds for all products but `exact_gram_defect`.
+    """
+    with inexact_products(u):
+        fraction = _fraction_within(gram(u, u), LONGEST_POLAR)
+    y = add_scaled(x, u, fraction)
+    return add_product(y, y, _root_defect(gram_defect(y), _POLAR[y.real.dtype])), fraction
+
+
+def polish(y: Tensor) -> Tensor:
+    """`polar.polish`: Y(I - ½S + ⅜S²), S = YᴴY - I."""
+    S = exact_gram_defect(y)
+    with inexact_products(y):
+        return add_product(y, y, add_product(S, S, S, 0.375, weight=-0.5))
+
+
+def _root_defect(S: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Z with I + Z = (I + S)^(-1/2), by the sweeps of Y in terms of S: a product of I - cS."""
+    c, *others = coefficients
+    Z = -c * S
+    for following in others:
+        SP = add_product(S, S, S, c * c, weight=c * c - 2 * c)
+        S = add_product(S, S, SP, weight=1 - 2 * c)  # (I + S)(I - cS)² - I
+        c = following
+        Z = add_product(add_scaled(Z, S, -c), Z, S, -c)
+    return Z
+
+
+def _fraction_within(S: Tensor, longest: float) -> Tensor:
+    """What fraction of a step with UᴴU = S is taken, `(*, 1, 1)`.
+
+    Of a step of some 1e9 in float32 it is 0, as ‖S‖ overflows; S itself is made finite.
+    """
+    largest = torch.finfo(S.dtype).max
+    parts = torch.view_as_real(S) if S.is_complex() else S
+    parts.nan_to_num_(largest, largest, -largest)
+    norm = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)
+    return (norm / longest**2).clamp(min=1).rsqrt()
+
+
+# --- any matrix --------------------------------------------------------------------------------
 
 
 def polar(y: Tensor) -> Tensor:

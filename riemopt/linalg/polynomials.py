@@ -46,6 +46,22 @@ def cubic_steps(dtype: torch.dtype) -> int:
     return steps
 
 
+def sweeps(lowest: float, highest: float, tolerance: float) -> tuple[float, ...]:
+    """Numbers c for Y ← Y - c·Y(YᴴY - I), one for each sweep, that bring singular values to 1.
+
+    From between `lowest` < 1 and `highest` to 1, up to `tolerance`. The flattest cubics, each
+    scaled so that it leaves 1 where it is: so one list serves all lengths, and what a sweep adds to
+    Y is as small as the step. They come closer to the sweep of Newton and Schulz, c = ½.
+    """
+    a, b, found = lowest, highest, []
+    while max(1 - a, b - 1) > tolerance:
+        c1, c3, error = flattest_cubic(a, b)
+        at_one = c1 - c3
+        found.append(c3 / at_one)
+        a, b = (1 - error) / at_one, (1 + error) / at_one
+    return tuple(found)
+
+
 def _chebyshev(count: int, reach: float) -> tuple[tuple[float, ...], float]:
     """`count` coefficients of g with s·g(s) ≈ (1 + s)^(-1/2) - 1 for |s| ≤ reach, and the error.
 

@@ -6,7 +6,9 @@
 Nothing here reads a value, so all of it serves every back end.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast, overload
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from riemopt import _torch_workarounds
+from riemopt.linalg import backends
 from riemopt.linalg.backends import is_recorded_outside, is_traced, reads_are_free
 from riemopt.linalg.sums import LONG, long_product, norm, total
 from riemopt.linalg.tiny import has_entries_first, multiply_add
@@ -21,25 +24,30 @@ from riemopt.linalg.tiny import has_entries_first, multiply_add
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes that no factorisation takes, and that are computed with in float32."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 _AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])
 
 
 # --- precision ---------------------------------------------------------------------------------
 
 
-def upcast(function: _Function) -> _Function:
-    """Decorator: compute in float32 what is given in half precision, and round the result."""
+def upcast(function: _AnyFunction) -> _AnyFunction:
+    """Decorator: compute in float32 what is given in half precision, and round the result.
+
+    Of several results the first one is rounded: a point, and numbers that say how it was found.
+    """
 
     @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
         if not halves:
             return function(*args, **kwargs)
         full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
-        return function(*full, **kwargs).to(halves[0])
+        result = function(*full, **kwargs)
+        if isinstance(result, tuple):
+            return (result[0].to(halves[0]), *result[1:])
+        return result.to(halves[0])
 
-    return cast(_Function, wrapper)
+    return cast(_AnyFunction, wrapper)
 
 
 def exact_products(function: _AnyFunction) -> _AnyFunction:
@@ -66,6 +74,30 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
                 backend.fp32_precision = precision
 
     return cast(_AnyFunction, wrapper)
+
+
+def inexact_products(like: Tensor, *, allowed: bool = True) -> AbstractContextManager[None]:
+    """In this block products of float32 matrices may round their inputs to TF32, to 10 bits.
+
+    A device that can multiplies so 7 to 8 times as fast. For products that are small beside what
+    they are added to, and where an exact one comes after: see `polar_fixed`. Whatever the user
+    prefers: nothing of it is to be seen. The setting is that of `exact_products`.
+    """
+    return _tf32() if allowed and backends.has_tf32(like) and not is_traced() else _AS_IT_IS
+
+
+_AS_IT_IS = nullcontext()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 # --- parts and products of matrices ------------------------------------------------------------
@@ -138,6 +170,51 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
     return add_identity(gram(x, x), -1)
+
+
+def exact_gram_defect(x: Tensor) -> Tensor:
+    """`gram_defect` in full float32, inside `exact_products`; in a graph of torch.compile too."""
+    if not is_traced():
+        return gram_defect(x)
+    a, b = (x, x.mH) if is_wide(x) else (x.mH, x)
+    return add_identity(_exact_product(a, b), -1)
+
+
+@torch.library.custom_op("riemopt::exact_product", mutates_args=())
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """A·B; an operator that a graph does not look into, so that the setting is its own."""
+    return _multiply_exactly(a, b)
+
+
+@exact_products
+def _multiply_exactly(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@_exact_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@_exact_product.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor
+) -> tuple[Tensor, int]:
+    factors = zip((a, b), in_dims, strict=True)
+    first, second = (m.unsqueeze(0) if d is None else m.movedim(d, 0) for m, d in factors)
+    return _exact_product(first, second), 0
+
+
+def _keep_factors(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _derivative_of_product(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = ctx.saved_tensors
+    return G @ b.mH, a.mH @ G
+
+
+_exact_product.register_autograd(_derivative_of_product, setup_context=_keep_factors)
 
 
 def right_multiply(x: Tensor, s: Tensor) -> Tensor:
@@ -233,4 +310,6 @@ def largest_entries(u: Tensor) -> Tensor:
         # Rows first: so torch.compile finds the largest of each in the loop that makes `u`.
         return parts.abs().amax(-1).flatten(1).amax(1)
     flat = parts.reshape(len(u), -1)
+    if not reads_are_free(flat):
+        return torch.linalg.vector_norm(flat, math.inf, dim=1)  # one kernel
     return torch.maximum(flat.amax(1), -flat.amin(1))

@@ -14,6 +14,9 @@ from riemopt.linalg.backends import is_traced, reads_are_free
 from riemopt.linalg.products import add_scaled, average, inner, squared_norm
 from riemopt.linalg.sums import norm
 
+_LONGEST = 1e15
+"""Entry of which float32 can represent the square, and that of many added up; so its inverse."""
+
 
 def normalise(a: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
     """r·a/‖a‖ for `a` of any size; a zero vector goes to the point whose entries are all equal."""
@@ -37,7 +40,19 @@ def move_and_normalise(
         if length.amin().item() > 0 and length.amax().item() < math.inf:
             scale = radius / length
             return (y * scale if y.requires_grad else y.mul_(scale)).contiguous()
+    if not reads_are_free(y) and not y.is_complex() and 1 / _LONGEST < radius < _LONGEST:
+        return _normalise_in_few_passes(y, dims, radius)
     return normalise(y, dims, radius)
+
+
+def _normalise_in_few_passes(y: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
+    """r·y/‖y‖ of a y no shorter than a point, and with entries of which squares may overflow.
+
+    Those are cut: a step as long ends on the sphere, in some direction. A zero vector stays one.
+    """
+    y = y.clamp(-_LONGEST, _LONGEST)
+    length = norm(y, dims, keepdim=True).clamp(min=1 / _LONGEST)
+    return (y / (length if radius == 1 else length / radius)).contiguous()
 
 
 def _move_in_a_graph(

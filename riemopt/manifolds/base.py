@@ -138,6 +138,15 @@ class Manifold(ABC):
         return False
 
     @property
+    def tangents_may_be_inexact(self) -> bool:
+        """Whether optimizers may make tangent vectors by products that round their inputs to TF32.
+
+        So they may where `curve` takes away again what is left of a normal part. Only on devices
+        that have TF32; see `linalg.inexact_products`.
+        """
+        return False
+
+    @property
     def total_space(self) -> "Manifold | None":
         """Of a quotient, the manifold of the tensors that stand for its points; else None.
 

@@ -19,6 +19,7 @@ class Bases(Manifold):
     """
 
     event_ndim = 2
+    tangents_may_be_inexact = True
 
     @property
     @override
@@ -43,6 +44,12 @@ class Bases(Manifold):
     @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         return _STIEFEL.curve(x, u, t)
+
+    @override
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        return _STIEFEL.curve_with_fraction(x, u, t)
 
     @override
     def project(self, a: Tensor) -> Tensor:

@@ -130,6 +130,11 @@ class Flattened(Manifold):
 
     @property
     @override
+    def tangents_may_be_inexact(self) -> bool:
+        return self.base.tangents_may_be_inexact
+
+    @property
+    @override
     def total_space(self) -> Manifold | None:
         total = self.base.total_space
         return None if total is None else Flattened(total, self.event_ndim)

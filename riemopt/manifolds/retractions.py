@@ -54,6 +54,12 @@ class Retraction:
         y = linalg.right_multiply(x, A) + linalg.right_multiply(u, B)
         return linalg.right_multiply(y, self.finish(linalg.gram_defect(y)))
 
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`curve`, and what fraction of t·U was taken, `(*,)`; None where that is not counted."""
+        return self.curve(x, u, t), None
+
     def coefficients(self, XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
         """`(A, B)`, `(*, p, p)`, with X·A + U·B orthonormal up to what `finish` takes away.
 
@@ -88,7 +94,13 @@ class Polar(Retraction):
 
     @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return linalg.polar_step(x, u, t)
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        return linalg.polar_step_with_fraction(x, u, t)
 
     @override
     def coefficients(self, XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +125,13 @@ class Cubic(Retraction):
 
     @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return linalg.cubic_step(x, u, t)
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        return linalg.cubic_step_with_fraction(x, u, t)
 
     @override
     def coefficients(self, XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,8 +179,10 @@ class Cayley(Retraction):
 
     @override
     def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        y = linalg.cayley(x, linalg.cap_norm(t * u, linalg.step_cap(u.dtype)))
-        return linalg.polar(y)  # the transform keeps the defect that X has
+        u = linalg.cap_norm(t * u, linalg.step_cap(u.dtype))
+        with linalg.inexact_products(u):
+            y = linalg.cayley(x, u)
+        return linalg.polish(y)  # the transform keeps the defect that X has
 
     @override
     def coefficients(self, XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Tensor]:

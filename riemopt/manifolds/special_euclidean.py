@@ -58,7 +58,20 @@ class SpecialEuclidean(Manifold):
     @override
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """The step of `SpecialOrthogonal`, and t + v."""
-        return _motion(_ROTATIONS.retract(_rotation(x), _rotation(u)), _shift(x) + _shift(u), 1)
+        return self.curve(x, u, 1.0)
+
+    @override
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """That of the rotation; the translation is taken whole."""
+        u = t * u
+        rotation, fraction = _ROTATIONS.curve_with_fraction(_rotation(x), _rotation(u), 1.0)
+        return _motion(rotation, _shift(x) + _shift(u), 1), fraction
 
     @override
     def project(self, a: Tensor) -> Tensor:

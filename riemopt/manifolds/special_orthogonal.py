@@ -42,6 +42,7 @@ class SpecialOrthogonal(Manifold):
     """
 
     event_ndim = 2
+    tangents_may_be_inexact = True
 
     @property
     @override
@@ -74,10 +75,17 @@ class SpecialOrthogonal(Manifold):
         return self.curve(x, u, 1.0)
 
     @override
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
     @upcast
     @exact_products
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return linalg.without_phase(Cubic().curve(x, u, t)).contiguous()
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        y, fraction = Cubic().curve_with_fraction(x, u, t)
+        return linalg.without_phase(y).contiguous(), fraction
 
     @override
     @upcast

@@ -43,9 +43,11 @@ class Stiefel(Manifold):
     1 moves entries by about `lr`.
 
     Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm,
-    times the scale, are cut to that length: beyond it X + U no longer resolves X. Products of the
-    retraction are true float32 also where `torch.set_float32_matmul_precision` allows less, except
-    under torch.compile.
+    times the scale, are cut to that length: beyond it X + U no longer resolves X. On an accelerator
+    the number of products is fixed, and steps are cut at some three radians, by the bound √‖UᴴU‖ of
+    the largest: `optimizer.shortened_steps` counts them. What decides about the surface is computed
+    in true float32 there, the rest of a step may take TF32 inputs;
+    `torch.set_float32_matmul_precision` changes nothing of this, except under torch.compile.
 
     Cost: some four products of the size of XᴴX·X for a step of Adam on a CPU, more where nothing
     may be read; nothing waits for a device.
@@ -58,6 +60,7 @@ class Stiefel(Manifold):
     """
 
     event_ndim = 2
+    tangents_may_be_inexact = True
     retraction: Retraction | None = None
     metric: Literal["euclidean", "canonical"] = "euclidean"
     scale: float = 1.0
@@ -163,11 +166,18 @@ class Stiefel(Manifold):
         return self.retraction or default_retraction(shape)
 
     @override
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        return self.curve_with_fraction(x, u, t)[0]
+
+    @override
     @upcast
     @exact_products
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        curve = self.retraction_of(x.shape).curve
-        return self._scaled(curve(self.unscaled(x), self.unscaled(u), t)).contiguous()
+    def curve_with_fraction(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        move = self.retraction_of(x.shape).curve_with_fraction
+        y, fraction = move(self.unscaled(x), self.unscaled(u), t)
+        return self._scaled(y).contiguous(), fraction
 
     @override
     @upcast

@@ -13,7 +13,7 @@ from riemopt import linalg
 from riemopt.manifolds import Manifold
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
-from riemopt.optim.state import exact, zero_moment
+from riemopt.optim.state import counter_device, exact, zero_moment
 from riemopt.optim.step import Carried, Request, Scalar, Step, along
 
 SecondMoment = Literal["tangent", "carried", "point"]
@@ -24,9 +24,9 @@ class AdamScale(NamedTuple):
     """How long Adam's step is, and the state that says so. Tensors, or Python numbers."""
 
     length: Scalar
-    """-lr/(1 - β₁ᵗ), one for each member, `(K,)`, or for all."""
+    """-lr·√(1 - β₂ᵗ)/(1 - β₁ᵗ), one for each member, `(K,)`, or for all."""
     denominator: Scalar
-    """√(v/(1 - β₂ᵗ)) + eps, like v."""
+    """√v + eps·√(1 - β₂ᵗ), like v: so v̂ takes no pass of its own."""
     step: Scalar
     v: Scalar
     v_max: Scalar | None
@@ -56,8 +56,9 @@ def adam_scale(
     largest = v
     if v_max is not None:
         largest = v_max = linalg.maximum(v_max, v)
-    denominator = linalg.root_plus(largest / _along(1 - beta2**step, largest), eps)
-    return AdamScale(-lr / (1 - beta1**step), denominator, step, v, v_max)
+    root = (1 - beta2**step) ** 0.5
+    denominator = linalg.root_plus(largest, _along(eps * root, largest))
+    return AdamScale(-lr * root / (1 - beta1**step), denominator, step, v, v_max)
 
 
 def _along(values: Scalar, stack: Scalar) -> Scalar:
@@ -68,6 +69,14 @@ def _along(values: Scalar, stack: Scalar) -> Scalar:
 
 
 _scale = linalg.on_host_numbers(adam_scale)
+
+
+def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
+    """One counter if all `(K,)` are known to be equal, so that it can be a number; else all."""
+    known = linalg.known_values(counters)
+    if known is not None and known.count(known[0]) == len(known):
+        return counters[:1]
+    return counters.to(device)
 
 
 def adam(
@@ -221,9 +230,9 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         def zeros() -> Tensor:
             return torch.zeros_like(param, dtype=exact(param), memory_format=torch.preserve_format)
 
-        # `step` is on the device, where it is decided whether a step counts.
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        state = {"step": torch.zeros((), dtype=dtype, device=param.device), "exp_avg": zeros()}
+        step = torch.zeros((), dtype=dtype, device=counter_device(group, param))
+        state = {"step": step, "exp_avg": zeros()}
         for key in _SECOND_MOMENTS[: 1 + group["amsgrad"]]:
             elementwise = self._elementwise(manifold)
             state[key] = zeros() if elementwise else zero_moment(param, manifold)
@@ -253,7 +262,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
 
         step = adam(
             carried,
-            stack.load("step"),
+            _common_counter(stack.load("step"), stack.device),
             moment("exp_avg_sq"),
             moment("max_exp_avg_sq") if group["amsgrad"] else None,
             elementwise=elementwise,

@@ -253,8 +253,9 @@ class RiemannianOptimizer(Optimizer):
     def shortened_steps(self) -> int:
         """How often a point took a part of its step only, or none of it.
 
-        On a `LevelSet`, where the surface bends too much for the step or c is singular; on geoopt's
-        manifolds, where the result is not finite. Reading it synchronises.
+        On a `LevelSet`, where the surface bends too much for the step or c is singular; of
+        orthonormal columns on an accelerator, where it is longer than some three radians; on
+        geoopt's manifolds, where the result is not finite. Reading it synchronises.
         """
         return self._shortened.total()
 

@@ -91,6 +91,10 @@ class RowStack(Stack):
             there.copy_(new)
 
     @override
+    def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
+        return False
+
+    @override
     def store_points(self, x: Tensor) -> None:
         self._rows.write_(self.params[0], x.squeeze(0))
         del self._gradient, self._sparse

@@ -106,6 +106,11 @@ class Stack:
             batch = self._stack(self._local([state[key] for state in self.states]))
         return self._full(batch)
 
+    def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
+        """Whether `loaded`, `(1, …)`, is a view of what is `stored`, so that it may be written."""
+        alone = len(self.params) == 1 and self.in_place and not linalg.is_traced()
+        return alone and loaded.dtype == stored.dtype
+
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
         dtype = self.params[0].dtype
@@ -116,25 +121,32 @@ class Stack:
     def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:
         """Write one state tensor of each parameter whose step was accepted; None means all.
 
-        Of one parameter alone it may be a number, which fills the tensor. A parameter that has no
-        such state yet gets zeros first.
+        It may be a number, for all. A parameter that has no such state yet gets zeros first.
         """
         if self.states[0].get(key) is None:
             for p, state in zip(self.params, self.states, strict=True):
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
                 )
-        if self._scattered and self.states[0][key].ndim == 0:
-            accepted = None  # processes refuse points of their own; this number is one for all
+        if (
+            accepted is not None
+            and self.states[0][key].ndim == 0
+            and (self._scattered or self.states[0][key].device != accepted.device)
+        ):  # processes refuse points of their own; a host does not know what a device refuses
+            accepted = None
         if not isinstance(value, Tensor):
-            if accepted is None:
+            if accepted is None and len(self.states) == 1:
                 local_part(self.states[0][key]).fill_(value)
                 return
-            old = self.load(key)
-            value = torch.full_like(old, value)
-        if accepted is not None:
-            value = select(accepted, value, self.load(key))
+            value = torch.full_like(self.load(key), value)
         batch = self.batch(key)
+        if accepted is not None:
+            old = self.load(key)
+            live = old is batch or self.is_live(old, self.states[0][key])
+            if live and old.dtype == value.dtype:
+                select(accepted, value, old, out=old)
+                return
+            value = select(accepted, value, old)
         if batch is not None:
             batch.copy_(value)
         elif self.in_place:

@@ -236,7 +236,7 @@ class StandIns:
             checked = StepCheck(finite, finite)
         elif finite is not None:
             checked = StepCheck(checked.finite & finite, checked.moved & finite)
-        refused = (~checked.finite).sum()
+        refused = steps.count(~checked.finite)
         self.optimizer._skipped.add(refused if skip is None else refused * ~skip)
         return checked
 

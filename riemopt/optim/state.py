@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from riemopt import linalg
 from riemopt.distributed.dtensor import (
     all_reduce,
     cut_dims,
@@ -57,16 +58,13 @@ def conform(
     state = optimizer.state.get(param)
     if not state:
         return
-    own_rule = manifold is not None and optimizer._has_own_rule(manifold)
     for key, value in list(state.items()):
         if not isinstance(value, Tensor):
             continue
         unrounded = (saved or {}).get(key, value)
         exact_value = unrounded if isinstance(unrounded, Tensor) else value
         if value.ndim == 0:
-            # With a rule of ours it is decided on the device whether a step counts.
-            on_device = own_rule or group.get("capturable") or group.get("fused")
-            state[key] = exact_value.to(param.device if on_device else "cpu", copy=True)
+            state[key] = exact_value.to(counter_device(group, param), copy=True)
         elif param.dtype in HALF and key in optimizer.per_point_state:
             state[key] = exact_value.to(param.device, copy=True)
         elif param.dtype in HALF:
@@ -80,6 +78,15 @@ def conform(
             m.copy_(manifold.proj_tangent(x.to(m.dtype), m))
 
 
+def counter_device(group: dict[str, Any], param: Tensor) -> torch.device:
+    """Where a counter of steps is: on the host, as in torch, unless a graph is to count.
+
+    On the host it costs no kernel. On the device a step that is refused does not count.
+    """
+    on_device = group.get("capturable") or group.get("fused") or linalg.is_traced()
+    return param.device if on_device else torch.device("cpu")
+
+
 def lay_out(
     optimizer: RiemannianOptimizer,
     param: Tensor,
@@ -87,14 +94,10 @@ def lay_out(
     state: dict[str, Any],
 ) -> None:
     """Bring state in torch's layout, which anybody may put in the place of ours, to ours."""
-    own_rule = manifold is not None and optimizer._has_own_rule(manifold)
     for key, value in list(state.items()):
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.ndim == 0:
             continue
-        if value.ndim == 0:
-            if own_rule and value.device != param.device:
-                state[key] = value.to(param.device)
-        elif key in optimizer.per_point_state:
+        if key in optimizer.per_point_state:
             if manifold is None or manifold.allows_elementwise_scaling:
                 state[key] = expand_moment(value, param)
             elif value.shape == param.shape:

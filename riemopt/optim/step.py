@@ -92,6 +92,11 @@ def descent(
 
 def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
     """The Riemannian gradient at `x`, and the momentum brought to `x`."""
+    with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
+        return _carry(manifold, x, g, request)
+
+
+def _carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
     m, decay, weight = request.momentum, request.decay, request.weight
     if m is not None and weight is not None:
         momentum = manifold.carry(x, m, g, decay, weight)
@@ -112,7 +117,8 @@ def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried
 def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
     """Project the direction of `step` where the rule left the tangent space."""
     if not step.is_tangent and not manifold.allows_elementwise_scaling:
-        step.u = manifold.proj_tangent(x, step.u)
+        with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
+            step.u = manifold.proj_tangent(x, step.u)
 
 
 def decide(
@@ -176,22 +182,34 @@ def check_sizes(
 
     Refused is a step that may have an entry of `limit` or more, or one that is not a number.
     """
-    if not isinstance(t, Tensor) or t.ndim == 0:
+    if not isinstance(t, Tensor):
+        sizes = largest * abs(t)
+    elif t.ndim == 0:
         sizes = (largest * t).abs()
     elif t.numel() == 0:
         sizes = largest
+    elif t.numel() == len(t):
+        sizes = largest * t.flatten().abs()
     else:  # one factor for each point
-        sizes = (largest.reshape(-1, *[1] * (t.ndim - 1)) * t).abs().flatten(1).amax(1)
+        sizes = largest * torch.linalg.vector_norm(t.flatten(1), math.inf, dim=1)
     finite = sizes < limit
     if skip is not None:
         finite = finite & ~skip
-    return StepCheck(finite, finite & (sizes > 0))
+    return StepCheck(finite, finite.logical_and(sizes))  # of what is not 0
 
 
 def move(
-    manifold: Manifold, x: Tensor, u: Tensor, t: Scalar, checked: StepCheck | None
+    manifold: Manifold,
+    x: Tensor,
+    u: Tensor,
+    t: Scalar,
+    checked: StepCheck | None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one.
+
+    With `overwrite` the points may be written over x.
 
     Returns:
         The points, and how many of a step that was to be taken took only a part of it; None where
@@ -200,15 +218,22 @@ def move(
     y, fraction = manifold.curve_with_fraction(x, u, t)
     shortened = None if fraction is None else fraction < 1
     if checked is not None:
-        y = select(checked.moved, y, x)
+        y = select(checked.moved, y, x, out=x if overwrite else None)
         if shortened is not None:
             shortened = shortened & along(checked.moved, shortened)
-    return y, None if shortened is None else shortened.sum()
+    return y, None if shortened is None else count(shortened)
 
 
-def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` for the chosen members of a stack, `old` for the others."""
-    return torch.where(along(chosen, old), new.view_as(old), old)
+def count(flags: Tensor) -> Tensor:
+    """How many of some flags are set, 0-dimensional; one flag is its own number."""
+    return flags.sum() if flags.numel() != 1 else flags.view(())
+
+
+def select(chosen: Tensor, new: Tensor, old: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`new` for the chosen members of a stack, `old` for the others; `out` may be `old`."""
+    if out is None:
+        return torch.where(along(chosen, old), new.view_as(old), old)
+    return torch.where(along(chosen, old), new.view_as(old), old, out=out)
 
 
 def along(values: Tensor, stack: Tensor) -> Tensor:

@@ -74,12 +74,15 @@ def finish(
     checked: StepCheck | None,
 ) -> None:
     """Move the points and write them; momentum is kept as `Manifold.after_move` says."""
-    y, shortened = steps.move(manifold, x, step.u, step.t, checked)
+    keeps_x = type(manifold).after_move is not Manifold.after_move
+    overwrite = not keeps_x and stack.is_live(x, stack.params[0])
+    y, shortened = steps.move(manifold, x, step.u, step.t, checked, overwrite=overwrite)
     if shortened is not None:
         optimizer._shortened.add(shortened)
-    if type(manifold).after_move is not Manifold.after_move:
+    if keeps_x:
         _keep_momentum(optimizer, stack, manifold, x, y)
-    stack.store_points(y)
+    if y is not x:
+        stack.store_points(y)
 
 
 def _keep_momentum(
@@ -131,7 +134,7 @@ def _store_state(stack: Stack, step: Step, checked: StepCheck | None) -> None:
 def _count(optimizer: RiemannianOptimizer, checked: StepCheck | None, skip: Tensor | None) -> None:
     if checked is None:
         return
-    refused = (~checked.finite).sum()
+    refused = steps.count(~checked.finite)
     if skip is not None:  # a GradScaler's own decision, which it counts itself
         refused = refused * ~skip
     optimizer._skipped.add(refused)
