@@ -219,7 +219,6 @@ __all__ = [
     "inverse_cholesky",
     "inverse_root",
     "is_positive_definite",
-    "is_recorded_outside",
     "is_square",
     "is_traced",
     "is_well_conditioned",
