@@ -265,9 +265,10 @@ def test_a_thousand_float32_steps_stay_on_the_surface(m, n):
 
 @both
 @pytest.mark.parametrize("dtype", HALF, ids=name)
-def test_rounding_keeps_the_sign_of_the_determinant(m, dtype):
+@pytest.mark.parametrize("size", [30.0, 100.0])
+def test_rounding_keeps_the_sign_of_the_determinant(m, size, dtype):
     Q, R = SpecialOrthogonal().random_point(2, 500, 3, 3, generator=generator(0)).unbind(0)
-    x = m.project((Q * torch.tensor([30.0, 30.0, 1 / 900])) @ R)
+    x = m.project((Q * torch.tensor([size, size, size**-2])) @ R)
     y = m.round_point(x, dtype)
     assert bool((torch.linalg.det(x.to(dtype).double()) <= 0).any())
     assert bool((torch.linalg.det(y.double()) > 0).all())

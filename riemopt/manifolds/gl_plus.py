@@ -117,7 +117,7 @@ class GLPlus(Manifold):
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """X rounded; where det X > 0 would be lost, with singular values raised to 2·eps·‖X‖."""
+        """X rounded; where det X > 0 would be lost, with singular values raised by eps·‖X‖."""
         if x.dtype == dtype:
             return x.contiguous()
         y = x.to(dtype)
