@@ -18,6 +18,7 @@ from riemopt import constrain, constraints
 from riemopt.manifolds import (
     SPD,
     Correlation,
+    DoublyStochastic,
     Elliptope,
     ExceptRows,
     FixedSum,
@@ -44,7 +45,14 @@ from riemopt.manifolds import (
 )
 from riemopt.manifolds.curved import Curved
 from tests.level_set_gallery import ellipsoid
-from tests.manifold_cases import POSE, orthonormal_columns, triangle, two_equations, unit_norm
+from tests.manifold_cases import (
+    POSE,
+    coupling,
+    orthonormal_columns,
+    triangle,
+    two_equations,
+    unit_norm,
+)
 
 aten = torch.ops.aten
 READS = {
@@ -126,6 +134,8 @@ MANIFOLDS = {
     "positive": (Positive(), (3, 4)),
     "interval": (Interval(), (3, 4)),
     "simplex": (Simplex(), (3, 4)),
+    "coupling": (coupling(), (3, 2)),
+    "doubly-stochastic": (DoublyStochastic(), (2, 3, 4)),
     "affine": (two_equations(), (3, 5)),
     "fixed-sum": (FixedSum(), (3, 5)),
     "sparsity": (triangle(), (4, 4)),
@@ -143,7 +153,13 @@ MANIFOLDS = {
     "level-set-many": (LevelSet(orthonormal_columns, dense_up_to=0), (6, 3)),
     "level-set-matrix": (LevelSet(ellipsoid(torch.ones(5).double())), (5,)),
 }
-REAL = ("positive", "interval", "simplex")  # sets of real numbers alone
+REAL = (
+    "positive",
+    "interval",
+    "simplex",
+    "coupling",
+    "doubly-stochastic",
+)  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),
     "momentum": lambda p, **o: riemopt.RiemannianSGD(
