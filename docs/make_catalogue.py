@@ -65,6 +65,7 @@ FAMILIES = [
             "Positive": ("Positive()", (4,)),
             "Interval": ("Interval(0.0, 1.0)", (4,)),
             "Simplex": ("Simplex()", (4, 3)),
+            "DoublyStochastic": ("DoublyStochastic()", (4, 4)),
         },
     ),
     Family(

@@ -20,6 +20,7 @@ from riemopt.manifolds import (
     AffineSubspace,
     Circulant,
     Correlation,
+    DoublyStochastic,
     Elliptope,
     Euclidean,
     ExceptRows,
@@ -138,6 +139,7 @@ FACTORS: Shapes = {
 }
 FEW_FACTORS: Shapes = {"tall": (5, 2), "batch": (2, 3, 4, 2)}
 CORRELATIONS: Shapes = {**FEW_SQUARES, "large": (20, 20)}
+COUPLINGS: Shapes = {"empty": (0, 3, 3), "square": (4, 4), "batch": (2, 3, 5), "large": (30, 20)}
 NUMBERS: Shapes = {"empty": (0, 3), "one": (1,), "batch": (2, 3, 4), "large": (3, 100)}
 MIXTURES: Shapes = {**NUMBERS, "vector": (5,), "large": (3, 60)}
 COLUMN_MIXTURES: Shapes = {"vector": (5,), "batch": (4, 2, 3)}
@@ -251,6 +253,10 @@ def of_mass() -> GeneralizedStiefel:
     return GeneralizedStiefel(0.5 * torch.eye(5).double() + A.double() @ A.double().mT)
 
 
+def coupling() -> DoublyStochastic:
+    return DoublyStochastic(torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.4, 0.6]))
+
+
 POSE = Product({"rotation": (Stiefel(), (3, 3)), "translation": (Euclidean(), 3)})
 RIGID_MOTION = Product({"quaternion": (Sphere(), 4), "translation": (Euclidean(), 3)})
 PACKED = Product([(Stiefel(metric="canonical"), (3, 2)), (Sphere(), (2, 4)), (Symmetric(), (2, 2))])
@@ -297,6 +303,8 @@ CASES = [
     Case(Elliptope(2), FEW_FACTORS, "ambient", ("exp",)),
     Case(Spectrahedron(2), FEW_FACTORS, "ambient", ALL_FORMS, reach=0.1),
     Case(Correlation(), CORRELATIONS, "own", ALL_FORMS),
+    Case(DoublyStochastic(), COUPLINGS, is_real=True),
+    Case(coupling(), {"batch": (2, 3, 2)}, is_real=True, again=coupling),
     Case(Positive(), NUMBERS, "own", ALL_FORMS, is_real=True),
     Case(Interval(), NUMBERS, "own", ALL_FORMS, reach=0.1, is_real=True),
     Case(Interval(-2.0, 5.0), {"batch": (2, 3)}, "own", ALL_FORMS, reach=0.1, is_real=True),

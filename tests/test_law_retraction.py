@@ -25,7 +25,7 @@ from tests.laws import (
     project_scale,
     tangent,
 )
-from tests.manifold_cases import CASES, EXACT, FULL, generator, over, point, seeds
+from tests.manifold_cases import CASES, EXACT, FULL, generator, over, over_cases, point, seeds
 
 
 def law_retract_stays_on_surface(
@@ -144,3 +144,15 @@ def test_blind_retraction_is_first_order(monkeypatch, case, shape, dtype):
 def test_blind_batch_equals_loop(monkeypatch, case, shape, dtype):
     monkeypatch.setattr(backends, "reads_are_free", lambda *tensors: False)
     law_batch_equals_loop(case.manifold, point(case, shape, dtype), generator(1))
+
+
+@over_cases()
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_part_that_is_taken_is_a_part(case, value):
+    """Also of a step that is not finite, which optimizers count by it."""
+    shape = next(s for kind, s in case.shapes.items() if kind != "empty")
+    x = point(case, shape, torch.float32)
+    for u in (torch.full_like(x, value), tangent(case.manifold, x, generator(1), 1e30)):
+        part = case.manifold.curve_with_fraction(x, u, 1.0)[1]
+        if part is not None:
+            assert bool(((part >= 0) & (part <= 1)).all())

@@ -18,6 +18,7 @@ from riemopt import constrain, constraints
 from riemopt.manifolds import (
     SPD,
     Correlation,
+    DoublyStochastic,
     Elliptope,
     ExceptRows,
     FixedRank,
@@ -51,6 +52,7 @@ from riemopt.manifolds.curved import Curved
 from tests.level_set_gallery import ellipsoid
 from tests.manifold_cases import (
     POSE,
+    coupling,
     of_mass,
     orthonormal_columns,
     triangle,
@@ -144,6 +146,8 @@ MANIFOLDS = {
     "positive": (Positive(), (3, 4)),
     "interval": (Interval(), (3, 4)),
     "simplex": (Simplex(), (3, 4)),
+    "coupling": (coupling(), (3, 2)),
+    "doubly-stochastic": (DoublyStochastic(), (2, 3, 4)),
     "affine": (two_equations(), (3, 5)),
     "fixed-sum": (FixedSum(), (3, 5)),
     "sparsity": (triangle(), (4, 4)),
@@ -168,6 +172,8 @@ REAL = (
     "symplectic",
     "gl-plus",
     "special-linear",
+    "coupling",
+    "doubly-stochastic",
 )  # sets of real numbers alone
 OPTIMIZERS = {
     "sgd": lambda p, **o: riemopt.RiemannianSGD(p, lr=0.1, **o),

@@ -50,6 +50,7 @@ from riemopt.linalg.cholesky import (
     with_unit_diagonal,
 )
 from riemopt.linalg.copies import Copies
+from riemopt.linalg.couplings import scale_to_sums, sum_multipliers
 from riemopt.linalg.curvature import Curvature
 from riemopt.linalg.derivatives import derivative_of_inner
 from riemopt.linalg.exponential import cayley, cayley_coefficients, matrix_exp
@@ -271,6 +272,7 @@ __all__ = [
     "rounds",
     "rows_of",
     "rows_times",
+    "scale_to_sums",
     "scattered",
     "shift",
     "sinc_of_root",
@@ -283,6 +285,7 @@ __all__ = [
     "squared_norm",
     "step_cap",
     "steps_are_known_to_count",
+    "sum_multipliers",
     "sums_exactly",
     "sym",
     "symplectic_defect",

@@ -8,6 +8,7 @@ from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.constant import Constant
 from riemopt.manifolds.correlation import Correlation
 from riemopt.manifolds.cut import Cut
+from riemopt.manifolds.doubly_stochastic import DoublyStochastic
 from riemopt.manifolds.elliptope import Elliptope
 from riemopt.manifolds.euclidean import Euclidean
 from riemopt.manifolds.fixed_rank import FixedRank
@@ -53,6 +54,7 @@ __all__ = [
     "Constant",
     "Correlation",
     "Cubic",
+    "DoublyStochastic",
     "Elliptope",
     "Euclidean",
     "ExceptRows",

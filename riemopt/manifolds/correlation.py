@@ -138,7 +138,7 @@ class Correlation(Manifold):
         y = _definite(linalg.of_unit_factor(linalg.unit_factor(L) + Z), torch.finfo(wide).eps)
         finite = y.isfinite().all(-1).all(-1)
         y = torch.where(finite[..., None, None], y, X)
-        return self.round_point(y, x.dtype), taken[..., 0, 0] * finite
+        return self.round_point(y, x.dtype), torch.where(finite, taken[..., 0, 0], 0)
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:

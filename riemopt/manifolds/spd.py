@@ -161,7 +161,7 @@ class SPD(Manifold):
         y = linalg.keep_definite(sym(X) + step, torch.finfo(wide).eps)
         finite = y.isfinite().all(-1).all(-1)
         y = torch.where(finite[..., None, None], y, X)
-        return self.round_point(y, x.dtype), taken[..., 0, 0] * finite
+        return self.round_point(y, x.dtype), torch.where(finite, taken[..., 0, 0], 0)
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
