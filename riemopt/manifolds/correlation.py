@@ -136,7 +136,7 @@ class Correlation(Manifold):
         taken = LONGEST / length.clamp(min=LONGEST)
         Z = linalg.to_unit_factor(L, product(L, linalg.half_lower(taken * w)))
         y = _definite(linalg.of_unit_factor(linalg.unit_factor(L) + Z), torch.finfo(wide).eps)
-        finite = y.isfinite().all(-1).all(-1)
+        finite = y.isfinite().all(-1).all(-1) & length[..., 0, 0].isfinite()
         y = torch.where(finite[..., None, None], y, X)
         return self.round_point(y, x.dtype), torch.where(finite, taken[..., 0, 0], 0)
 
