@@ -25,6 +25,7 @@ from riemopt.interop.parametrize import (
     to_parametrized,
 )
 from riemopt.manifolds import (
+    SPD,
     Euclidean,
     FixedRank,
     FixedSum,
@@ -189,7 +190,8 @@ def test_geotorch_where_it_maps():
         (lambda m: geotorch.fixed_rank(m, "weight", 2), (5, 4), FixedRank(2)),
         (lambda m: geotorch.low_rank(m, "weight", 2), (4, 5), FixedRank(2)),
         (lambda m: geotorch.sln(m, "weight"), (4, 4), SpecialLinear()),
-        (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), "PSD is not known to map"),
+        (lambda m: geotorch.positive_definite(m, "weight"), (3, 3), SPD()),
+        (lambda m: geotorch.positive_semidefinite(m, "weight"), (3, 3), "PSSD is not known"),
     ]
     for register, shape, expected in cases:
         layer = linear(shape)

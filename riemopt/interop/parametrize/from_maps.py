@@ -37,9 +37,9 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
     `Symmetrize`, `SkewSymmetrize`, `Normalize`           `Symmetric()`, `SkewSymmetric()`,
                                                           `Sphere(dim, radius)`
     geotorch's Sphere, SphereEmbedded, Symmetric, Skew,   `Sphere(radius=…)`, `Symmetric()`,
-    SO, SL, Stiefel, Grassmannian                         `SkewSymmetric()`, `SpecialOrthogonal()`,
+    SO, SL, Stiefel, Grassmannian, PSD                    `SkewSymmetric()`, `SpecialOrthogonal()`,
                                                           `SpecialLinear()`, `Stiefel()`,
-                                                          `Grassmann()`
+                                                          `Grassmann()`, `SPD()`
     geotorch's FixedRank, LowRank                         `FixedRank(rank)`
     `torch.nn.utils.weight_norm`, by hooks                as `weight_norm` above
     `torch.nn.utils.prune`, W∘mask                        `Sparsity(mask)`

@@ -9,6 +9,7 @@ from riemopt import linalg
 from riemopt.interop.parametrize.maps import Normalize, SkewSymmetrize, Symmetrize
 from riemopt.interop.parametrize.weights import NotConvertedError
 from riemopt.manifolds import (
+    SPD,
     FixedRank,
     Grassmann,
     Manifold,
@@ -36,6 +37,7 @@ _GEOTORCH: dict[str, Callable[[nn.Module], Manifold]] = {
     "geotorch.fixedrank.FixedRank": lambda p: FixedRank(p.rank),  # type: ignore[arg-type]
     "geotorch.grassmannian.Grassmannian": lambda p: Grassmann(),
     "geotorch.lowrank.LowRank": lambda p: FixedRank(p.rank),  # type: ignore[arg-type]
+    "geotorch.psd.PSD": lambda p: SPD(),
     "geotorch.skew.Skew": lambda p: SkewSymmetric(),
     "geotorch.sl.SL": lambda p: SpecialLinear(),
     "geotorch.so.SO": lambda p: _rotations(p.base),  # type: ignore[arg-type]
