@@ -41,11 +41,12 @@ class DoublyStochastic(Manifold):
     Matchings and sorting (relaxed permutations), optimal transport, mixing of residual streams,
     balanced assignments. Real, of dimension (n-1)(m-1) (Douik & Hassibi 2019). The gradient is
     X∘(G - α1ᵀ - 1βᵀ), whose α and β solve a linear system of the size of the smaller side by a
-    Cholesky factor: n·m·min(n, m) operations. A step scales X∘exp(arsinh(U/X)) to its sums, by 30
-    rounds of Sinkhorn's iteration with logarithms, or up to 100 where values may be read; it is of
-    first order, and ends in the set for U of any length. Neither waits for a device. Entries stay
-    above eps², and move by about `lr` times those of the Riemannian gradient. Momentum is carried
-    by x ↦ √x and projected.
+    Cholesky factor: n·m·min(n, m) operations. A step scales X∘exp(arsinh(U/X)) to its sums, by 14
+    rounds of Sinkhorn's iteration with logarithms, fewer where values may be read, and from the
+    seventh on one of Newton's method each, as dear as a gradient; it is of first order, and ends in
+    the set for U of any length. Neither waits for a device. Entries stay above eps², and move by
+    about `lr` times those of the Riemannian gradient. Momentum is carried as in the flat
+    coordinates √x, and projected.
 
     Train with `RiemannianSGD`, or with Adam. There is no closed form of geodesics or distances. Do
     not use it where zeros are meant: its gradient vanishes on the way to them, as to a permutation.
