@@ -52,7 +52,6 @@ from riemopt.manifolds.curved import Curved
 from tests.level_set_gallery import ellipsoid
 from tests.manifold_cases import (
     POSE,
-    coupling,
     of_mass,
     orthonormal_columns,
     triangle,
@@ -146,7 +145,7 @@ MANIFOLDS = {
     "positive": (Positive(), (3, 4)),
     "interval": (Interval(), (3, 4)),
     "simplex": (Simplex(), (3, 4)),
-    "coupling": (coupling(), (3, 2)),
+    "coupling": (DoublyStochastic(torch.tensor([2, 5, 3]), torch.tensor([4, 6])), (3, 2)),
     "doubly-stochastic": (DoublyStochastic(), (2, 3, 4)),
     "affine": (two_equations(), (3, 5)),
     "fixed-sum": (FixedSum(), (3, 5)),
