@@ -193,10 +193,12 @@ def mistakes():
             backends, "reads_are_free", return_value=True
         ),
         "polar factor by an SVD": mock.patch.object(
-            Stiefel, "curve", lambda self, x, u, t: self.project(x + t * u)
+            Stiefel, "curve_with_fraction", lambda self, x, u, t: (self.project(x + t * u), None)
         ),
         "asks whether to move": mock.patch.object(
-            Stiefel, "curve", lambda self, x, u, t: x + t * u if u.isfinite().all() else x
+            Stiefel,
+            "curve_with_fraction",
+            lambda self, x, u, t: (x + t * u if u.isfinite().all() else x, None),
         ),
     }
 
