@@ -175,6 +175,11 @@ def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
 
 
+def host_beside(like: Tensor) -> torch.device:
+    """The CPU; in a graph of torch.compile, which is for one device, that of `like`."""
+    return like.device if torch.compiler.is_compiling() else torch.device("cpu")
+
+
 def has_tf32(like: Tensor) -> bool:
     """Whether products of tensors like this one may be told to round their inputs to TF32.
 

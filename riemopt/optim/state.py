@@ -83,8 +83,8 @@ def counter_device(group: dict[str, Any], param: Tensor) -> torch.device:
 
     On the host it costs no kernel. On the device a step that is refused does not count.
     """
-    on_device = group.get("capturable") or group.get("fused") or linalg.is_traced()
-    return param.device if on_device else torch.device("cpu")
+    on_device = group.get("capturable") or group.get("fused")
+    return param.device if on_device else linalg.host_beside(param)
 
 
 def lay_out(
