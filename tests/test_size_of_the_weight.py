@@ -101,9 +101,9 @@ def test_what_leaves_nothing_to_the_weight_is_the_same_object():
 
 
 def test_without_a_weight_the_error_says_what_to_write():
-    with pytest.raises(ValueError, match=r"fitted_to\(tensor\), or a number"):
+    with pytest.raises(ValueError, match=r"of a tensor, fitted_to\(tensor\)"):
         INIT.project(torch.ones(3))
-    with pytest.raises(ValueError, match="parameter group cannot keep"):
+    with pytest.raises(ValueError, match="In a parameter group write a number"):
         RiemannianSGD([{"params": [nn.Parameter(torch.ones(3, 4))], "manifold": INIT}], lr=0.1)
     with pytest.raises(ValueError, match="finite and not 0"):
         ManifoldParameter(torch.zeros(3, 4), INIT)

@@ -66,7 +66,7 @@ class Sphere(Slices):
         if self.given_radius == "init":
             raise ValueError(
                 f"{self!r} takes its radius from the weight that constrain or ManifoldParameter is "
-                "given. For a tensor by itself write fitted_to(tensor), or a number."
+                "given. In a parameter group write a number; of a tensor, fitted_to(tensor)."
             )
         return self.given_radius
 
@@ -98,6 +98,10 @@ class Sphere(Slices):
         if not (radius > 0 and math.isfinite(radius)):
             raise ValueError(f"{self!r} needs a weight that is finite and not 0.")
         return Sphere(self.slice_dims, radius)
+
+    @override
+    def prepare(self, x: Tensor) -> None:
+        _ = self.radius  # raises
 
     @property
     @override

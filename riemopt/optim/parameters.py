@@ -131,11 +131,6 @@ def as_stepped(param: Tensor, manifold: Manifold | None) -> Manifold | None:
         return None
     manifold.check_shape(param.shape)
     check_moves(param, manifold)
-    if manifold.fitted_to(param.detach()) is not manifold:
-        raise ValueError(
-            f"{manifold} takes its size from the value that constrain or ManifoldParameter is "
-            "given, which a parameter group cannot keep. Constrain the weight, or write a number."
-        )
     manifold.prepare(param)
     return manifold.with_dims_from_end(param.ndim)
 
