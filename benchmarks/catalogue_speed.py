@@ -4,7 +4,7 @@
 
 All methods of a workload are timed in turns, in one run. geoopt's are its manifold with its
 `RiemannianAdam`; pymanopt has no Adam, so its step is what any of its solvers does with a gradient:
-`euclidean_to_riemannian_gradient`, then `retraction`, in NumPy; ours beside it is `RiemannianSGD`.
+`projection` of the gradient, then `retraction`, in NumPy; ours beside it is `RiemannianSGD`.
 It is left out where pymanopt is not installed. Of riemopt, Adam has `second_moment="point"`. Run it
 on an otherwise idle machine.
 """
@@ -92,7 +92,7 @@ def pymanopt_rank(n: int, m: int, rank: int) -> Build:
         gradient = g.numpy()
 
         def step() -> None:
-            tangent = manifold.euclidean_to_riemannian_gradient(point, gradient)
+            tangent = manifold.projection(point, gradient)
             moved = type(tangent)(*(-LR * np.asarray(part) for part in tangent))
             manifold.retraction(point, moved)
 

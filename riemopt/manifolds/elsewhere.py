@@ -42,7 +42,8 @@ OURS = {
     "random_tangent_vector": "random_tangent(x)",
     "inner_product": "inner(x, u, v)",
     "zero_vector": "torch.zeros_like(x)",
-    "pair_mean": "exp(x, log(x, y) / 2)",
+    "pair_mean": "geodesic(x, y, 0.5)",
+    "euclidean_to_riemannian_hessian": "ehess2rhess(x, g, h, u)",
     # Manopt and McTorch
     "proj": "proj_tangent(x, u)",
     "tangent": "proj_tangent(x, u)",
@@ -59,7 +60,7 @@ OURS = {
     "is_point": "violation(x) <= tolerance(x)",
     "is_vector": "torch.allclose(proj_tangent(x, u), u)",
     "vector_transport_to": "transport(x, y, v)",
-    "parallel_transport_to": "transport(x, y, v), which is by projection unless a class says more",
+    "parallel_transport_to": "parallel_transport(x, y, v)",
     "distance": "dist(x, y)",
     "manifold_dimension": "dim(x.shape)",
 }
@@ -76,7 +77,7 @@ _PACKAGES = {
     "geoopt": "riemopt.interop.geoopt.from_geoopt(…) makes one of it",
     "geotorch": "it is a parametrization; riemopt.interop.parametrize.from_parametrized takes one "
     "that is registered",
-    "pymanopt": "take its counterpart in riemopt.manifolds",
+    "pymanopt": "take its counterpart in riemopt.manifolds (docs/moving-from-pymanopt.md)",
     "geomstats": "take its counterpart in riemopt.manifolds",
 }
 
