@@ -67,7 +67,9 @@ def test_formulas_against_the_default(manifold, shape, dtype):
     x = manifold.random_point(*shape, dtype=dtype, generator=generator(0))
     g, h = (torch.randn(shape, dtype=dtype, generator=generator(i)) for i in (1, 2))
     u = manifold.random_tangent(x, generator=generator(3))
-    projected = type("Default", (), {"allows_elementwise_scaling": False})
+    projected = type(
+        "Default", (), {"allows_elementwise_scaling": False, "has_ambient_metric": True}
+    )
     projected.egrad2rgrad = Manifold.egrad2rgrad
     projected.proj_tangent = staticmethod(manifold.proj_tangent)
     torch.testing.assert_close(

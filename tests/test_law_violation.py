@@ -72,7 +72,8 @@ def test_normal_displacements(case, shape, dtype, seed):
 @over_cases(lambda case: case.manifold.has_constant_norm)
 def test_scaled_point(case):
     """One point of a batch is (1+δ)x: δ·radius on a sphere, |XᵀX - I| = 2δ + δ² on Stiefel."""
-    x = point(case, case.shapes.get("batch", (4,)), torch.float64)
+    shape = next(case.shapes[kind] for kind in ("batch", "vector", "tall") if kind in case.shapes)
+    x = point(case, shape, torch.float64)
     violation = case.manifold.violation(x * (1 + DEFECT))
     radius = getattr(stored(case.manifold), "radius", None)
     expected = DEFECT * radius if radius else 2 * DEFECT + DEFECT**2

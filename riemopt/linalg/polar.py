@@ -53,7 +53,7 @@ def polar_step_with_fraction(
 ) -> tuple[Tensor, Tensor | None]:
     """`polar_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
 
-    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (6.2).
+    Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (4).
     """
     if u.numel() == 0:
         return x + t * u, None

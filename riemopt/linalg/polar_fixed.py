@@ -39,7 +39,7 @@ from riemopt.linalg.products import (
 
 LONGEST_CUBIC = 3.1
 """Of a cubic step, as the root of ‖UᴴU‖; a half turn is reached at 2.8."""
-LONGEST_POLAR = 2.5
+LONGEST_POLAR = 2.0
 """Of a polar step, likewise: the tangent of the angle it turns by."""
 NARROW = 128
 """Columns up to which memory, and not arithmetic, bounds the time of a product with tall X."""

@@ -44,10 +44,10 @@ class Stiefel(Manifold):
 
     Step: by the retraction. Steps longer than ¼·eps^(-1/2) (700 in float32) in Frobenius norm,
     times the scale, are cut to that length: beyond it X + U no longer resolves X. On an accelerator
-    the number of products is fixed, and steps are cut at some three radians, by the bound √‖UᴴU‖ of
-    the largest: `optimizer.shortened_steps` counts them. What decides about the surface is computed
-    in true float32 there, the rest of a step may take TF32 inputs;
-    `torch.set_float32_matmul_precision` changes nothing of this, except under torch.compile.
+    the number of products is fixed, and steps are cut at √‖UᴴU‖ = 3.1 if square, and at 2 if not:
+    `optimizer.shortened_steps` counts them. What decides about the surface is computed in true
+    float32 there, the rest of a step may take TF32 inputs; `torch.set_float32_matmul_precision`
+    changes nothing of this, except under torch.compile.
 
     Cost: some four products of the size of XᴴX·X for a step of Adam on a CPU, more where nothing
     may be read; nothing waits for a device.

@@ -254,7 +254,7 @@ class RiemannianOptimizer(Optimizer):
         """How often a point took a part of its step only, or none of it.
 
         On a `LevelSet`, where the surface bends too much for the step or c is singular; of
-        orthonormal columns on an accelerator, where it is longer than some three radians; on
+        orthonormal columns on an accelerator, where it is longer than some two units; on
         geoopt's manifolds, where the result is not finite. Reading it synchronises.
         """
         return self._shortened.total()
