@@ -96,7 +96,7 @@ def pymanopt_rank(n: int, m: int, rank: int) -> Build:
             moved = type(tangent)(*(-LR * np.asarray(part) for part in tangent))
             manifold.retraction(point, moved)
 
-        return Stepper(step, [], [], list, list)
+        return Stepper(step, [torch.zeros(())], [], list, list)  # it moves nothing of ours
 
     return build
 

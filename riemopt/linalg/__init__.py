@@ -86,7 +86,12 @@ from riemopt.linalg.low_rank import (
     thin_parts,
 )
 from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
-from riemopt.linalg.orthonormal import mean_along_columns, tangent_to_columns
+from riemopt.linalg.orthonormal import (
+    across_columns,
+    mean_across_columns,
+    mean_along_columns,
+    tangent_to_columns,
+)
 from riemopt.linalg.polar import (
     cubic_step,
     cubic_step_with_fraction,
@@ -171,6 +176,7 @@ __all__ = [
     "Copies",
     "Curvature",
     "Rows",
+    "across_columns",
     "adaptive",
     "add_identity",
     "add_product",
@@ -237,6 +243,7 @@ __all__ = [
     "lyapunov",
     "matrix_exp",
     "maximum",
+    "mean_across_columns",
     "mean_along_columns",
     "mean_along_rotations",
     "mean_along_sphere",

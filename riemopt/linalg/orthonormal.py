@@ -20,6 +20,12 @@ def tangent_to_columns(x: Tensor, u: Tensor) -> Tensor:
     return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)
 
 
+@in_pieces
+def across_columns(x: Tensor, u: Tensor) -> Tensor:
+    """U - XXᴴU: the part of U that is normal to all columns of X."""
+    return add_product(u, x, gram(x, u), -1)
+
+
 def mean_along_columns(
     x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -33,17 +39,31 @@ def mean_along_columns(
         mean = average(new, plus_adjoint(gram(x, m), -1), decay)
         return add_product(m, x, mean, 0.5, weight=0), squared_norm(new, (-2, -1)) * 0.25
     S, T = plus_adjoint(gram(x, g)), plus_adjoint(gram(x, m))
-    squared = _length_by_others(g, S) if reads_are_free(x, m, g) else None
+    return _mean_without(x, m, g, decay, S, T, 0.5)
+
+
+def mean_across_columns(
+    x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `mean_along_columns`, of parts that are normal to all columns."""
+    return _mean_without(x, m, g, decay, gram(x, g), gram(x, m), 1.0)
+
+
+def _mean_without(
+    x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor, S: Tensor, T: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
+    """The mean of G - share·XS and M - share·XT, and ‖G - share·XS‖²; XS is normal to that."""
+    squared = _length_by_others(g, S, share) if reads_are_free(x, m, g) else None
     if squared is not None:
         mean = average(g, m, decay)
-        return add_product(mean, x, average(S, T, decay), -0.5, overwrite=True), squared
-    tangent = add_product(g, x, S, -0.5)
-    mean = average(tangent, add_product(m, x, T, -0.5), decay)
+        return add_product(mean, x, average(S, T, decay), -share, overwrite=True), squared
+    tangent = add_product(g, x, S, -share)
+    mean = average(tangent, add_product(m, x, T, -share), decay)
     return mean, squared_norm(tangent, (-2, -1))
 
 
-def _length_by_others(g: Tensor, S: Tensor) -> Tensor | None:
-    """‖G‖² - ‖S/2‖² with S/2 = sym XᴴG; None where that cancels, since G is nearly normal."""
+def _length_by_others(g: Tensor, S: Tensor, share: float) -> Tensor | None:
+    """‖G‖² - ‖share·S‖²; None where that cancels, since little of G is tangent."""
     whole = squared_norm(g, (-2, -1))
-    squared = whole - squared_norm(S, (-2, -1)) * 0.25
+    squared = whole - squared_norm(S, (-2, -1)) * share**2
     return squared if bool((squared > 1e-3 * whole).all()) else None

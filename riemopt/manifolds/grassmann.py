@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt import linalg
-from riemopt.linalg import add_product, exact_products, gram, right_multiply, upcast
+from riemopt.linalg import exact_products, gram, right_multiply, upcast
 from riemopt.manifolds.bases import Bases
 
 
@@ -47,7 +47,13 @@ class Grassmann(Bases):
     @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """U - XXᴴU."""
-        return add_product(u, x, gram(x, u), -1)
+        return linalg.across_columns(x, u)
+
+    @override
+    def carry_mean(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return linalg.mean_across_columns(x, m, g, decay)
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:
