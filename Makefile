@@ -31,7 +31,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m slow --hypothesis-profile thorough -n 2 --dist worksteal
 
 test-frameworks: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[frameworks]'

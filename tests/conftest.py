@@ -9,17 +9,18 @@ import torch
 
 pytest.register_assert_rewrite("tests.laws", "tests.slopes", "tests.bounds")
 
-# Two examples a law and case: there are about a hundred cases a law. What is drawn is a seed, in
-# which there is nothing to shrink. (Keep a test under 900 parameters: hypothesis's pytest plugin
-# nests the settings once for each, and overflows the stack.)
-hypothesis.settings.register_profile(
-    "suite",
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=2,
-    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
-)
+# One example a law and case, and three by `make test-slow`: there are about a hundred cases a law.
+# What is drawn is a seed, in which there is nothing to shrink. (Keep a test under 900 parameters:
+# hypothesis's pytest plugin nests the settings once for each, and overflows the stack.)
+for profile, examples in (("suite", 1), ("thorough", 3)):
+    hypothesis.settings.register_profile(
+        profile,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=examples,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    )
 hypothesis.settings.load_profile("suite")
 
 
