@@ -138,6 +138,7 @@ def test_float32_distances_keep_their_digits(apart):
     assert ((C.dist(x, y).double() - exact).abs() / exact).max() < 1e-5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @exact
 @pytest.mark.parametrize("case", ["generic", "coincident", "identity"])
@@ -174,6 +175,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("start", ["random", "zeros", "ones", "any tensor"])
 def test_a_copula_is_found(optimizer, start):

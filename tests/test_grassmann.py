@@ -190,6 +190,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("start", ["random", "zeros", "one column", "nearly the worst"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("wide", [False, True], ids=["tall", "wide"])

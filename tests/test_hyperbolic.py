@@ -494,7 +494,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("make", "start"),
     [(m, s) for m in OPTIMIZERS for s in STARTS if (m, s) != ("adam", "far")],

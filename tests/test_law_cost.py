@@ -34,7 +34,7 @@ def test_no_large_matrix(case):
         law_makes_nothing_large(case.manifold, point(case, (*shape, *trailing), torch.float32))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @over(dtypes=[torch.float32, torch.complex64, torch.bfloat16])
 def test_step_on_meta(case, shape, dtype):
     law_step_never_synchronises(case.manifold, torch.empty(shape, dtype=dtype, device="meta"))

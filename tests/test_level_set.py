@@ -330,6 +330,7 @@ def test_what_is_held_twice_is_moved_once_and_everywhere(held):
 COMPILED = {**FOLLOWED, "module and its parts": through_parts(network())}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("held", COMPILED)
 def test_a_step_with_moved_tensors_is_compiled(held):
     p = nn.Parameter(torch.ones(3))

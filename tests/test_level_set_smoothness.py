@@ -92,7 +92,7 @@ def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> nn.Par
     return nn.Parameter(torch.randn(shape, generator=generator(1), dtype=dtype))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @over_refused
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=name)
 def test_refused_when_a_layer_is_constrained(case, dtype):

@@ -69,7 +69,7 @@ over_runs = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @over_runs
 def test_short_run(case, optimizer, dtype):
     assert largest_violation(case, optimizer, dtype, SHORT) <= LIMIT

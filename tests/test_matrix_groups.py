@@ -324,6 +324,7 @@ OPTIMIZERS = {
 STARTS = ("random", "zeros", "large reflection", "noise")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @both

@@ -200,7 +200,7 @@ def _meta_step(manifold, shape, make, dtype=torch.float32):
     assert mode.dispatched > 0
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", MANIFOLDS)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)

@@ -237,6 +237,7 @@ def test_float32_distances_keep_their_digits(cls, apart):
 CASES = ["generic", "coincident", "turned", "equal singular values"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @chequered("case, dtype", CASES, EXACT)
 @pytest.mark.parametrize("cls", [PSDFixedRank, Spectrahedron])

@@ -185,6 +185,7 @@ def test_gradients_at_coincident_points(metric):
 FUNCTIONS = ("EXP", "LOG", "LOG1P", "SQRT")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("values", [(1.0, 1.0, 1.0), (0.5, 2.0, 2.0), (0.5, 1.0, 3.0)], ids=str)
 @pytest.mark.parametrize("dtype", EXACT, ids=name)

@@ -103,6 +103,7 @@ def test_adam_with_a_moment_for_each_point_keeps_one_buffer_and_a_number(case, a
     assert state_bytes(optimizer, params) == bytes_of(params) + 4 * scalars
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_nothing_is_kept_between_steps_but_the_state(make, case):

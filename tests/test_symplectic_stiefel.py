@@ -231,6 +231,7 @@ def minimise(shape, start, optimizer, loss, steps=300):
     return W.detach()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("shape", [(10, 4), (4, 4)], ids=str)

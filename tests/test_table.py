@@ -139,6 +139,7 @@ def _shallow(model):
     return twin
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("remake", REMAKES)
 @pytest.mark.parametrize("cls", [riemopt.RiemannianSGD, riemopt.RiemannianAdam])
 def test_survives(remake, cls):

@@ -232,6 +232,7 @@ CASES = [(take, fate) for take in TAKE for fate in (FREED, IN_A_CYCLE)]
 CASES += [(take, COLLECTED) for take in ("another layer", "wrapper", "export", "pickle")]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("take", "fate"), CASES)
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_constraint_goes_with_the_parameter(make, take, fate):
@@ -273,6 +274,7 @@ def test_a_loose_parameter_carries_its_constraint(make, take, fate):
         steps_end_on(Stiefel(), params)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cls", [RiemannianSGD, RiemannianAdam, riemopt.RiemannianRMSprop])
 @pytest.mark.parametrize(
     "manifold",

@@ -39,6 +39,7 @@ def claimed_order(case):
 # --- every manifold of the catalogue passes ---
 
 
+@pytest.mark.sampled(3)
 @over_cases()
 def test_every_manifold_passes(case):
     order = claimed_order(case)
@@ -50,6 +51,7 @@ def test_every_manifold_passes(case):
     assert ("log inverts exp" in skipped) == (not {"exp", "log"} <= set(case.closed_forms))
 
 
+@pytest.mark.sampled(4)
 @over_cases(lambda case: case.twin is None and not case.is_real)
 def test_every_manifold_passes_on_complex_tensors(case):
     check_manifold(case.manifold, a_shape(case), dtype=C128, repeats=2, skip=[HOST]).require()
