@@ -157,7 +157,7 @@ from riemopt.linalg.spheres import (
     normalise,
     tangent_to_sphere,
 )
-from riemopt.linalg.steps import cap_norm, cubic_cut
+from riemopt.linalg.steps import cap_norm, cubic_cut, taken_where
 from riemopt.linalg.sums import in_double, norm, rows_times, shift, total
 from riemopt.linalg.symplectic import (
     cayley_step,
@@ -298,6 +298,7 @@ __all__ = [
     "sums_exactly",
     "sym",
     "symplectic_defect",
+    "taken_where",
     "tangent_to_columns",
     "tangent_to_rotations",
     "tangent_to_sphere",

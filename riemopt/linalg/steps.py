@@ -19,3 +19,8 @@ def cubic_cut(S: Tensor) -> Tensor:
     """What part of a step with UᴴU = S is taken, `(*, 1, 1)`: 1, or less where it is too long."""
     norm = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)
     return LONGEST_CUBIC / norm.clamp(min=LONGEST_CUBIC**2).sqrt()
+
+
+def taken_where(safe: Tensor, y: Tensor, x: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices Y and the part of the step that led there; X and 0 where it is not safe, `(*,)`."""
+    return torch.where(safe[..., None, None], y, x), torch.where(safe, part, 0)

@@ -6,12 +6,13 @@ from typing_extensions import override
 from riemopt import linalg
 from riemopt.linalg import add_product, gram
 from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 from riemopt.manifolds.stiefel import Stiefel
 
 _STIEFEL = Stiefel("polar")
 
 
-class Bases(Manifold):
+class Bases(ShortenedSteps):
     """Matrices with orthonormal columns (rows, if wide), of which several stand for one point.
 
     All XQ with Q in a group of rotations do: the metric is the ambient one on horizontal vectors.
@@ -37,18 +38,10 @@ class Bases(Manifold):
         return self.proj_tangent(x, add_product(h, u, linalg.sym(gram(x, g)), -1))
 
     @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The nearest basis to X + U."""
-        return _STIEFEL.retract(x, u)
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return _STIEFEL.curve(x, u, t)
-
-    @override
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
+        """To the nearest basis to X + t·U."""
         return _STIEFEL.curve_with_fraction(x, u, t)
 
     @override

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, product, sym, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 
 LONGEST = 1.0
 """Of a step, as ‖L⁻¹UL⁻ᴴ‖: as of `SPD`."""
@@ -23,7 +23,7 @@ _ROUNDS, _FIXED_ROUNDS, _ARRIVED = 200, 40, 1e-4
 
 @final
 @dataclass(frozen=True, repr=False)
-class Correlation(Manifold):
+class Correlation(ShortenedSteps):
     """{C = Cᴴ positive definite, Cᵢᵢ = 1}, `(*batch, n, n)`; complex matrices are Hermitian.
 
     Dimension: n(n-1)/2, an open set; n(n-1) if complex.
@@ -114,20 +114,11 @@ class Correlation(Manifold):
         return linalg.from_unit_factor(linalg.cholesky(y), _coordinates(linalg.cholesky(x), v))
 
     @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The geodesic, of steps that are not cut."""
-        return self.curve_with_fraction(x, u, 1.0)[0]
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
     @exact_products
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The curve of `retract`, and the part of the step that was taken: 1/‖L⁻¹UL⁻ᴴ‖, or 1."""
+        """The geodesic, of steps that are not cut; the part taken is 1/‖L⁻¹UL⁻ᴴ‖, or 1."""
         wide = torch.promote_types(x.dtype, torch.float32)
         X, U = x.to(wide), (t * u).to(wide)
         L = linalg.cholesky(X)
@@ -137,8 +128,8 @@ class Correlation(Manifold):
         Z = linalg.to_unit_factor(L, product(L, linalg.half_lower(taken * w)))
         y = _definite(linalg.of_unit_factor(linalg.unit_factor(L) + Z), torch.finfo(wide).eps)
         finite = y.isfinite().all(-1).all(-1) & length[..., 0, 0].isfinite()
-        y = torch.where(finite[..., None, None], y, X)
-        return self.round_point(y, x.dtype), torch.where(finite, taken[..., 0, 0], 0)
+        y, part = linalg.taken_where(finite, y, X, taken[..., 0, 0])
+        return self.round_point(y, x.dtype), part
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:

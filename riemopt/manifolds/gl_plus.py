@@ -10,14 +10,14 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, product, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.left_invariant import LeftInvariant
 from riemopt.manifolds.spd import SPD
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class GLPlus(Manifold):
+class GLPlus(LeftInvariant):
     """{X : det X > 0}, `(*batch, n, n)`, real: the invertible linear maps that keep orientation.
 
     Weight decay pulls towards 0, which is infinitely far.
@@ -45,8 +45,6 @@ class GLPlus(Manifold):
     maps (`SpecialLinear`).
     """
 
-    event_ndim = 2
-
     @property
     @override
     def margin(self) -> float:
@@ -73,59 +71,6 @@ class GLPlus(Manifold):
         return product(x, product(x.mT, h) + bend / 2)
 
     @override
-    @upcast
-    @exact_products
-    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
-        """tr AᵀB with A = X⁻¹U and B = X⁻¹V."""
-        A = linalg.left_divide_by(x, u)
-        B = A if u is v else linalg.left_divide_by(x, v)
-        return super().inner(x, A, B, keepdim=keepdim)
-
-    @override
-    @upcast
-    @exact_products
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """YX⁻¹V, the left translation, which keeps lengths."""
-        return product(y, linalg.left_divide_by(x, v))
-
-    @override
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        return self.transport(x, y, m)
-
-    @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """X(I + A + ½(A² + AᵀA - AAᵀ)) with A = X⁻¹U; a long step is cut."""
-        return self.curve_with_fraction(x, u, 1.0)[0]
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
-    @exact_products
-    def curve_with_fraction(
-        self, x: Tensor, u: Tensor, t: float | Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """The curve of `retract`, and the part of the step that was taken; 0 at the boundary."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        X, U = x.to(wide), (t * u).to(wide)
-        y, taken = linalg.geodesic_step(X, linalg.left_divide_by(X, U))
-        y = y.to(x.dtype)
-        safe = linalg.is_well_conditioned(y.to(wide))
-        y = torch.where(safe[..., None, None], y, x).contiguous()
-        return y, torch.where(safe, taken, 0)
-
-    @override
-    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """X rounded; where det X > 0 would be lost, with singular values raised by eps·‖X‖."""
-        if x.dtype == dtype:
-            return x.contiguous()
-        y = x.to(dtype)
-        safe = linalg.is_well_conditioned(y.to(x.dtype))[..., None, None]
-        raised = linalg.raise_singular_values(x, torch.finfo(dtype).eps)
-        return torch.where(safe, y, raised.to(dtype)).contiguous()
-
-    @override
     def project(self, a: Tensor) -> Tensor:
         """A, if rounding leaves no doubt that det A > 0; zeros go to the identity.
 
@@ -142,10 +87,6 @@ class GLPlus(Manifold):
         """0, or infinite where det X is not positive."""
         sign = torch.linalg.slogdet(x).sign
         return torch.where(sign > 0, torch.zeros_like(sign), torch.inf)
-
-    @override
-    def check_shape(self, shape: Sequence[int]) -> None:
-        self._check_square(shape)
 
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
@@ -167,15 +108,6 @@ class GLPlus(Manifold):
             for m in (SpecialOrthogonal(), SPD())
         )
         return self.project(_product(R, P))
-
-    @override
-    @upcast
-    @exact_products
-    def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """X·exp(Aᵀ)·exp(A - Aᵀ) with A = X⁻¹U; synchronises on an accelerator."""
-        A = linalg.left_divide_by(x, u)
-        stretch = product(x, linalg.matrix_exp(A.mT))
-        return product(stretch, linalg.matrix_exp(A - A.mT)).contiguous()
 
 
 @upcast

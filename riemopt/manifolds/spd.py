@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, sym, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 from riemopt.manifolds.spd_metrics import METRICS
 
 LONGEST = 1.0
@@ -21,7 +21,7 @@ Metric = Literal["bures_wasserstein", "affine", "log_cholesky", "log_euclidean"]
 
 @final
 @dataclass(frozen=True, repr=False)
-class SPD(Manifold):
+class SPD(ShortenedSteps):
     """{X : X = Xᴴ, X positive definite}, `(*batch, n, n)`; complex matrices are Hermitian.
 
     Dimension: n(n+1)/2, an open set; n² if complex.
@@ -130,23 +130,13 @@ class SPD(Manifold):
         return METRICS[self.metric].parallel_transport(x, y, v)
 
     @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """X + U + O(U²), positive definite for any U.
-
-        X + U + ½UX⁻¹U in the affine metric, of second order; else the geodesic of log-Cholesky.
-        """
-        return self.curve_with_fraction(x, u, 1.0)[0]
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
     @exact_products
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The curve of `retract`, and the part of the step that was taken: LONGEST/‖L⁻¹UL⁻ᴴ‖, or 1.
+        """To X + U + O(U²), positive definite for any U; the part taken is LONGEST/‖L⁻¹UL⁻ᴴ‖, or 1.
+
+        X + U + ½UX⁻¹U in the affine metric, of second order; else the geodesic of log-Cholesky.
 
         A step of several times the smallest eigenvalue would land far off: U mixes it with others,
         and these have to grow by as much for the matrix to stay positive definite.
@@ -159,9 +149,8 @@ class SPD(Manifold):
         taken = LONGEST / length.clamp(min=LONGEST)
         step = METRICS[self.metric].step(L, taken * W)
         y = linalg.keep_definite(sym(X) + step, torch.finfo(wide).eps)
-        finite = y.isfinite().all(-1).all(-1)
-        y = torch.where(finite[..., None, None], y, X)
-        return self.round_point(y, x.dtype), torch.where(finite, taken[..., 0, 0], 0)
+        y, part = linalg.taken_where(y.isfinite().all(-1).all(-1), y, X, taken[..., 0, 0])
+        return self.round_point(y, x.dtype), part
 
     @override
     def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 from riemopt.manifolds.special_orthogonal import SpecialOrthogonal
 
 _ROTATIONS = SpecialOrthogonal()
@@ -18,7 +18,7 @@ _ROTATIONS = SpecialOrthogonal()
 
 @final
 @dataclass(frozen=True, repr=False)
-class SpecialEuclidean(Manifold):
+class SpecialEuclidean(ShortenedSteps):
     """SE(n): {[[R, t], [0, 1]] : R a rotation}, `(*batch, n+1, n+1)`; the poses of rigid bodies.
 
     The product of matrices is that of motions: X takes the point p, written (p, 1), to Rp + t. R is
@@ -54,15 +54,6 @@ class SpecialEuclidean(Manifold):
         """That of `SpecialOrthogonal`, and h itself of the translation."""
         rotations = (_rotation(a) for a in (x, g, h, u))
         return _motion(_ROTATIONS.ehess2rhess(*rotations), _shift(h), 0)
-
-    @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The step of `SpecialOrthogonal`, and t + v."""
-        return self.curve(x, u, 1.0)
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
 
     @override
     def curve_with_fraction(

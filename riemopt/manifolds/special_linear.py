@@ -10,15 +10,15 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, product, upcast
-from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.gl_plus import GLPlus
+from riemopt.manifolds.left_invariant import LeftInvariant
 
 _GL = GLPlus()
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class SpecialLinear(Manifold):
+class SpecialLinear(LeftInvariant):
     """SL(n): {X : det X = 1}, `(*batch, n, n)`, real.
 
     Dimension: n² - 1.
@@ -46,7 +46,9 @@ class SpecialLinear(Manifold):
     Not for: maps of any volume (`GLPlus`); those that keep lengths, too (`SpecialOrthogonal`).
     """
 
-    event_ndim = 2
+    @override
+    def _within(self, x: Tensor) -> Tensor:
+        return linalg.with_determinant_one(x)
 
     @property
     @override
@@ -78,52 +80,6 @@ class SpecialLinear(Manifold):
         return product(x, linalg.without_trace(product(x.mT, h) + bend / 2))
 
     @override
-    def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
-        """tr AᵀB with A = X⁻¹U and B = X⁻¹V."""
-        return _GL.inner(x, u, v, keepdim=keepdim)
-
-    @override
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """YX⁻¹V, the left translation, which keeps lengths."""
-        return _GL.transport(x, y, v)
-
-    @override
-    def after_move(self, x: Tensor, y: Tensor, m: Tensor) -> Tensor:
-        return self.transport(x, y, m)
-
-    @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """X(I + A + ½(A² + AᵀA - AAᵀ)) over the root of its determinant; a long step is cut."""
-        return self.curve_with_fraction(x, u, 1.0)[0]
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
-    @exact_products
-    def curve_with_fraction(
-        self, x: Tensor, u: Tensor, t: float | Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """The curve of `retract`, and the part of the step that was taken."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        X, U = x.to(wide), (t * u).to(wide)
-        y, taken = linalg.geodesic_step(X, linalg.left_divide_by(X, U))
-        y = linalg.with_determinant_one(y).to(x.dtype)
-        safe = linalg.is_well_conditioned(y.to(wide))
-        y = torch.where(safe[..., None, None], y, x).contiguous()
-        return y, torch.where(safe, taken, 0)
-
-    @override
-    def round_point(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """X rounded; where det X > 0 would be lost, with singular values raised as in `GLPlus`."""
-        if x.dtype == dtype:
-            return x.contiguous()
-        safe = linalg.is_well_conditioned(x.to(dtype).to(x.dtype))[..., None, None]
-        raised = linalg.raise_singular_values(x, torch.finfo(dtype).eps)
-        return torch.where(safe, x, linalg.with_determinant_one(raised)).to(dtype).contiguous()
-
-    @override
     @exact_products
     def project(self, a: Tensor) -> Tensor:
         """The nearest point, or A/|det A|^(1/n): see the class. By an SVD; it synchronises."""
@@ -141,10 +97,6 @@ class SpecialLinear(Manifold):
         return torch.where(sign > 0, log.abs() / inverse, torch.inf)
 
     @override
-    def check_shape(self, shape: Sequence[int]) -> None:
-        self._check_square(shape)
-
-    @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:
         """Dimension n² - 1."""
         return shape[-1] ** 2 - 1
@@ -160,13 +112,6 @@ class SpecialLinear(Manifold):
         """A random point of `GLPlus` over the root of its determinant."""
         x = _GL.random_point(*shape, generator=generator, dtype=dtype, device=device)
         return _scaled(x).contiguous()
-
-    @override
-    @upcast
-    @exact_products
-    def exp(self, x: Tensor, u: Tensor) -> Tensor:
-        """X·exp(Aᵀ)·exp(A - Aᵀ) with A = X⁻¹U; synchronises on an accelerator."""
-        return linalg.with_determinant_one(_GL.exp(x, u)).contiguous()
 
 
 @upcast

@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import add_product, exact_products, product, upcast
-from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.retractions import Cubic
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class SpecialOrthogonal(Manifold):
+class SpecialOrthogonal(ShortenedSteps):
     """{X : XᴴX = I, det X = 1}, `(*batch, n, n)`: SO(n), and SU(n) if complex.
 
     `SpecialUnitary` is another name of it. `Stiefel` of square matrices has reflections too: a
@@ -70,20 +70,12 @@ class SpecialOrthogonal(Manifold):
         return linalg.mean_along_rotations(x, m, g, decay)
 
     @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The nearest point to X(I + Ω + Ω²/2 + Ω³/8), where U = XΩ; of second order."""
-        return self.curve(x, u, 1.0)
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
     @upcast
     @exact_products
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
+        """To the nearest point to X(I + Ω + Ω²/2 + Ω³/8), where t·U = XΩ; of second order."""
         y, fraction = Cubic().curve_with_fraction(x, u, t)
         return linalg.without_phase(y).contiguous(), fraction
 

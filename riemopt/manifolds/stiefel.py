@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import add_product, exact_products, gram, right_multiply, upcast
-from riemopt.manifolds.base import Manifold
 from riemopt.manifolds.retractions import Retraction, default_retraction, retraction_of
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 
 
 @final
 @dataclass(frozen=True, init=False, repr=False)
-class Stiefel(Manifold):
+class Stiefel(ShortenedSteps):
     """{X : XᴴX = I}, `(*batch, n, p)`; with orthonormal rows where n < p.
 
         constrain(layer, "weight", Stiefel())
@@ -156,18 +156,9 @@ class Stiefel(Manifold):
         # is not positive, and a norm would be NaN.
         return torch.maximum(value, product / 2) if u is v else value
 
-    @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The point that `retraction` reaches from X along U."""
-        return self.curve(x, u, 1.0)
-
     def retraction_of(self, shape: Sequence[int]) -> Retraction:
         """`retraction`, or what stands for None with matrices of `shape`."""
         return self.retraction or default_retraction(shape)
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
 
     @override
     @upcast
@@ -175,6 +166,7 @@ class Stiefel(Manifold):
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
+        """To the point that `retraction` reaches from X along t·U."""
         move = self.retraction_of(x.shape).curve_with_fraction
         y, fraction = move(self.unscaled(x), self.unscaled(u), t)
         return self._scaled(y).contiguous(), fraction

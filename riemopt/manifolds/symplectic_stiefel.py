@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import exact_products, upcast
-from riemopt.manifolds.base import Manifold
+from riemopt.manifolds.shortened_steps import ShortenedSteps
 
 _NEAR = 0.9
 """‖XᵀJX - J‖ of a tensor that `project` takes for a neighbour of the surface: below 1."""
@@ -20,7 +20,7 @@ _TOWARDS, _REFINED = 8, 3
 
 @final
 @dataclass(frozen=True, repr=False)
-class SymplecticStiefel(Manifold):
+class SymplecticStiefel(ShortenedSteps):
     """{X : XᵀJX = J}, `(*batch, 2n, 2p)` with p ≤ n, real; J = [[0, I], [-I, 0]] of either size.
 
     The symplectic group if square. The set is closed but not bounded: its points have norm √2p or
@@ -67,26 +67,16 @@ class SymplecticStiefel(Manifold):
         return linalg.tangent_to_symplectic(x, u)
 
     @override
-    def retract(self, x: Tensor, u: Tensor) -> Tensor:
-        """The Cayley transform (I - SJ/2)⁻¹(I + SJ/2)X with SJX = U; a long step is cut."""
-        return self.curve_with_fraction(x, u, 1.0)[0]
-
-    @override
-    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-        return self.curve_with_fraction(x, u, t)[0]
-
-    @override
     @exact_products
     def curve_with_fraction(
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The curve of `retract`, and the part of the step that was taken."""
+        """The Cayley transform (I - SJ/2)⁻¹(I + SJ/2)X with SJX = t·U; a long step is cut."""
         wide = torch.promote_types(x.dtype, torch.float32)
         X = x.to(wide)
         y, taken = _move(X, (t * u).to(wide))
-        finite = y.isfinite().all(-1).all(-1)
-        y = torch.where(finite[..., None, None], y, X)
-        return y.to(x.dtype).contiguous(), torch.where(finite, taken, 0)
+        y, taken = linalg.taken_where(y.isfinite().all(-1).all(-1), y, X, taken)
+        return y.to(x.dtype).contiguous(), taken
 
     @override
     @upcast
