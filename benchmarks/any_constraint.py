@@ -12,8 +12,6 @@ second moment for each point (`second_moment="point"`), as in all figures that a
 
 from __future__ import annotations
 
-import json
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from riemopt_bench.environment import write_rows
 from riemopt_bench.speed.stepper import Stepper
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from torch import Tensor, nn
@@ -276,13 +275,7 @@ def main(
         rows = measure(work, 5 if quick else rounds)
         show(console, work, rows)
         results += rows
-    machine = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "rows": results}, indent=1) + "\n")
+    write_rows(output, results)
     console.print(f"Written to {output}")
 
 

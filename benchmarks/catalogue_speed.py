@@ -11,8 +11,6 @@ on an otherwise idle machine.
 
 from __future__ import annotations
 
-import json
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from riemopt_bench.environment import write_rows
 from riemopt_bench.speed.stepper import Stepper
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from torch import Tensor, nn
@@ -238,14 +237,7 @@ def main(
     rows = [row for work in chosen for row in measure(work, 8 if quick else rounds)]
     console = Console(width=None if sys.stdout.isatty() else 140)
     show(console, rows)
-    machine = {
-        "torch": torch.__version__,
-        "geoopt": geoopt.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    write_rows(output, rows, "pymanopt")
     console.print(f"Written to {output}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import platform
 from importlib import metadata
@@ -73,3 +74,10 @@ def describe() -> dict[str, Any]:
         "geoopt": version("geoopt"),
         "threads": torch.get_num_threads(),
     }
+
+
+def write_rows(output: Path, rows: list[dict[str, Any]], *packages: str) -> None:
+    """Write figures as JSON, with what `describe` says and the versions of `packages`."""
+    machine = describe() | {package: version(package) for package in packages}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
