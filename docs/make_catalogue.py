@@ -24,6 +24,8 @@ from riemopt.manifolds import Manifold, PoincareBall, Product, Simplex, Sphere
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "catalogue.md"
 LABELS = ("Dimension", "Metric", "Step", "Cost", "For", "Not for")
+SYMBOLS = ("tr", "det", "mask", "n", "p", "x", "u")
+"""Words with which a formula may begin, whose case is not that of a sentence."""
 FORMS = {"exp": "exp", "log": "log", "dist": "dist", "parallel_transport": "transport"}
 
 
@@ -207,11 +209,10 @@ def as_markdown(paragraph: str) -> str:
     text = " ".join(paragraph.split())
     if label in LABELS and ": " in head:
         text = text.removeprefix(f"{label}: ")
-        return (
-            f"**{label}.** {text}"
-            if label == "Dimension"
-            else f"**{label}.** {text[0].upper()}{text[1:]}"
-        )
+        first = text.split()[0]
+        if first.isascii() and first.isalpha() and first not in SYMBOLS:
+            text = text[0].upper() + text[1:]
+        return f"**{label}.** {text}"
     return text
 
 
