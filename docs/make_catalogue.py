@@ -24,8 +24,8 @@ from riemopt.manifolds import Manifold, PoincareBall, Product, Simplex, Sphere
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "catalogue.md"
 LABELS = ("Dimension", "Metric", "Step", "Cost", "For", "Not for")
-SYMBOLS = ("tr", "det", "mask", "n", "p", "x", "u")
-"""Words with which a formula may begin, whose case is not that of a sentence."""
+FORMULA = r"(tr|det|mask|np|nk|n|p|x|u)\b|[^\W\d_]*[⁺₀-₉]"
+"""With what a formula begins, whose case is not that of a sentence."""
 FORMS = {"exp": "exp", "log": "log", "dist": "dist", "parallel_transport": "transport"}
 
 
@@ -209,8 +209,7 @@ def as_markdown(paragraph: str) -> str:
     text = " ".join(paragraph.split())
     if label in LABELS and ": " in head:
         text = text.removeprefix(f"{label}: ")
-        first = text.split()[0]
-        if first.isascii() and first.isalpha() and first not in SYMBOLS:
+        if not re.match(FORMULA, text):
             text = text[0].upper() + text[1:]
         return f"**{label}.** {text}"
     return text
