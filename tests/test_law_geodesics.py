@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
@@ -14,12 +13,12 @@ from tests.manifold_cases import (
     EXACT,
     FULL,
     first_of_its_metric,
+    for_seeds,
     generator,
     has_ambient_metric,
     over,
     over_cases,
     point,
-    seeds,
 )
 
 
@@ -129,14 +128,14 @@ def has(form):
 
 
 @over(dtypes=FULL, where=has("exp"))
-@given(seed=seeds)
+@for_seeds
 def test_exp_stays_on_surface(case, shape, dtype, seed):
     law_exp_stays_on_surface(case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @over(dtypes=EXACT, kinds="small", where=has("exp"))
-@given(seed=seeds)
+@for_seeds
 def test_exp_is_a_geodesic(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(exp_is_first_order, case.manifold, x, generator(seed + 1))
@@ -144,21 +143,21 @@ def test_exp_is_a_geodesic(case, shape, dtype, seed):
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: has("exp")(case) and has_ambient_metric(case))
-@given(seed=seeds)
+@for_seeds
 def test_exp_has_normal_acceleration(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(exp_has_normal_acceleration, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=FULL, where=has("log"))
-@given(seed=seeds)
+@for_seeds
 def test_log(case, shape, dtype, seed):
     for size in lengths(case):
         law_log_inverts_exp(case.manifold, point(case, shape, dtype), generator(seed), size)
 
 
 @over(dtypes=FULL, where=has("dist"))
-@given(seed=seeds)
+@for_seeds
 def test_dist(case, shape, dtype, seed):
     for size in lengths(case):
         x = point(case, shape, dtype)
@@ -166,7 +165,7 @@ def test_dist(case, shape, dtype, seed):
 
 
 @over(dtypes=FULL, where=has("dist"))
-@given(seed=seeds)
+@for_seeds
 def test_dist_of_near_points(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     for size in (0.0, 1e-6, 1e-3, 1.0):

@@ -1,12 +1,11 @@
 """Half precision: float64 rounded, and no more."""
 
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold
 from tests.bounds import assert_close, eps, length, rounding, smaller_side, wide
 from tests.laws import ambient, project_scale, tangent
-from tests.manifold_cases import HALF, generator, over, point, seeds
+from tests.manifold_cases import HALF, for_seeds, generator, over, point
 
 
 def law_half_precision_is_rounded_double(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -46,7 +45,7 @@ def law_half_precision_is_rounded_double(manifold: Manifold, x: Tensor, gen: Gen
 
 
 @over(dtypes=HALF)
-@given(seed=seeds)
+@for_seeds
 def test_half_precision(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     law_half_precision_is_rounded_double(case.manifold, x, generator(seed))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 
 from riemopt.manifolds import SPD, Manifold, Sphere, Stiefel
 from riemopt.manifolds.factors import Factors
@@ -16,11 +15,11 @@ from tests.manifold_cases import (
     EXACT,
     FULL,
     first_of_its_metric,
+    for_seeds,
     generator,
     has_ambient_metric,
     over,
     point,
-    seeds,
 )
 
 
@@ -33,7 +32,7 @@ def carries_in_parallel(case):
 
 
 @over(dtypes=EXACT, kinds="small", where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_hessian(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(hessian_is_self_adjoint, case.manifold, x, generator(seed + 1))
@@ -43,7 +42,7 @@ def test_hessian(case, shape, dtype, seed):
 
 
 @over(dtypes=FULL, where=carries_in_parallel)
-@given(seed=seeds)
+@for_seeds
 def test_parallel_transport(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     assert_law(parallel_transport_keeps_inner_products, case.manifold, x, generator(seed))

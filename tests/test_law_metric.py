@@ -1,7 +1,6 @@
 """The metric, the gradient that it makes, and transport."""
 
 import torch
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import FixedRankFactors, Lorentz, Manifold
@@ -15,7 +14,7 @@ from riemopt.testing.metrics import (
 )
 from tests.bounds import assert_close, length, rounding, wide
 from tests.laws import ambient, assert_law, event_dims_kept, tangent
-from tests.manifold_cases import FULL, first_of_its_metric, generator, over, point, seeds
+from tests.manifold_cases import FULL, first_of_its_metric, for_seeds, generator, over, point
 
 
 def law_inner_is_an_inner_product(manifold: Manifold, x: Tensor, gen: Generator) -> None:
@@ -62,19 +61,19 @@ def law_carried_mean_is_its_definition(manifold: Manifold, x: Tensor, gen: Gener
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_inner_is_an_inner_product(case, shape, dtype, seed):
     law_inner_is_an_inner_product(case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_norm_agrees_with_inner(case, shape, dtype, seed):
     assert_law(norm_agrees_with_inner, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_gradient_represents_the_differential(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     law = gradient_represents_the_differential
@@ -82,7 +81,7 @@ def test_gradient_represents_the_differential(case, shape, dtype, seed):
 
 
 @over(dtypes=FULL, where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_what_is_carried_is_its_definition(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     assert_law(carried_momentum_is_its_definition, case.manifold, x, generator(seed))
@@ -90,12 +89,12 @@ def test_what_is_carried_is_its_definition(case, shape, dtype, seed):
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_transport_is_tangent(case, shape, dtype, seed):
     assert_law(transport_is_tangent, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(dtypes=[torch.float64], kinds="small")
-@given(seed=seeds)
+@for_seeds
 def test_transport_is_continuous(case, shape, dtype, seed):
     assert_law(transport_is_continuous, case.manifold, point(case, shape, dtype), generator(seed))

@@ -3,14 +3,13 @@
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold, Stiefel
 from riemopt.testing.sampling import ambient_norm
 from tests.bounds import assert_close, length, rounding
 from tests.laws import assert_on_surface, tangent
-from tests.manifold_cases import EXACT, FULL, first_of_its_metric, generator, name, over, seeds
+from tests.manifold_cases import EXACT, FULL, first_of_its_metric, for_seeds, generator, name, over
 
 
 def law_project_lands_on_surface(manifold: Manifold, a: Tensor) -> None:
@@ -48,7 +47,7 @@ SCALES = (1.0, 1e-30, 1e30)
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_lands_on_surface(case, shape, dtype, seed):
     for scale in SCALES:
         a = torch.randn(shape, generator=generator(seed), dtype=dtype) * scale
@@ -56,7 +55,7 @@ def test_lands_on_surface(case, shape, dtype, seed):
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_idempotent(case, shape, dtype, seed):
     a = torch.randn(shape, generator=generator(seed), dtype=dtype)
     law_project_is_idempotent(case.manifold, a)
@@ -77,7 +76,7 @@ def test_rank_deficient(case, shape, dtype):
 
 
 @over(dtypes=FULL, where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_nearest(case, shape, dtype, seed):
     gen = generator(seed)
     a = torch.randn(shape, generator=gen, dtype=dtype)

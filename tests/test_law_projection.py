@@ -1,7 +1,6 @@
 """`proj_tangent` is the orthogonal projection on the tangent space of the surface."""
 
 import torch
-from hypothesis import given
 
 from riemopt.testing.projections import (
     projection_has_rank_dim,
@@ -11,7 +10,7 @@ from riemopt.testing.projections import (
     projection_is_self_adjoint,
 )
 from tests.laws import assert_law
-from tests.manifold_cases import EXACT, first_of_its_metric, generator, over, point, seeds
+from tests.manifold_cases import EXACT, first_of_its_metric, for_seeds, generator, over, point
 
 
 def moves_every_entry(case):
@@ -19,19 +18,19 @@ def moves_every_entry(case):
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_projection_is_linear(case, shape, dtype, seed):
     assert_law(projection_is_linear, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_projection_is_idempotent(case, shape, dtype, seed):
     assert_law(projection_is_idempotent, case.manifold, point(case, shape, dtype), generator(seed))
 
 
 @over(where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_projection_is_self_adjoint(case, shape, dtype, seed):
     assert_law(
         projection_is_self_adjoint, case.manifold, point(case, shape, dtype), generator(seed)
@@ -44,7 +43,7 @@ def test_rank_is_dim(case, shape, dtype):
 
 
 @over(dtypes=EXACT, kinds="small", where=moves_every_entry)
-@given(seed=seeds)
+@for_seeds
 def test_derivative_of_project(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(projection_is_derivative_of_project, case.manifold, x, generator(seed + 1))

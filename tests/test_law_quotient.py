@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 
 from riemopt.manifolds import Flattened, Grassmann, Product, Sphere, Stiefel
 from riemopt.testing import check_manifold
@@ -11,11 +10,11 @@ from riemopt.testing.quotients import (
     vertical_vectors_leave_the_point,
 )
 from tests.laws import assert_law
-from tests.manifold_cases import EXACT, generator, over, point, seeds
+from tests.manifold_cases import EXACT, for_seeds, generator, over, point
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: case.manifold.total_space is not None)
-@given(seed=seeds)
+@for_seeds
 def test_tangents_are_horizontal(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(tangents_are_horizontal, case.manifold, x, generator(seed + 1))

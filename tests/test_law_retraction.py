@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.linalg import backends
@@ -25,7 +24,7 @@ from tests.laws import (
     project_scale,
     tangent,
 )
-from tests.manifold_cases import CASES, EXACT, FULL, generator, over, over_cases, point, seeds
+from tests.manifold_cases import CASES, EXACT, FULL, for_seeds, generator, over, over_cases, point
 
 
 def law_retract_stays_on_surface(
@@ -64,7 +63,7 @@ STIEFEL = [case for case in CASES if isinstance(case.manifold, Stiefel)]
 
 
 @over()
-@given(seed=seeds)
+@for_seeds
 def test_stays_on_surface(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     for size in SIZES:
@@ -97,21 +96,21 @@ def test_batch_equals_loop(case, shape, dtype):
 
 
 @over(dtypes=EXACT, kinds="small")
-@given(seed=seeds)
+@for_seeds
 def test_first_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(retraction_is_first_order, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: case.second_order == "ambient")
-@given(seed=seeds)
+@for_seeds
 def test_second_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(retraction_is_second_order, case.manifold, x, generator(seed + 1))
 
 
 @over(dtypes=EXACT, kinds="small", where=lambda case: case.second_order and case.closed_forms)
-@given(seed=seeds)
+@for_seeds
 def test_second_order_in_own_metric(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(retraction_agrees_with_exp, case.manifold, x, generator(seed + 1))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 from torch import Generator, Tensor
 
 from riemopt.manifolds import Manifold, SkewSymmetric, Stiefel, Symmetric
@@ -12,11 +11,11 @@ from tests.laws import ambient, batch_shape
 from tests.manifold_cases import (
     EXACT,
     first_of_its_metric,
+    for_seeds,
     generator,
     over,
     over_cases,
     point,
-    seeds,
 )
 
 
@@ -63,7 +62,7 @@ def test_batch_shape(case, shape, dtype):
 
 
 @over(dtypes=EXACT, where=first_of_its_metric)
-@given(seed=seeds)
+@for_seeds
 def test_normal_displacements(case, shape, dtype, seed):
     x = point(case, shape, dtype)
     law_violation_sees_normal_displacements(case.manifold, x, generator(seed))

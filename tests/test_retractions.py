@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
 
 import riemopt
 from riemopt import linalg
@@ -22,7 +21,7 @@ from riemopt.testing.retractions import (
 from tests import test_distributed as distributed
 from tests import test_law_retraction as laws
 from tests.laws import assert_law
-from tests.manifold_cases import EXACT, MATRICES, Case, generator, name, over, point, seeds
+from tests.manifold_cases import EXACT, MATRICES, Case, for_seeds, generator, name, over, point
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def test_it_stays_on_the_surface(case, shape, dtype):
 
 
 @over(dtypes=EXACT, kinds="small", cases=CASES)
-@given(seed=seeds)
+@for_seeds
 def test_it_has_its_order(case, shape, dtype, seed):
     x = point(case, shape, dtype, seed)
     assert_law(retraction_is_first_order, case.manifold, x, generator(seed + 1))
