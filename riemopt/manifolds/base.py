@@ -22,6 +22,7 @@ from torch import Tensor
 
 from riemopt import linalg
 from riemopt.manifolds.elsewhere import advice_for, hint_for
+from riemopt.manifolds.renamed import RENAMED, adopt_overrides, by_old_name
 
 _COMPUTES = (
     "proj_tangent",
@@ -75,6 +76,7 @@ class Manifold(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        adopt_overrides(cls)
         _compute_outside_autocast(cls)
 
     @property
@@ -444,9 +446,11 @@ class Manifold(ABC):
 
     if not TYPE_CHECKING:  # for a type checker no attribute but those above exists
 
-        def __getattr__(self, name: str) -> NoReturn:
+        def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):  # what copy and pickle ask for; torch.compile follows them
                 raise AttributeError(name)
+            if name in RENAMED:
+                return by_old_name(self, name)
             advice = advice_for(name)
             if advice is not None:
                 message = f"{type(self).__name__} has no {name!r}; {advice}."

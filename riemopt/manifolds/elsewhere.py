@@ -1,8 +1,11 @@
-"""What other packages call what is here, for the errors of those who come from there."""
+"""What other packages, and riemopt 0.1, call what is here: for the errors of those who come."""
 
 from typing import Any
 
 OURS = {
+    # riemopt 0.1
+    "retract_transport": "y = retract(x, u), then transport(x, y, v)",
+    "step": "curve(x, proj_tangent(x, direction), -lr)",
     # geoopt
     "projx": "project(a)",
     "proju": "proj_tangent(x, u)",
