@@ -1,6 +1,5 @@
 """What version 0.1 called otherwise: all of it, each with one warning."""
 
-import dataclasses
 import warnings
 
 import pytest
@@ -52,7 +51,6 @@ def test_what_a_class_of_a_user_overrides_is_called_by_its_new_name():
         FutureWarning, match=r"Mine\.attempt is called curve_with_fraction"
     ) as caught:
 
-        @dataclasses.dataclass(frozen=True, repr=False)
         class Mine(Sphere):
             def attempt(self, x, u, t):
                 return x, torch.zeros(x.shape[:-1])
