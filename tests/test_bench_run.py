@@ -116,9 +116,9 @@ def test_the_page_is_complete_and_loads_nothing(finished):
     page = Page(text)
     assert page.loads == []
     assert page.open == []
-    sections = {"summary", "digits", "pca", "profile", "reading", "failures", "measurement"}
-    assert page.ids >= sections
-    assert text.count("<svg") == 2 * 4 + 1
+    sections = {"summary", "experiment", "digits", "pca", "profile", "reading", "failures"}
+    assert page.ids >= sections | {"measurement"}
+    assert text.count('class="plot"') == 2 * 4 + 1
     for needed in ("How to read this page", "paired bootstrap", "weight_decay", "Left out"):
         assert needed in text
 

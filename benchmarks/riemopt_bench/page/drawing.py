@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 # The shades of each family of methods; a family of your own is drawn in the last ones.
@@ -39,6 +40,7 @@ _STYLE = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
+    "path.simplify": False,  # each value is a vertex: the page's script finds it
     "figure.facecolor": "white",
 }
 
@@ -52,6 +54,20 @@ def styled(**more: Any) -> AbstractContextManager[None]:
     """A context in which figures are drawn in the common style."""
     settings: Any = {**_STYLE, **more}
     return mpl.rc_context(settings)
+
+
+def name_series(figure: Figure, name: str) -> list[dict[str, Any]]:
+    """Give each labelled line an id in the page; return ids, labels and values, for its script."""
+    found: list[dict[str, Any]] = []
+    for axis in figure.axes:
+        for line in axis.get_lines():
+            label = str(line.get_label())
+            if label.startswith("_") or line.get_drawstyle() != "default":
+                continue
+            line.set_gid(f"{name}-series-{len(found)}")
+            x, y = (np.asarray(v, float).tolist() for v in (line.get_xdata(), line.get_ydata()))
+            found.append({"id": line.get_gid(), "label": label, "x": x, "y": y})
+    return found
 
 
 def document(figure: Figure, name: str) -> str:
@@ -70,7 +86,7 @@ def inline(text: str, label: str) -> str:
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     title = label.replace("&", "&amp;").replace('"', "&quot;")
-    return f'{head} role="img" aria-label="{title}">{rest}'
+    return f'{head} class="plot" role="img" aria-label="{title}">{rest}'
 
 
 def save(text: str, path: Path) -> None:

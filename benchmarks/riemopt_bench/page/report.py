@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from riemopt_bench import registry
 from riemopt_bench.environment import version
-from riemopt_bench.page import drawing, figures, tables, wording
+from riemopt_bench.page import animation, drawing, figures, tables, wording
 from riemopt_bench.train.measure import START_TOLERANCE
 from riemopt_bench.train.results import ProblemResults, Results, collect
 from riemopt_bench.train.store import Store, StoreError
@@ -31,6 +31,7 @@ class Picture:
     title: str
     caption: str
     svg: Markup
+    series: list[dict[str, Any]]
 
 
 def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
@@ -82,6 +83,7 @@ def _render(results: Results, directory: Path) -> str:
     return environment.get_template("report.html.j2").render(
         suite=_most_common(row.get("suite", "?") for row in results.rows),
         headline=wording.headline(results),
+        experiment=animation.section(environment),
         sections=sections,
         profile=profile,
         notes=results.notes,
@@ -124,9 +126,10 @@ def _picture(
 ) -> Picture | None:
     if figure is None:
         return None
+    series = drawing.name_series(figure, name)
     document = drawing.document(figure, name)
     drawing.save(document, directory / "figures" / f"{name}.svg")
-    return Picture(name, title, caption, Markup(drawing.inline(document, title)))
+    return Picture(name, title, caption, Markup(drawing.inline(document, title)), series)
 
 
 def _code(text: str) -> Markup:

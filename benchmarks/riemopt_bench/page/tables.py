@@ -17,12 +17,13 @@ from riemopt_bench.train.results import Cell, ProblemResults, Results, step_quar
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a problem's table: the method and its texts, with marks for the best."""
+    """One line of a problem's table: texts, the values to sort by, and marks for the best."""
 
     title: str
     family: str
     note: str
     texts: Sequence[str]
+    values: Sequence[float]
     best: Sequence[bool]
 
 
@@ -67,9 +68,9 @@ def table(p: ProblemResults) -> list[Line]:
         if not cell.method.constrained:
             notes.append("not constrained")
         marked = [metric, total, forward, optimizer, *[False] * 3, held, peak, *[False] * 4]
-        rows.append(
-            Line(cell.method.title, cell.method.family, ", ".join(notes), _texts(p, cell), marked)
-        )
+        texts, values = _texts(p, cell), _values(p, cell)
+        note = ", ".join(notes)
+        rows.append(Line(cell.method.title, cell.method.family, note, texts, values, marked))
     return rows
 
 
@@ -105,6 +106,16 @@ def _texts(p: ProblemResults, cell: Cell) -> list[str]:
         size(cell.bytes("peak")),
         *(f"{value:.1e}" for which in ("stored", "used") for value in cell.violation(which)),
     ]
+
+
+def _values(p: ProblemResults, cell: Cell) -> list[float]:
+    """What each text of the line says, as one number: what a column is sorted by."""
+    metric, total, forward, optimizer, held, peak = _numbers(cell)
+    ratio = p.ratio(cell)
+    factor = 1.0 if cell is p.reference else math.nan if ratio is None else ratio.value
+    target = sorted(cell.to_target)[(len(cell.to_target) - 1) // 2]
+    off = (value for which in ("stored", "used") for value in cell.violation(which))
+    return [metric, total, forward, optimizer, factor, target, cell.lr, held, peak, *off]
 
 
 def write_csv(results: Results, path: Path) -> None:
