@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-frameworks test-page release-check lint format catalogue notebooks clean
+.PHONY: help install demo docs test test-slow test-frameworks test-page release-check lint format catalogue notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
 	@echo "make test       install and run the test suite"
 	@echo "make test-slow  long runs, and the pairs of shape and dtype that make test leaves out"
 	@echo "make test-frameworks  Lightning, Hugging Face's Trainer and Accelerate, which it installs"
+	@echo "make docs       the site, into site/; warnings are errors"
 	@echo "make test-page  the benchmark's page in headless Chromium, which must be there"
 	@echo "make release-check  build sdist and wheel, and try the wheel as a user would"
 	@echo "make lint       ruff, formatting and mypy --strict"
@@ -38,6 +39,11 @@ test-slow: install
 test-frameworks: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[frameworks]'
 	$(BIN)/python -m pytest tests/test_frameworks.py
+
+docs: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "$(CURDIR)/site/index.html"
 
 test-page: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'

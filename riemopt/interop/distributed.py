@@ -14,6 +14,8 @@ from torch.distributed.tensor import Shard
 from riemopt.distributed.placement import dimension_to_cut
 from riemopt.nn import table
 
+__all__ = ["shard_placement"]
+
 
 def shard_placement(param: Tensor) -> Shard | None:
     """The dimension along which `fully_shard` may cut a weight; for its `shard_placement_fn`.
