@@ -3,7 +3,9 @@
 riemopt bench list
 riemopt bench run --suite demo
 riemopt bench report results/demo
+riemopt bench compare results/before results/after
 riemopt bench speed --quick
+riemopt bench doctor
 """
 
 from __future__ import annotations
@@ -75,10 +77,11 @@ def run(
         "demo"
     ),
     problem: Annotated[
-        list[str] | None, typer.Option(help="Only this problem; may be repeated.")
+        list[str] | None, typer.Option(help="Only this one, or those like `c*`; may be repeated.")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this one, or those like `riemopt-*`; may be repeated."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Repetitions per method instead of the suite's.")
@@ -125,7 +128,8 @@ def speed(
         typer.Option("--workload", "--shape", help="Only this one; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this method; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this one, or those like `riemopt-*`; may be repeated."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few rounds on small shapes: about a minute.")
@@ -181,6 +185,33 @@ def report(
 
         commands.use(own or [])
         commands.report(directory)
+
+
+@bench.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="A directory of `riemopt bench run`.")],
+    second: Annotated[Path, typer.Argument(help="Another: of another version or machine.")],
+    own: Own = None,
+) -> None:
+    """Put two directories of results side by side: two versions, machines or cards."""
+    with _explained():
+        from riemopt_bench import commands
+
+        commands.use(own or [])
+        commands.compare(first, second)
+
+
+@bench.command("doctor")
+def doctor(
+    out: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("results"),
+    own: Own = None,
+) -> None:
+    """Say what would be measured on this machine, and what would disturb it."""
+    with _explained():
+        from riemopt_bench import commands
+
+        commands.use(own or [])
+        commands.doctor(out)
 
 
 @contextmanager

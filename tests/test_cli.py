@@ -1,10 +1,13 @@
 """The command line: what it says, and what it says when something is wrong."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from riemopt_bench import commands, environment
+from riemopt_bench.train.store import Store
 from typer.testing import CliRunner
 
 from riemopt.cli import app
@@ -153,3 +156,86 @@ def test_a_store_with_a_bad_line(tmp_path):
     result = invoke("bench", "report", str(tmp_path))
     assert result.exit_code == 2
     assert "line 1" in result.stderr
+
+
+# --- patterns, compare, doctor -----------------------------------------------------------------
+
+
+def test_a_pattern_chooses_all_that_fit_in_their_order():
+    known = {"riemopt-adam": 1, "riemopt-sgd": 2, "geoopt-adam": 3}
+    assert commands._choose("method", ["*-adam", "riemopt-*"], known) == [1, 2, 3]
+    assert commands._choose("method", ["riemopt-*"], known) == [1, 2]
+    with pytest.raises(commands.UsageError, match=r"no method called 'rimopt-\*'"):
+        commands._choose("method", ["rimopt-*"], known)
+
+
+def row(method, seconds, **more):
+    trace = {
+        "optimizer": [seconds / 2] * 3,
+        "forward_backward": [seconds / 2] * 3,
+        "metric": [0.5, 0.1],
+        "elapsed": [0.0, 1.0],
+        "stored_violation": {},
+        "used_violation": {},
+    }
+    environment = {"cpu": "one", "torch": "2.13", "cores": 2, "load": 0.1}
+    return {
+        "key": f"{method}{more}",
+        "cell": method,
+        "phase": "run",
+        "problem": "circle",
+        "method": method,
+        "repetition": 0,
+        "lr": 0.1,
+        "status": "ok",
+        "budget": {"steps": 3},
+        "trace": trace,
+        "environment": environment,
+        **more,
+    }
+
+
+def directory_of(path, *rows):
+    path.mkdir()
+    for one in rows:
+        Store(path).append(one)
+    return str(path)
+
+
+def test_two_directories_side_by_side(tmp_path):
+    a = directory_of(tmp_path / "a", row("riemopt-adam", 0.004), row("riemopt-sgd", 0.001))
+    other = {"cpu": "two", "torch": "2.13", "cores": 2, "load": 0.1}
+    b = directory_of(tmp_path / "b", row("riemopt-adam", 0.006, environment=other, lr=0.3))
+    result = invoke("bench", "compare", a, b)
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if "circle: riemopt-adam" in line)
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert cells[1] == cells[2] == "1.0e-01"
+    assert cells[3:] == ["4.00", "6.00", "1.50", "lr 0.1 and 0.3"]
+    assert "cpu: A one, B two" in result.output
+    assert "torch: A" not in result.output
+    assert "only in A: riemopt-sgd on circle" in result.output
+
+
+def test_nothing_to_compare_is_an_error(tmp_path):
+    a = directory_of(tmp_path / "a", row("riemopt-adam", 0.004))
+    b = directory_of(tmp_path / "b", row("riemopt-sgd", 0.004))
+    result = invoke("bench", "compare", a, b)
+    assert result.exit_code == 2
+    result = invoke("bench", "compare", a, str(tmp_path / "nowhere"))
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(("load", "code"), [(0.1, 0), (50.0, 1)])
+def test_the_doctor_says_what_disturbs(load, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "load", lambda: load)
+    monkeypatch.setattr(
+        environment, "version", lambda p: "not installed" if p == "geoopt" else "1.0"
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 0, 10**9))
+    result = invoke("bench", "doctor", "--out", str(tmp_path / "new"))
+    assert result.exit_code == code
+    assert f"{load} on" in result.output
+    assert "not installed" in result.output
+    assert "geoopt-adam" in result.output
+    assert not (tmp_path / "new").exists()

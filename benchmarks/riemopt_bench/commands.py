@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,9 +140,7 @@ def speed(
     if not any(m.times(w) for m in some for w in chosen):
         raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
     _make_writable(directory)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=170)
+    console = _console()
     runner = SpeedRunner(default_settings(quick, rounds, threads, limit), directory, console)
     try:
         if growth:
@@ -173,22 +172,65 @@ def _refuse_contradictions(
 def report(directory: Path) -> None:
     """Make the page from what a directory holds."""
     from riemopt_bench.page.report import write_report
-    from riemopt_bench.train.store import Store
 
-    if not (directory / Store.FILE).is_file():
-        raise UsageError(
-            f"{directory} has no {Store.FILE}. Give a directory that `riemopt bench run` has "
-            f"written to, or start with `riemopt bench run --out {directory}`."
-        )
+    _require_results(directory)
     _make_writable(directory)
     Console().print(str(write_report(directory)), highlight=False, markup=False, soft_wrap=True)
+
+
+def compare(first: Path, second: Path) -> None:
+    """Print what two directories of results have in common, side by side."""
+    from riemopt_bench.comparison import compare as put_side_by_side
+
+    for directory in (first, second):
+        _require_results(directory)
+    found = put_side_by_side(first, second)
+    if not found.pairs:
+        raise UsageError(f"{first} and {second} have no problem and method in common.")
+    console = _console()
+    rows = [
+        (f"{p.problem}: {p.method}", *p.metric, *p.milliseconds, p.ratio, p.note)
+        for p in found.pairs
+    ]
+    columns = ("method", "result A", "B", "ms per step A", "B", "time B ÷ A", "note")
+    console.print(f"A: {first}\nB: {second}", highlight=False)
+    console.print(_table("Runs of both", columns, rows))
+    for fact, (a, b) in found.facts.items():
+        console.print(f"{fact}: A {a or 'unknown'}, B {b or 'unknown'}", highlight=False)
+    for name, only in zip("AB", found.only, strict=True):
+        if only:
+            console.print(f"only in {name}: {', '.join(only)}", highlight=False)
+
+
+def doctor(directory: Path) -> None:
+    """Print what would be measured here, and what would disturb it; exit 1 on a problem."""
+    from riemopt_bench.doctor import examine
+
+    console = _console()
+    findings = list(examine(directory))
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    rows = [(marks[f.level], f.what, f.text) for f in findings]
+    console.print(_table("Before you measure", ("", "what", "what was found"), rows))
+    if any(f.level == "problem" for f in findings):
+        raise SystemExit(1)
+
+
+def _console() -> Console:
+    """A console that is wide where nobody looks at a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=170)
 
 
 def _choose(kind: str, names: Sequence[str] | None, known: Mapping[str, T]) -> list[T]:
     if not names:
         return list(known.values())
-    wanted = {id(_find(kind, name, known)) for name in names}
+    wanted = {id(value) for name in names for value in _matching(kind, name, known)}
     return [value for value in known.values() if id(value) in wanted]
+
+
+def _matching(kind: str, name: str, known: Mapping[str, T]) -> list[T]:
+    """The value of a name, or those of all names that a pattern such as `riemopt-*` fits."""
+    return [known[n] for n in fnmatch.filter(known, name)] or [_find(kind, name, known)]
 
 
 def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
@@ -200,6 +242,16 @@ def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
         f"there is no {kind} called {name!r}.{hint} There are: {', '.join(known)}. "
         "`riemopt bench list` describes them."
     )
+
+
+def _require_results(directory: Path) -> None:
+    from riemopt_bench.train.store import Store
+
+    if not (directory / Store.FILE).is_file():
+        raise UsageError(
+            f"{directory} has no {Store.FILE}. Give a directory that `riemopt bench run` has "
+            f"written to, or start with `riemopt bench run --out {directory}`."
+        )
 
 
 def _make_writable(directory: Path) -> None:

@@ -85,7 +85,8 @@ def problems() -> dict[str, Problem]:
     return {problem.name: problem for problem in found}
 
 
-def _all_methods() -> list[Method]:
+def all_methods() -> list[Method]:
+    """The methods of both benchmarks."""
     found = [method for m in _modules(libraries_package) for method in getattr(m, "METHODS", ())]
     order = {family: position for position, family in enumerate(FAMILIES)}
     return sorted(found, key=lambda method: order.get(method.family, len(order)))
@@ -94,13 +95,13 @@ def _all_methods() -> list[Method]:
 @functools.cache
 def methods() -> dict[str, Method]:
     """The methods of the training benchmark by name: riemopt's first, then parametrize's."""
-    return {method.name: method for method in _all_methods() if method.grid}
+    return {method.name: method for method in all_methods() if method.grid}
 
 
 @functools.cache
 def step_methods() -> dict[str, Method]:
     """The methods of the step benchmark by name, in the same order."""
-    return {method.name: method for method in _all_methods() if method.stepping is not None}
+    return {method.name: method for method in all_methods() if method.stepping is not None}
 
 
 @functools.cache
