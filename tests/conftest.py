@@ -26,6 +26,12 @@ for profile, phases in (("suite", PHASES[:1]), ("thorough", PHASES)):
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_configure(config):
+    from tests import manifold_cases
+
+    manifold_cases.leave_out_slow = config.option.markexpr == "not slow"
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
     """Mark as slow all but one in `every` of the parameters of a test marked `sampled(every)`.

@@ -382,6 +382,10 @@ def point(case: Case, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0)
     return case.manifold.random_point(*shape, generator=generator(seed), dtype=dtype)
 
 
+leave_out_slow = False
+"""Whether what would be marked slow is not even made: to collect it takes longer than many run."""
+
+
 def over(
     *,
     dtypes: Iterable[torch.dtype] = DTYPES,
@@ -414,6 +418,8 @@ def over(
                 if case.is_real and dtype.is_complex:
                     continue
                 thinned = len(dtypes) > 1 and len(shapes) > 1 and (i + j) % stride
+                if thinned and leave_out_slow:
+                    continue
                 label = f"{case.manifold}-{kind}-{name(dtype)}"
                 marks = [pytest.mark.slow] if thinned else []
                 parameters.append(pytest.param(case, shape, dtype, id=label, marks=marks))
