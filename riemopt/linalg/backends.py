@@ -7,6 +7,7 @@ are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algori
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -160,18 +161,24 @@ def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     """True only if each step t·u of a stack `(K, …)` is known, for free, to be finite and not 0."""
     if not reads_are_free(u) or (isinstance(t, Tensor) and not reads_are_free(t)) or not u.numel():
         return False
-    if len(u) == 1 and not u.is_complex():
-        smallest = largest = max(u.amax().item(), -u.amin().item())
-    else:
-        flat = (torch.view_as_real(u) if u.is_complex() else u).reshape(len(u), -1)
-        sizes = torch.maximum(flat.amax(1), -flat.amin(1))
-        smallest, largest = sizes.amin().item(), sizes.amax().item()
-    if isinstance(t, Tensor):
-        low, high = (t.amin().item(), t.amax().item()) if t.numel() > 1 else (t.item(), t.item())
-    else:
+    if not isinstance(t, Tensor):
         low = high = t
+    elif t.numel() == 1:
+        low = high = t.item()
+    else:
+        low, high = (factor.item() for factor in torch.aminmax(t))
     least = low if low > 0 else -high  # where all factors have one sign
     numbers = torch.finfo(u.dtype)
+    if len(u) == 1:
+        # No entry is above the norm, and one is at least its share. Where squares are not in the
+        # range of the dtype, the entries decide.
+        norm = torch.linalg.vector_norm(u).item()
+        share = norm / math.sqrt(u.numel())
+        if share * least > numbers.tiny and norm * max(high, -low) < numbers.max:
+            return True
+    flat = (torch.view_as_real(u) if u.is_complex() else u).reshape(len(u), -1)
+    sizes = torch.maximum(flat.amax(1), -flat.amin(1))
+    smallest, largest = sizes.amin().item(), sizes.amax().item()
     return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
 
 

@@ -22,22 +22,21 @@ def on_host_numbers(function: Callable[..., _T]) -> Callable[..., _T]:
     """
 
     @wraps(function)
-    def wrapper(*given: Tensor | None, **options: Any) -> _T:
+    def wrapper(first: Tensor, *others: Tensor | None, **options: Any) -> _T:
         if torch.is_grad_enabled():
-            return function(*given, **options)
-        first, *others = [_number_if_free(a) for a in given]
-        if any(isinstance(a, Tensor) for a in others):
-            others = list(given[1:])
-        try:
             return function(first, *others, **options)
-        except ZeroDivisionError:
+        given: list[Any] = [first, *others]
+        if first.numel() == 1 and reads_are_free(first):
+            given[0] = first.item()
+        present = [a for a in others if a is not None]
+        if all([a.numel() == 1 for a in present]) and reads_are_free(*present):  # noqa: C419
+            given[1:] = [None if a is None else a.item() for a in others]
+        try:
             return function(*given, **options)
+        except ZeroDivisionError:
+            return function(first, *others, **options)
 
     return wrapper
-
-
-def _number_if_free(a: Tensor | None) -> Any:
-    return a if a is None or a.numel() != 1 or not reads_are_free(a) else a.item()
 
 
 def maximum(a: Any, b: Any) -> Any:

@@ -38,11 +38,12 @@ def adam_scale(
     v: Scalar,
     v_max: Scalar | None,
     *,
+    entries: int,
     lr: Scalar,
     betas: tuple[Scalar, Scalar],
     eps: float,
 ) -> AdamScale:
-    """Take `square`, the mean or elementwise |grad|², into v, and find the length of the step.
+    """Take `square`, the sum of |grad|² over `entries`, into v, and find the length of the step.
 
     The same arithmetic on tensors and on numbers. `square` may be overwritten.
 
@@ -51,6 +52,7 @@ def adam_scale(
     """
     beta1, beta2 = betas
     step = step + 1
+    square = square if entries == 1 else square / entries
     average: Any = linalg.average  # of two tensors or of two numbers
     v = average(square, v, beta2, overwrite=True)
     largest = v
@@ -75,7 +77,7 @@ def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
     """One counter if all `(K,)` are known to be equal, so that it can be a number; else all."""
     known = linalg.known_values(counters)
     if known is not None and known.count(known[0]) == len(known):
-        return counters[:1]
+        return counters if len(known) == 1 else counters[:1]
     return counters.to(device)
 
 
@@ -101,12 +103,14 @@ def adam(
     assert m is not None
     if elementwise:
         assert carried.gradient is not None
-        square = _square(carried.gradient)
+        square, entries = _square(carried.gradient), 1
         carried.gradient = None
     else:
         assert carried.squared_norm is not None
-        square = carried.squared_norm / entries
-    scale = _scale(step.to(m.real.dtype), square, v, v_max, lr=lr, betas=betas, eps=eps)
+        square = carried.squared_norm
+    scale = _scale(
+        step.to(m.real.dtype), square, v, v_max, entries=entries, lr=lr, betas=betas, eps=eps
+    )
     length = _along(scale.length, m)
     state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}
     if v_max is not None:

@@ -66,7 +66,11 @@ class Stack:
         self.in_place = in_place
         self._batches: dict[str, _Batch] = {}
         self._current: set[str] = set()  # of the batches, those that were looked at in this step
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
+        """Of one alone: the state that was looked at in this step, and how it is handed out."""
         self.distributed = is_dtensor(params[0])
+        self._alone = len(params) == 1 and in_place
+        self._may_have_batches = len(params) > 1 and in_place and not self.distributed
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
         self._scattered = not cut_dims(params[0]) <= set(events)
@@ -82,6 +86,7 @@ class Stack:
         Called first in each step.
         """
         self._current.clear()
+        self._views.clear()
         return self._full(self._stack(self._local(self.params)))
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
@@ -108,8 +113,7 @@ class Stack:
 
     def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
         """Whether `loaded`, `(1, …)`, is a view of what is `stored`, so that it may be written."""
-        alone = len(self.params) == 1 and self.in_place and not linalg.is_traced()
-        return alone and loaded.dtype == stored.dtype
+        return self._alone and loaded.dtype == stored.dtype and not linalg.is_traced()
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
@@ -123,27 +127,28 @@ class Stack:
 
         It may be a number, for all. A parameter that has no such state yet gets zeros first.
         """
-        if self.states[0].get(key) is None:
+        first = self.states[0].get(key)
+        if first is None:
             for p, state in zip(self.params, self.states, strict=True):
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
                 )
+            first = self.states[0][key]
         if (
             accepted is not None
-            and self.states[0][key].ndim == 0
-            and (self._scattered or self.states[0][key].device != accepted.device)
+            and first.ndim == 0
+            and (self._scattered or first.device != accepted.device)
         ):  # processes refuse points of their own; a host does not know what a device refuses
             accepted = None
+        batch = self.batch(key)
         if not isinstance(value, Tensor):
-            if accepted is None and len(self.states) == 1:
-                local_part(self.states[0][key]).fill_(value)
+            if accepted is None and batch is not None:
+                batch.fill_(value)
                 return
             value = torch.full_like(self.load(key), value)
-        batch = self.batch(key)
         if accepted is not None:
             old = self.load(key)
-            live = old is batch or self.is_live(old, self.states[0][key])
-            if live and old.dtype == value.dtype:
+            if old is batch and old.dtype == value.dtype:
                 select(accepted, value, old, out=old)
                 return
             value = select(accepted, value, old)
@@ -158,21 +163,22 @@ class Stack:
     @property
     def has_batches(self) -> bool:
         """Whether state is kept in batches. A graph must not take in tensors that share memory."""
-        return (
-            len(self.params) > 1
-            and self.in_place
-            and not self.distributed
-            and not linalg.is_traced()
-        )
+        return self._may_have_batches and not linalg.is_traced()
 
     def batch(self, key: str) -> Tensor | None:
-        """The batch of which the parameters' state tensors are views, if that can be."""
+        """The memory `(K, …)` of one state tensor, where that of all members is in one piece."""
+        if self._alone and not linalg.is_traced():
+            tensor = self.states[0][key]
+            kept = self._views.get(key)
+            if kept is None or kept[0] is not tensor:
+                kept = self._views[key] = tensor, local_part(tensor).unsqueeze(0)
+            return kept[1]
         if not self.has_batches:
             return None
         if key not in self._current:
-            kept = self._batches.get(key)
+            kept_batch = self._batches.get(key)
             tensors = [state[key] for state in self.states]
-            if kept is None or not kept.is_memory_of(tensors):
+            if kept_batch is None or not kept_batch.is_memory_of(tensors):
                 self.adopt({key: torch.stack(tensors)})
             self._current.add(key)
         return self._batches[key].values
@@ -218,8 +224,7 @@ class Stack:
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
         # One alone is a view, where nothing is saved for backward that writing would spoil.
-        alone = len(tensors) == 1 and self.in_place
-        return tensors[0].unsqueeze(0) if alone else torch.stack(tensors)
+        return tensors[0].unsqueeze(0) if self._alone else torch.stack(tensors)
 
     @staticmethod
     def _full(stacked: Tensor) -> Tensor:
