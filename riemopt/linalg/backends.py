@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 def is_traced() -> bool:
     """Whether torch.compile or torch.export is making a graph of what is called."""
     return torch.compiler.is_compiling()
@@ -34,7 +37,7 @@ def eager_only(function: Callable[..., None]) -> Callable[..., None]:
 
 def is_wrapped(a: Tensor) -> bool:
     """Whether `a` belongs to a transform of torch.func, such as vmap or grad."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(a)
+    return _is_wrapped(a)
 
 
 def refuse_nested_forward_mode(what: str) -> None:
@@ -56,7 +59,7 @@ def reads_are_free(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     for a in tensors:  # noqa: SIM110 (a loop is faster, and this is asked many times in a step)
-        if type(a) is not Tensor or not a.is_cpu or is_wrapped(a):
+        if type(a) is not Tensor or not a.is_cpu or _is_wrapped(a):
             return False
     return True
 
@@ -155,6 +158,15 @@ def known_all(condition: Tensor) -> bool:
     it is not: `y if known_all(good) else torch.where(good, y, x)`.
     """
     return reads_are_free(condition) and bool(condition.all())
+
+
+def known_to_exceed(a: Tensor, b: Tensor, factor: float) -> bool:
+    """True only if each entry of `a` is known, for free, to be above factor·b."""
+    if not reads_are_free(a, b):
+        return False
+    if a.numel() == 1:
+        return bool(a.item() > factor * b.item())
+    return not a.numel() or bool(torch.sub(a, b, alpha=factor).amin().item() > 0)
 
 
 def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:

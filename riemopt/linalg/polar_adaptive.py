@@ -61,7 +61,7 @@ def polar(y: Tensor, limit: float = math.inf) -> tuple[Tensor, bool]:
     swept: tuple[float, float] | None = None
     for _ in range(_MAX_SQUARE_SWEEPS if square else _MAX_SWEEPS):
         S = gram_defect(y)
-        bound = _largest(_norms(S), limit)
+        bound = _largest_norm(S, limit)
         if _is_too_long(bound, S, limit):
             return y, True
         if bound <= linear_reach:
@@ -69,7 +69,7 @@ def polar(y: Tensor, limit: float = math.inf) -> tuple[Tensor, bool]:
         if bound <= longer[-1][0] * S.shape[-1] ** 0.25:  # else ‖S²‖^½ is above it
             S2 = product(S, S)
             # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed anyway.
-            bound = min(bound, _largest(_norms(S2)) ** 0.5)
+            bound = min(bound, _largest_norm(S2) ** 0.5)
             for reach, coefficients in longer:
                 if bound <= reach:
                     P, scale = evaluate(coefficients, S, S2)
@@ -120,7 +120,7 @@ def _sweep(y: Tensor, S: Tensor, a: float, b: float) -> tuple[Tensor, tuple[floa
 
 def inverse_root(S: Tensor) -> Tensor:
     """`polar.inverse_root`."""
-    bound = _largest(_norms(S))
+    bound = _largest_norm(S)
     if bound <= REACH:
         coefficients = polynomials(S.real.dtype)[-1][1]
         P, scale = evaluate(coefficients, S.clone(), product(S, S))
@@ -191,13 +191,16 @@ def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
 # --- bounds ------------------------------------------------------------------------------------
 
 
-def _norms(S: Tensor) -> Tensor:
+def _largest_norm(S: Tensor, limit: float = math.inf) -> float:
+    """The largest Frobenius norm of a batch; as `_largest`."""
     S = S.detach() if S.requires_grad else S
+    if S.numel() == S.shape[-1] ** 2:
+        return _largest(torch.linalg.vector_norm(S), limit)
     if S.ndim == 3 and has_entries_first(S):  # torch is slow at a norm along two strides
         entries = S.permute(1, 2, 0)
         squares = entries.abs().square() if S.is_complex() else entries * entries
-        return squares.sum((0, 1)).sqrt()
-    return torch.linalg.vector_norm(S, dim=(-2, -1))
+        return _largest(squares.sum((0, 1)).sqrt(), limit)
+    return _largest(torch.linalg.vector_norm(S, dim=(-2, -1)), limit)
 
 
 def _largest(norms: Tensor, limit: float = math.inf) -> float:
@@ -205,7 +208,7 @@ def _largest(norms: Tensor, limit: float = math.inf) -> float:
 
     With a `limit` it does: its norm may be infinite since a long step overflowed when squared.
     """
-    largest: float = norms.max().item()
+    largest: float = (norms if norms.ndim == 0 else norms.max()).item()
     if math.isfinite(largest):
         return largest
     if limit < math.inf:
@@ -223,7 +226,7 @@ def _bounds(S: Tensor) -> tuple[float, float]:
     n = S.shape[-1]
     S = S.detach() if S.requires_grad else S
     if n < 16:
-        norm = _largest(_norms(S), 1.0)
+        norm = _largest_norm(S, 1.0)
         return norm, norm**2
     rows = torch.linalg.vector_norm(S, dim=-1)
     r = _largest(rows, 1.0)

@@ -75,10 +75,12 @@ _scale = linalg.on_host_numbers(adam_scale)
 
 def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
     """One counter if all `(K,)` are known to be equal, so that it can be a number; else all."""
-    known = linalg.known_values(counters)
-    if known is not None and known.count(known[0]) == len(known):
-        return counters if len(known) == 1 else counters[:1]
-    return counters.to(device)
+    if not linalg.adaptive(counters):
+        return counters.to(device)
+    if len(counters) == 1:
+        return counters
+    known = counters.tolist()
+    return counters[:1] if known.count(known[0]) == len(known) else counters.to(device)
 
 
 def adam(

@@ -69,6 +69,7 @@ class Stack:
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
         """Of one alone: the state that was looked at in this step, and how it is handed out."""
         self.distributed = is_dtensor(params[0])
+        self._is_eager = True
         self._alone = len(params) == 1 and in_place
         self._may_have_batches = len(params) > 1 and in_place and not self.distributed
         self.parts, self.groups = parts_of(params[0], manifold)
@@ -85,9 +86,13 @@ class Stack:
 
         Called first in each step.
         """
+        self._begin()
+        return self._full(self._stack(self._local(self.params)))
+
+    def _begin(self) -> None:
         self._current.clear()
         self._views.clear()
-        return self._full(self._stack(self._local(self.params)))
+        self._is_eager = not linalg.is_traced()
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
@@ -113,7 +118,7 @@ class Stack:
 
     def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
         """Whether `loaded`, `(1, …)`, is a view of what is `stored`, so that it may be written."""
-        return self._alone and loaded.dtype == stored.dtype and not linalg.is_traced()
+        return self._alone and self._is_eager and loaded.dtype == stored.dtype
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
@@ -163,11 +168,11 @@ class Stack:
     @property
     def has_batches(self) -> bool:
         """Whether state is kept in batches. A graph must not take in tensors that share memory."""
-        return self._may_have_batches and not linalg.is_traced()
+        return self._may_have_batches and self._is_eager
 
     def batch(self, key: str) -> Tensor | None:
         """The memory `(K, …)` of one state tensor, where that of all members is in one piece."""
-        if self._alone and not linalg.is_traced():
+        if self._alone and self._is_eager:
             tensor = self.states[0][key]
             kept = self._views.get(key)
             if kept is None or kept[0] is not tensor:
@@ -176,9 +181,9 @@ class Stack:
         if not self.has_batches:
             return None
         if key not in self._current:
-            kept_batch = self._batches.get(key)
+            batch = self._batches.get(key)
             tensors = [state[key] for state in self.states]
-            if kept_batch is None or not kept_batch.is_memory_of(tensors):
+            if batch is None or not batch.is_memory_of(tensors):
                 self.adopt({key: torch.stack(tensors)})
             self._current.add(key)
         return self._batches[key].values
