@@ -169,6 +169,11 @@ def known_to_exceed(a: Tensor, b: Tensor, factor: float) -> bool:
     return not a.numel() or bool(torch.sub(a, b, alpha=factor).amin().item() > 0)
 
 
+def known_to_be_below(a: Tensor, limit: float) -> bool:
+    """True only if each entry of `a` is known, for free, to be below `limit`."""
+    return reads_are_free(a) and (not a.numel() or bool(a.amax().item() < limit))
+
+
 def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     """True only if each step t·u of a stack `(K, …)` is known, for free, to be finite and not 0."""
     if not reads_are_free(u) or (isinstance(t, Tensor) and not reads_are_free(t)) or not u.numel():
