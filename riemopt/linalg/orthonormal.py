@@ -1,11 +1,12 @@
 """Tangent vectors of matrices with orthonormal columns (rows, if wide), in the Euclidean metric."""
 
+import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from riemopt.linalg.backends import known_to_exceed, reads_are_free
+from riemopt.linalg.numbers import by_numbers, less_square
 from riemopt.linalg.products import (
     add_product,
     average,
@@ -44,7 +45,8 @@ def mean_along_columns(
     if is_square(x):
         new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
         mean = average(new, plus_adjoint(gram(x, m), -1), decay)
-        return add_product(m, x, mean, 0.5, weight=0), squared_norm(new, (-2, -1)) * 0.25
+        squared = by_numbers(lambda a: 0.25 * a * a, norm(new, (-2, -1), keepdim=True))
+        return add_product(m, x, mean, 0.5, weight=0), squared
     return _mean_without(x, m, g, decay, lambda a: plus_adjoint(gram(x, a)), 0.5)
 
 
@@ -78,7 +80,8 @@ def _mean_without(
 
 
 def _length_by_others(g: Tensor, S: Tensor, share: float) -> Tensor | None:
-    """‖G‖² - ‖share·S‖²; None where that cancels, since little of G is tangent."""
-    whole, part = squared_norm(g, (-2, -1)), norm(S, (-2, -1), keepdim=True)
-    squared = torch.addcmul(whole, part, part, value=-(share**2))
-    return squared if known_to_exceed(squared, whole, 1e-3) else None
+    """‖G‖² - ‖share·S‖²; None where that cancels, since little of G is tangent: below .001·‖G‖²."""
+    whole, part = (norm(a, (-2, -1), keepdim=True) for a in (g, S))
+    if not known_to_exceed(whole, part, share / math.sqrt(0.999)):
+        return None
+    return by_numbers(lambda a, b: less_square(a * a, b, share**2), whole, part)

@@ -73,8 +73,10 @@ def _along(values: Scalar, stack: Scalar) -> Scalar:
 _scale = linalg.on_host_numbers(adam_scale)
 
 
-def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
+def _common_counter(counters: Scalar, device: torch.device) -> Scalar:
     """One counter if all `(K,)` are known to be equal, so that it can be a number; else all."""
+    if not isinstance(counters, Tensor):
+        return counters
     if not linalg.adaptive(counters):
         return counters.to(device)
     if len(counters) == 1:
@@ -85,9 +87,9 @@ def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
 
 def adam(
     carried: Carried,
-    step: Tensor,
-    v: Tensor,
-    v_max: Tensor | None,
+    step: Scalar,
+    v: Scalar,
+    v_max: Scalar | None,
     *,
     elementwise: bool,
     entries: int,
@@ -110,9 +112,9 @@ def adam(
     else:
         assert carried.squared_norm is not None
         square = carried.squared_norm
-    scale = _scale(
-        step.to(m.real.dtype), square, v, v_max, entries=entries, lr=lr, betas=betas, eps=eps
-    )
+    if isinstance(step, Tensor):
+        step = step.to(m.real.dtype)
+    scale = _scale(step, square, v, v_max, entries=entries, lr=lr, betas=betas, eps=eps)
     length = _along(scale.length, m)
     state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}
     if v_max is not None:
@@ -227,7 +229,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         return self.second_moment != "tangent"
 
     def _elementwise(self, manifold: Manifold) -> bool:
-        return manifold.allows_elementwise_scaling or self.second_moment != "point"
+        return self.second_moment != "point" or manifold.allows_elementwise_scaling
 
     @override
     def _initial_state(
@@ -262,13 +264,14 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
         elementwise = self._elementwise(stack.manifold)
 
-        def moment(key: str) -> Tensor:
-            v = stack.load(key)
-            return torch.view_as_real(v) if v.is_complex() else v
+        def moment(key: str) -> Scalar:
+            v = stack.load_number(key)
+            is_complex = isinstance(v, Tensor) and v.is_complex()
+            return torch.view_as_real(v) if is_complex else v
 
         step = adam(
             carried,
-            _common_counter(stack.load("step"), stack.device),
+            _common_counter(stack.load_number("step"), stack.device),
             moment("exp_avg_sq"),
             moment("max_exp_avg_sq") if group["amsgrad"] else None,
             elementwise=elementwise,

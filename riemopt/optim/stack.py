@@ -71,6 +71,8 @@ class Stack:
         self.distributed = is_dtensor(params[0])
         self._is_eager = True
         self._alone = len(params) == 1 and in_place
+        self._points: Tensor | None = None
+        """Of one alone: the view of it that was handed out in this step."""
         self._may_have_batches = len(params) > 1 and in_place and not self.distributed
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
@@ -87,11 +89,15 @@ class Stack:
         Called first in each step.
         """
         self._begin()
-        return self._full(self._stack(self._local(self.params)))
+        x = self._stack(self._local(self.params))
+        if self._alone and self._is_eager:
+            self._points = x
+        return self._full(x)
 
     def _begin(self) -> None:
         self._current.clear()
         self._views.clear()
+        self._points = None
         self._is_eager = not linalg.is_traced()
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
@@ -116,6 +122,13 @@ class Stack:
             batch = self._stack(self._local([state[key] for state in self.states]))
         return self._full(batch)
 
+    def load_number(self, key: str) -> Tensor | float:
+        """`load`; the number itself of a state that is a single one and free to read."""
+        if not (self._alone and self._is_eager):
+            return self.load(key)
+        number = linalg.if_free(self.states[0][key])
+        return self.load(key) if isinstance(number, Tensor) else number
+
     def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
         """Whether `loaded`, `(1, …)`, is a view of what is `stored`, so that it may be written."""
         return self._alone and self._is_eager and loaded.dtype == stored.dtype
@@ -125,7 +138,11 @@ class Stack:
         dtype = self.params[0].dtype
         if x.dtype != dtype:
             x = self.manifold.round_point(x, dtype)
-        self._write(self._local(self.params), x)
+        if self._points is not None:
+            self._points.copy_(x)
+            self._points = None
+        else:
+            self._write(self._local(self.params), x)
 
     def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:
         """Write one state tensor of each parameter whose step was accepted; None means all.
@@ -145,8 +162,12 @@ class Stack:
             and (self._scattered or first.device != accepted.device)
         ):  # processes refuse points of their own; a host does not know what a device refuses
             accepted = None
+        is_number = not isinstance(value, Tensor)
+        if is_number and accepted is None and self._alone and self._is_eager:
+            local_part(first).fill_(value)
+            return
         batch = self.batch(key)
-        if not isinstance(value, Tensor):
+        if is_number:
             if accepted is None and batch is not None:
                 batch.fill_(value)
                 return
