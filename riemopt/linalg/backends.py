@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 

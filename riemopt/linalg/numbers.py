@@ -37,9 +37,9 @@ def on_host_numbers(function: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def if_free(a: Any) -> Any:
-    """A tensor of one real number as that number, where reading is free and autograd does not record.
+    """A tensor of one real number as that number, where reading is free; all else as it is.
 
-    All else as it is.
+    Not where autograd records.
     """
     if not isinstance(a, Tensor) or a.numel() != 1 or a.is_complex() or torch.is_grad_enabled():
         return a

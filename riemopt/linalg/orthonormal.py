@@ -44,8 +44,8 @@ def mean_along_columns(
         return mean.view(x.shape), squared.view(*x.shape[:-2], 1, 1)
     if is_square(x):
         new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts
-        mean = average(new, plus_adjoint(gram(x, m), -1), decay)
         squared = by_numbers(lambda a: 0.25 * a * a, norm(new, (-2, -1), keepdim=True))
+        mean = average(new, plus_adjoint(gram(x, m), -1), decay, overwrite=True)
         return add_product(m, x, mean, 0.5, weight=0), squared
     return _mean_without(x, m, g, decay, lambda a: plus_adjoint(gram(x, a)), 0.5)
 

@@ -14,6 +14,7 @@ from riemopt.linalg.products import (
     add_identity,
     add_product,
     add_scaled,
+    average,
     gram,
     gram_defect,
     is_square,
@@ -29,6 +30,7 @@ _MAX_SQUARE_SWEEPS = 40  # each takes tiny singular values, of an edited weight,
 _MAX_ROOT_STEPS = 100
 
 _SHORT_CUBIC = 0.25  # ‖S‖ up to which S may be taken as YᴴY - I
+_FEW = 128  # rows up to which the norm of S is tried as the only bound
 _LARGE = 512  # rows from which `spectral_bound` costs less than it saves
 
 
@@ -166,9 +168,8 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         factor, _ = polar(_long_cubic(x, u, t))
         return factor
     overwrite = y.is_contiguous() and not y.requires_grad
-    y = add_product(y, add_scaled(x, u, 0.25 * t), S, -0.5, overwrite=overwrite)
-    n, eps = S.shape[-1], torch.finfo(S.dtype).eps
-    if norm <= (64 * eps) ** (1 / 3) and square <= 8 * eps * math.sqrt(n):
+    y = add_product(y, average(x, y, 0.25), S, -0.5, overwrite=overwrite)
+    if norm <= (64 * torch.finfo(S.dtype).eps) ** (1 / 3) and square <= _largest_square(S):
         return y  # the cubic's own error is ‖S‖³/128, and what it leaves of a defect ¾S²
     del S
     factor, _ = polar(y)
@@ -217,17 +218,23 @@ def _largest(norms: Tensor, limit: float = math.inf) -> float:
     return finite
 
 
+def _largest_square(S: Tensor) -> float:
+    """The largest entry of S² that is left to rounding."""
+    return 8 * torch.finfo(S.dtype).eps * math.sqrt(S.shape[-1])
+
+
 def _bounds(S: Tensor) -> tuple[float, float]:
     """Bounds of ‖S‖₂ and of the largest entry of S² for Hermitian S.
 
     By the longest row r: ‖S‖₂ ≤ √n·r, and no entry of S² is above r². Of small matrices the norm
-    ‖S‖ does for both. Infinite where S is not finite.
+    ‖S‖, which takes fewer operators, is tried for both. Infinite where S is not finite.
     """
     n = S.shape[-1]
     S = S.detach() if S.requires_grad else S
-    if n < 16:
+    if n < _FEW:
         norm = _largest_norm(S, 1.0)
-        return norm, norm**2
+        if n < 16 or norm**2 <= _largest_square(S):
+            return norm, norm**2
     rows = torch.linalg.vector_norm(S, dim=-1)
     r = _largest(rows, 1.0)
     norm = math.sqrt(n) * r

@@ -100,7 +100,9 @@ def _signature(
         dims = None if layout is torch.strided else grad.sparse_dim()
         state_now = layout_key(per_point, p, state) if per_point or dtype in HALF else None
         who = id(p), id(manifold), id(state)
-        signature.append((who, p.shape, dtype, p.device, grad.dtype, layout, dims, types, state_now))
+        signature.append(
+            (who, p.shape, dtype, p.device, grad.dtype, layout, dims, types, state_now)
+        )
     return signature
 
 
