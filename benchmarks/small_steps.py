@@ -2,12 +2,13 @@
 
     python benchmarks/small_steps.py                 # under four minutes, one thread
     python benchmarks/small_steps.py --only 1024x64 --only sphere --no-write
+    python benchmarks/small_steps.py --counts        # operators and calls alone: a few seconds
 
 All methods of a workload are timed in turns, in one run, by the processor's clock; a ratio is the
 median of the ratios within a round. Of riemopt, Adam has `second_moment="point"`. Beside the times
-stand the fixed cost of our step: the operators that torch dispatches, and the functions that Python
-calls. Run it on an otherwise idle machine: it writes results/small_steps.json and the table in
-README.md.
+stands the fixed cost of our step: the operators that torch dispatches, and the functions that
+Python calls, with what both were before they were looked at in brackets. Run it on an otherwise
+idle machine: it writes results/small_steps.json and the table in README.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ MARKS = ("<!-- small steps: begin -->", "<!-- small steps: end -->")
 OURS, FLOOR, POGO = "riemopt-adam", "floor", "pogo-adam"
 GEOOPT, TORCH = "geoopt-euclidean-adam", "torch-adam-foreach"
 AT_MOST, AT_LEAST = "ours ÷ {}", "{} ÷ ours"
+WARM_UP = 10
 TITLES = {FLOOR: "floor", POGO: "POGO", GEOOPT: "geoopt", TORCH: "torch foreach"}
 
 
@@ -114,6 +116,19 @@ def hyperbolic(manifold: Any, n: int, d: int) -> Work:
     return Work(name, steppers, (Target(GEOOPT, 1.5),))
 
 
+# Operators and calls, counted as here, when nobody had looked at them.
+BEFORE = {
+    "Stiefel 10×10": (46, 459),
+    "Stiefel 96×96": (52, 478),
+    "Stiefel 1024×64": (64, 524),
+    "Stiefel 4096×64": (66, 530),
+    "Stiefel 1000×16×16": (78, 469),
+    "Stiefel 512×512": (66, 488),
+    "Stiefel 1024×1024": (72, 504),
+    "Sphere 1000×128": (54, 450),
+    **{f"PoincareBall {shape}": (100, 566) for shape in ("10×2", "364×5", "20000×5")},
+    **{f"Lorentz {shape}": (152, 598) for shape in ("10×2", "364×5", "20000×5")},
+}
 NO_SLOWER = (Target(POGO, 1.0, False), Target(GEOOPT, 1.0, False))
 TALL = (Target(FLOOR, 1.5), Target(POGO, 1.3, False), Target(GEOOPT, 1.8, False))
 SQUARE = (Target(FLOOR, 1.1), Target(POGO, 1.4, False))
@@ -150,21 +165,31 @@ def python_calls(call: Callable[[], object]) -> int:
     return count
 
 
-def measure(work: Work, rounds: int) -> dict[str, Any]:
-    """The time and the fixed cost of our step, and its ratios with quartiles."""
-    steppers = work.steppers()
-    timings = interleave(steppers, rounds, time.process_time)
+def count(work: Work, stepper: Stepper) -> dict[str, Any]:
+    """The fixed cost of our step, once its state is there."""
+    for _ in range(WARM_UP):
+        stepper.call()
     with OperatorCount() as operators:
-        steppers[OURS].call()
-    own = timings[OURS]
-    assert isinstance(own, Timing), own
-    row: dict[str, Any] = {
+        stepper.call()
+    calls, before = python_calls(stepper.call), BEFORE[work.name]
+    return {
         "work": work.name,
         "operators": len(operators.names),
-        "calls": python_calls(steppers[OURS].call),
-        "ms": _quartiles([1e3 * s for s in own.seconds.values()]),
-        "ratios": [],
+        "operators_before": before[0],
+        "calls": calls,
+        "calls_before": before[1],
     }
+
+
+def measure(work: Work, rounds: int) -> dict[str, Any]:
+    """The fixed cost and the time of our step, and its ratios with quartiles."""
+    steppers = work.steppers()
+    row = count(work, steppers[OURS])
+    timings = interleave(steppers, rounds, time.process_time)
+    own = timings[OURS]
+    assert isinstance(own, Timing), own
+    row["ms"] = _quartiles([1e3 * s for s in own.seconds.values()])
+    row["ratios"] = []
     for target in (*work.targets, *(Target(other, float("inf")) for other in work.others)):
         other = timings[target.other]
         if not isinstance(other, Timing):
@@ -193,11 +218,15 @@ def _quartiles(values: list[float]) -> list[float]:
 def page(rows: list[dict[str, Any]]) -> str:
     """The table of the README."""
     lines = [
-        "| weight | operators | calls | ms | ratio | median (quartiles) | wanted |",
+        "| weight | operators (before) | calls (before) | ms | ratio | quartiles | wanted |",
         "| --- | ---: | ---: | ---: | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [row["work"], row["operators"], row["calls"], f"{row['ms'][1]:.3g}"]
+        fixed = [f"{row[key]} ({row[f'{key}_before']})" for key in ("operators", "calls")]
+        cells = [row["work"], *fixed, f"{row['ms'][1]:.3g}" if "ms" in row else ""]
+        if "ratios" not in row:
+            lines.append("| " + " | ".join([*cells, "", "", ""]) + " |")
+            continue
         for ratio in row["ratios"]:
             if "error" in ratio:
                 measured, wanted = "failed", ratio["error"][:40]
@@ -214,6 +243,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 def main(
     only: Annotated[list[str], typer.Option(help="Works whose name has that in it.")] = [],  # noqa: B006
     rounds: Annotated[int, typer.Option(min=5, help="Turns of each method.")] = 40,
+    counts: Annotated[bool, typer.Option(help="Count, and time nothing; write the table.")] = False,
     write: Annotated[bool, typer.Option(help="Write the figures, and the table.")] = True,
 ) -> None:
     """Time Adam steps on small weights in turns with others'."""
@@ -222,11 +252,15 @@ def main(
     settle_allocator()
     wanted = [name.lower().replace("x", "×") for name in only]
     chosen = [w for w in WORKS if not wanted or any(name in w.name.lower() for name in wanted)]
-    rows = [measure(work, rounds) for work in chosen]
+    if counts:
+        rows = [count(work, work.steppers()[OURS]) for work in chosen]
+    else:
+        rows = [measure(work, rounds) for work in chosen]
     text = page(rows)
     print(text)
     if write:
-        write_rows(OUTPUT, rows, "pogo-torch")
+        if not counts:
+            write_rows(OUTPUT, rows, "pogo-torch")
         between = re.compile("(?<=" + MARKS[0] + "\n).*(?=\n" + MARKS[1] + ")", re.DOTALL)
         PAGE.write_text(between.sub(lambda _: text, PAGE.read_text()))
 

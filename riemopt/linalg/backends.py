@@ -18,9 +18,8 @@ from torch import Tensor
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def is_traced() -> bool:
-    """Whether torch.compile or torch.export is making a graph of what is called."""
-    return torch.compiler.is_compiling()
+is_traced = torch.compiler.is_compiling
+"""Whether torch.compile or torch.export is making a graph of what is called."""
 
 
 def eager_only(function: Callable[..., None]) -> Callable[..., None]:
@@ -185,7 +184,7 @@ def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
         low, high = (factor.item() for factor in torch.aminmax(t))
     least = low if low > 0 else -high  # where all factors have one sign
     numbers = torch.finfo(u.dtype)
-    if len(u) == 1:
+    if u.shape[0] == 1:
         # No entry is above the norm, and one is at least its share. Where squares are not in the
         # range of the dtype, the entries decide.
         norm = torch.linalg.vector_norm(u).item()

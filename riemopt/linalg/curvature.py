@@ -112,11 +112,10 @@ def clip(x: Tensor, k: Curvature, dtype: torch.dtype | None = None) -> Tensor:
 
     `dtype` is that of `x` unless given.
     """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if isinstance(k, Tensor) or k != 0:
-        limit = edge(k, dtype or x.dtype)
-        size = root(k.detach() if isinstance(k, Tensor) else k) * norm  # √|κ| is not smooth at 0
-        return (x * (limit / size.clamp(min=limit))).contiguous()
+        limit = edge(k, dtype or x.dtype) ** 2
+        size = squares(x) * (k.detach() if isinstance(k, Tensor) else k)
+        return (x * (limit / size.abs().clamp(min=limit)).sqrt()).contiguous()
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -163,10 +162,11 @@ def _combined(x: Tensor, w: Tensor, k: Curvature, gap_x: Tensor, gap_y: Tensor) 
     ww = squares(w)
     denominator = plus(-k * ww, 1.0, gap_x, gap_y).clamp(min=torch.finfo(x.dtype).tiny)
     y = plus(gap_x * w, -k, ww, x)
+    if is_recorded_outside(y):  # the norm below has no second derivative at 0
+        return clip(y / denominator, k)
     if isinstance(k, Tensor) or k != 0:
-        flat = k.detach() if isinstance(k, Tensor) else k  # √|κ| is not smooth at 0
         size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        denominator = torch.maximum(denominator, size * (root(flat) / edge(k, x.dtype)))
+        denominator = torch.maximum(denominator, size * (root(k) / edge(k, x.dtype)))
     return (y / denominator).contiguous()
 
 

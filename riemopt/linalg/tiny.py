@@ -66,7 +66,7 @@ def _of_piece(t: Any, x: Tensor, piece: slice) -> Any:
 
 def has_entries_first(a: Tensor) -> bool:
     """Whether a batch `(K, n, p)` of tiny matrices has stride 1 along K."""
-    return a.stride(0) == 1 and a.shape[1] <= LARGEST and a.shape[2] <= LARGEST
+    return a.shape[1] <= LARGEST and a.shape[2] <= LARGEST and a.stride(0) == 1
 
 
 def multiply_add(c: Tensor | None, a: Tensor, b: Tensor, scale: float = 1) -> Tensor:

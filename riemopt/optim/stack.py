@@ -164,7 +164,7 @@ class Stack:
             accepted = None
         is_number = not isinstance(value, Tensor)
         if is_number and accepted is None and self._alone and self._is_eager:
-            local_part(first).fill_(value)
+            (local_part(first) if self.distributed else first).fill_(value)
             return
         batch = self.batch(key)
         if is_number:
@@ -197,7 +197,8 @@ class Stack:
             tensor = self.states[0][key]
             kept = self._views.get(key)
             if kept is None or kept[0] is not tensor:
-                kept = self._views[key] = tensor, local_part(tensor).unsqueeze(0)
+                local = local_part(tensor) if self.distributed else tensor
+                kept = self._views[key] = tensor, local.unsqueeze(0)
             return kept[1]
         if not self.has_batches:
             return None
