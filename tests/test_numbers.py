@@ -95,7 +95,7 @@ def test_the_defect_is_that_of_the_gram_matrix(shape, dtype):
     a = x.mH if wide else x
     expected = a.mH @ a - torch.eye(min(shape[-2:]), dtype=dtype)
     tolerance = 4 * torch.finfo(dtype).eps
-    found = products.gram_defect(x)
+    found = products.host_gram_defect(x)
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     gradients = [torch.autograd.grad(s.abs().square().sum(), x)[0] for s in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=0, atol=100 * tolerance)

@@ -16,7 +16,7 @@ from riemopt.linalg.products import (
     add_scaled,
     average,
     gram,
-    gram_defect,
+    host_gram_defect,
     is_square,
     product,
     right_multiply,
@@ -62,7 +62,7 @@ def polar(y: Tensor, limit: float = math.inf) -> tuple[Tensor, bool]:
         del longer[1:]
     swept: tuple[float, float] | None = None
     for _ in range(_MAX_SQUARE_SWEEPS if square else _MAX_SWEEPS):
-        S = gram_defect(y)
+        S = host_gram_defect(y)
         bound = _largest_norm(S, limit)
         if _is_too_long(bound, S, limit):
             return y, True
@@ -161,7 +161,7 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     square. (Where X is off, the point reached depends on that, by the defect times the step.)
     """
     y = add_scaled(x, u, t)
-    S = gram_defect(y)
+    S = host_gram_defect(y)
     norm, square = _bounds(S)
     if norm > _SHORT_CUBIC:  # a defect as large must not be taken for a step
         del y, S

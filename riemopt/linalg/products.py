@@ -9,7 +9,7 @@ Nothing here reads a value, so all of it serves every back end.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, wraps
+from functools import lru_cache, wraps
 from typing import Any, TypeVar, cast, overload
 
 import torch
@@ -172,12 +172,15 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
-    k = min(x.shape[-2:])
-    if x.ndim != 3 or k > _MOST_OF_IDENTITY or max(x.shape[-2:]) > LONG or not reads_are_free(x):
-        return add_identity(gram(x, x), -1)
+    return add_identity(gram(x, x), -1)
+
+
+def host_gram_defect(x: Tensor) -> Tensor:
+    """`gram_defect` by one operator, of few columns; for eager CPU tensors."""
+    k, n = sorted(x.shape[-2:])
+    if x.ndim != 3 or k > _MOST_OF_IDENTITY or n > LONG or has_entries_first(x):
+        return gram_defect(x)
     a, b = (x, x.mH) if is_wide(x) else (x.mH, x)
-    if has_entries_first(a):
-        return add_identity(product(a, b), -1)
     return torch.baddbmm(_identity(k, x.dtype), a, b, beta=-1)
 
 
@@ -185,7 +188,7 @@ _MOST_OF_IDENTITY = 256
 """Up to so many columns an identity is kept: a product takes it along for less than a pass."""
 
 
-@cache
+@lru_cache(maxsize=32)
 def _identity(n: int, dtype: torch.dtype) -> Tensor:
     """The identity on the host, `(1, n, n)`."""
     with torch.inference_mode(False), torch.no_grad():
