@@ -30,8 +30,10 @@ class Plan(NamedTuple):
     """How the constrained parameters of a group were stacked at the last step, and for which."""
 
     signature: list[Any]
-    """What decides about it: parameters, manifolds and states by their identity, with the layout of
-    each. The stacks keep them, so that nothing else can have their identity."""
+    """What decides about it: parameters, manifolds and states by their identity, and the layout of
+    each."""
+    found: list[tuple[Tensor, Manifold]]
+    """Kept, as states are in the stacks, so that nothing else can have their identity."""
     stacks: list[Stack]
 
     @classmethod
@@ -48,7 +50,8 @@ class Plan(NamedTuple):
         plan = optimizer._plans.get(index)
         if plan is None or plan.signature != _signature(optimizer, group, found):
             stacks = _make_stacks(optimizer, group, found)
-            plan = cls(_signature(optimizer, group, found), stacks)  # with a state now
+            signature = _signature(optimizer, group, found)  # with a state now
+            plan = cls(signature, found, stacks)
             optimizer._plans[index] = plan
         return plan.stacks
 

@@ -80,7 +80,9 @@ def finish(
     if shortened is not None:
         optimizer._shortened.add(shortened)
     if keeps_x:
-        _keep_momentum(optimizer, stack, manifold, x, y, None if checked is None else checked.moved)
+        all_moved = checked is None and shortened is None
+        moved = None if all_moved else (y != x).flatten(1).any(1)
+        _keep_momentum(optimizer, stack, manifold, x, y, moved)
     if y is not x:
         stack.store_points(y)
 
@@ -93,7 +95,7 @@ def _keep_momentum(
     y: Tensor,
     moved: Tensor | None,
 ) -> None:
-    """Of members that did not move nothing changes; `moved` is None where all did."""
+    """Of members that did not move nothing changes; `moved` is None where all are to."""
     for key in optimizer.tangent_state:
         if key in stack.states[0]:
             m = stack.load(key)
