@@ -40,7 +40,8 @@ def mean_along_columns(
     if it did not follow from other lengths, where reading a value is free and rounding allows it.
     """
     if x.ndim > 3:  # one batch dimension, so that products need no views of their own
-        mean, squared = mean_along_columns(*(a.flatten(0, -3) for a in (x, m, g)), decay)
+        X, M, G = (a.flatten(0, -3) for a in (x, m, g))
+        mean, squared = mean_along_columns(X, M, G, decay)
         return mean.view(x.shape), squared.view(*x.shape[:-2], 1, 1)
     if is_square(x):
         new = plus_adjoint(gram(x, g), -1)  # all are twice the skew parts

@@ -266,8 +266,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
 
         def moment(key: str) -> Scalar:
             v = stack.load_number(key)
-            is_complex = isinstance(v, Tensor) and v.is_complex()
-            return torch.view_as_real(v) if is_complex else v
+            return torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() else v
 
         step = adam(
             carried,

@@ -162,16 +162,12 @@ class Stack:
             and (self._scattered or first.device != accepted.device)
         ):  # processes refuse points of their own; a host does not know what a device refuses
             accepted = None
-        is_number = not isinstance(value, Tensor)
-        if is_number and accepted is None and self._alone and self._is_eager:
-            (local_part(first) if self.distributed else first).fill_(value)
-            return
-        batch = self.batch(key)
-        if is_number:
-            if accepted is None and batch is not None:
-                batch.fill_(value)
+        if not isinstance(value, Tensor):
+            if accepted is None and self._alone and self._is_eager:
+                (local_part(first) if self.distributed else first).fill_(value)
                 return
             value = torch.full_like(self.load(key), value)
+        batch = self.batch(key)
         if accepted is not None:
             old = self.load(key)
             if old is batch and old.dtype == value.dtype:
