@@ -26,14 +26,14 @@ def is_long(shape: Sequence[int], dims: Sequence[int]) -> bool:
 
 def total(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
     """Σ a over `dims`, all negative."""
-    if not is_long(a.shape, dims):
+    if a.numel() <= LONG or not is_long(a.shape, dims):
         return a.sum(tuple(dims), keepdim=keepdim)
     return _by_blocks(a, dims, keepdim, lambda part: part.sum(-1))
 
 
 def norm(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
     """‖a‖ over `dims`, all negative."""
-    if not is_long(a.shape, dims):
+    if a.numel() <= LONG or not is_long(a.shape, dims):
         return torch.linalg.vector_norm(a, dim=tuple(dims), keepdim=keepdim)
     if is_recorded_outside(a):  # the norm of a block has no derivative where the block is zero
         squares = (a.conj() * a).real if a.is_complex() else a * a

@@ -230,7 +230,8 @@ class RiemannianOptimizer(Optimizer):
                     exchange.run([step])
                 else:
                     together.append(step)
-        exchange.run(together)
+        if together:
+            exchange.run(together)
 
     def _stacks(
         self, index: int, group: dict[str, Any], manifolds: list[Manifold | None]
