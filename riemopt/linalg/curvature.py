@@ -8,7 +8,6 @@ it is `gap`, and the formulas are written such that nothing else cancels.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -88,14 +87,19 @@ def one_plus(k: Curvature, a: Tensor) -> Tensor:
     return 1 + k * a if isinstance(k, Tensor) else torch.rsub(a, 1, alpha=-k)
 
 
-@cache
 def margin(dtype: torch.dtype) -> float:
     """How far points are kept from the boundary of the unit ball: √eps, of float32 for half.
 
     So 1 - ‖x‖² keeps half of the digits. It is at the radius log(2/√eps): 8.7 in float32 and 18.7
     in float64.
     """
-    return math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
+    return _MARGINS[dtype]
+
+
+_MARGINS = {
+    dtype: math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
