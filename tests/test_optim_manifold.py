@@ -556,7 +556,7 @@ def test_gram_matrices_of_a_step_are_made_in_full_precision(lowered_precision, m
         seen.append(torch.backends.mkldnn.matmul.fp32_precision)
         return gram_defect(x)
 
-    monkeypatch.setattr(polar_adaptive, "gram_defect", spy)
+    monkeypatch.setattr(polar_adaptive, "host_gram_defect", spy)
     walk(steps=1)
     assert set(seen) == {"ieee"}
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"

@@ -74,7 +74,8 @@ def _mean_without(
     squared = _length_by_others(g, S, share) if reads_are_free(x, m, g) else None
     if squared is not None:
         mean = average(g, m, decay)
-        return add_product(mean, x, coefficients(mean), -share, overwrite=True), squared
+        overwrite = not mean.requires_grad  # else autograd has saved it
+        return add_product(mean, x, coefficients(mean), -share, overwrite=overwrite), squared
     tangent = add_product(g, x, S, -share)
     mean = average(tangent, add_product(m, x, coefficients(m), -share), decay)
     return mean, squared_norm(tangent, (-2, -1))

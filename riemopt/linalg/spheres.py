@@ -103,4 +103,5 @@ def _by_lengths(
     if not known_to_exceed(squared, whole, 1e-3):
         return None
     mean = average(g, m, decay)
-    return mean.addcmul_(x, inner(x, mean, dims), value=-1 / radius**2), squared
+    remove = mean.addcmul if mean.requires_grad else mean.addcmul_  # autograd has saved it
+    return remove(x, inner(x, mean, dims), value=-1 / radius**2), squared
