@@ -31,7 +31,7 @@ def lift(x: Tensor, c: Curvature) -> Tensor:
     cut = _cut(squared, c, longest)
     if cut is not None:
         squared, x = squared * cut.square(), x * cut
-    return torch.cat([one_plus(c, squared).sqrt() / root(c), x], -1)
+    return torch.cat([(squared + 1 / c).sqrt(), x], -1)
 
 
 def _cut(squared: Tensor, c: Curvature, longest: float) -> Tensor | None:
@@ -46,15 +46,15 @@ def lift_tangent(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     return torch.cat([dot(x, u) * root(c) / height(x, c), u], -1)
 
 
-def frame_factor(x: Tensor, c: Curvature) -> Tensor:
-    """c/(z(1 + z)) with z = `height`: of each point, what `to_frame` needs."""
+def frame_divisor(x: Tensor, c: Curvature) -> Tensor:
+    """z(1 + z) with z = `height`: of each point, what `to_frame` needs."""
     z = height(x, c)
-    return c / torch.addcmul(z, z, z)
+    return torch.addcmul(z, z, z)
 
 
-def to_frame(x: Tensor, u: Tensor, factor: Tensor) -> Tensor:
-    """u_s - x_s⟨x_s, u_s⟩·`frame_factor`: `u` at the origin, where ‖·‖ is length."""
-    return torch.addcmul(u, x, dot(x, u) * factor, value=-1)
+def to_frame(x: Tensor, u: Tensor, c: Curvature, divisor: Tensor) -> Tensor:
+    """u_s - c·x_s⟨x_s, u_s⟩/divisor: the vector `u` at the origin, where ‖·‖ is its length."""
+    return plus(u, -c, x, dot(x, u) / divisor)
 
 
 def from_frame(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
@@ -101,7 +101,7 @@ def step(x: Tensor, u: Tensor, t: float | Tensor, c: Curvature, frame: Tensor) -
     Far out, a step inwards of ℓ > 1 loses e²ˡ of its digits.
     """
     w, taken = _squared_length(frame, t, c)
-    cosh, ratio = _cosh_and_sinh(w)
+    cosh, ratio = _cosh_and_sinh(w, c)
     return torch.addcmul(cosh * x, u, ratio * taken)
 
 
@@ -111,10 +111,11 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     Far out, at the radius r, x_s is sinh(r)n; along n the geodesic is at
     ½(1 + q)·sinh(r + ℓ) + ½(1 - q)·sinh(r - ℓ) if its direction has the cosine q with n.
     """
-    frame = to_frame(x, u, frame_factor(x, c))
+    frame = to_frame(x, u, c, frame_divisor(x, c))
     w, cut = _squared_length(frame, 1.0, c)
-    cosh, ratio = _cosh_and_sinh(w)
+    cosh, ratio = _cosh_and_sinh(w, c)
     near = cosh * x + (ratio * cut) * u
+    w = c * w
     xx = c * squares(x)
     far = (xx > 1) & (w > 1)
     norm, long = torch.where(far, xx, 1).sqrt(), torch.where(far, w, 1).sqrt()
@@ -132,17 +133,17 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
 def _squared_length(
     frame: Tensor, t: float | Tensor, c: Curvature
 ) -> tuple[Tensor, float | Tensor]:
-    """ℓ² of t times a vector, cut to the longest step, and the part of t that is left."""
+    """‖·‖² of t times a vector, cut to √c‖·‖ ≤ log(1/eps), and what is left of t."""
     w = squares(frame) * t**2
     cut = _cut(w, c, -math.log(torch.finfo(frame.dtype).eps))
-    return (c * w, t) if cut is None else (c * w * cut.square(), t * cut)
+    return (w, t) if cut is None else (w * cut.square(), t * cut)
 
 
-def _cosh_and_sinh(w: Tensor) -> tuple[Tensor, Tensor]:
-    """cosh(√w) and sinh(√w)/√w, smooth at w = 0."""
-    half = sin_ratio(w * -0.25, -1.0)
+def _cosh_and_sinh(w: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
+    """cosh(√cw) and sinh(√cw)/√cw, smooth at w = 0."""
+    half = sin_ratio(w * (c * -0.25), -1.0)
     bend = w * half.square()
-    return one_plus(0.5, bend), half * one_plus(0.25, bend).sqrt()
+    return one_plus(c * 0.5, bend), half * one_plus(c * 0.25, bend).sqrt()
 
 
 def to_ball(x: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from riemopt import linalg
 from riemopt.linalg import Curvature, curvature, hyperboloid, upcast
 from riemopt.linalg.curvature import dot, plus, root, squares
 from riemopt.linalg.hyperboloid import (
-    frame_factor,
+    frame_divisor,
     from_frame,
     height,
     lift,
@@ -77,9 +77,9 @@ class Lorentz(Curved):
     def carry_mean(
         self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of an `m` that is tangent at `x`, as `after_move` leaves it."""
         grad = self.egrad2rgrad(x, g)
-        return linalg.average(grad, m, decay), squares(self._to_frame(x, grad))
+        mean = linalg.average(grad, self.proj_tangent(x, m), decay)
+        return mean, squares(self._to_frame(x, grad))
 
     @override
     @upcast
@@ -194,10 +194,10 @@ class Lorentz(Curved):
 
     @override
     def _measure(self, x: Tensor) -> Tensor:
-        return frame_factor(_space(x), self.c)
+        return frame_divisor(_space(x), self.c)
 
     def _to_frame(self, x: Tensor, u: Tensor) -> Tensor:
-        return to_frame(_space(x), _space(u), self._measured(x))
+        return to_frame(_space(x), _space(u), self.c, self._measured(x))
 
     # --- what layers call ---
 
@@ -221,7 +221,7 @@ class Lorentz(Curved):
         """
         wide = linalg.sums_exactly(x)
         x, p, normal = (_space(b).to(wide) for b in (x, p, a))
-        normal = to_frame(p, normal, frame_factor(p, self.c))
+        normal = to_frame(p, normal, self.c, frame_divisor(p, self.c))
         (y, gap_y), (q, gap_q) = hyperboloid.to_ball(x, self.c), hyperboloid.to_ball(p, self.c)
         distance = curvature.dist_to_hyperplane(y, q, normal, -self.c, gap_y, gap_q)
         return (distance if signed else distance.abs()).squeeze(-1).to(a.dtype)
