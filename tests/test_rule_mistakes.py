@@ -34,7 +34,7 @@ def scale(change: Callable[..., Any]) -> Callable[[Patch], None]:
     """`change(step, square, v, v_max, **options)` in place of `adam_scale`."""
 
     def plant(patch: Patch) -> None:
-        patch.setattr(adams, "_scale", change)
+        patch.setattr(adams, "_scale", linalg.on_host_numbers(change))
 
     return plant
 
@@ -85,7 +85,7 @@ def eps_before_the_correction(step, square, v, v_max, *, eps, betas, **options):
 def maximum_before_the_average(step, square, v, v_max, *, betas, **options):
     """The average of the largest squares, for the largest average."""
     largest = linalg.maximum(v_max, square)
-    found = adams.adam_scale(step, largest.clone(), v, None, betas=betas, **options)
+    found = adams.adam_scale(step, largest + 0, v, None, betas=betas, **options)
     return found._replace(v_max=largest)
 
 

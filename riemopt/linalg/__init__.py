@@ -85,7 +85,7 @@ from riemopt.linalg.low_rank import (
     spaces,
     thin_parts,
 )
-from riemopt.linalg.numbers import divide, maximum, on_host_numbers, root_plus
+from riemopt.linalg.numbers import divide, if_free, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import (
     across_columns,
     mean_across_columns,
@@ -221,6 +221,7 @@ __all__ = [
     "host_beside",
     "identities",
     "identity_like",
+    "if_free",
     "in_double",
     "inexact_products",
     "inner",

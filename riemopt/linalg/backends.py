@@ -7,6 +7,7 @@ are asked in `riemopt.linalg` and nowhere else: the kernels here pick the algori
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
-def is_traced() -> bool:
-    """Whether torch.compile or torch.export is making a graph of what is called."""
-    return torch.compiler.is_compiling()
+
+is_traced = torch.compiler.is_compiling
+"""Whether torch.compile or torch.export is making a graph of what is called."""
 
 
 def eager_only(function: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +35,7 @@ def eager_only(function: Callable[..., None]) -> Callable[..., None]:
 
 def is_wrapped(a: Tensor) -> bool:
     """Whether `a` belongs to a transform of torch.func, such as vmap or grad."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(a)
+    return _is_wrapped(a)
 
 
 def refuse_nested_forward_mode(what: str) -> None:
@@ -55,7 +57,7 @@ def reads_are_free(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     for a in tensors:  # noqa: SIM110 (a loop is faster, and this is asked many times in a step)
-        if type(a) is not Tensor or not a.is_cpu or is_wrapped(a):
+        if type(a) is not Tensor or not a.is_cpu or _is_wrapped(a):
             return False
     return True
 
@@ -156,22 +158,42 @@ def known_all(condition: Tensor) -> bool:
     return reads_are_free(condition) and bool(condition.all())
 
 
+def known_to_exceed(a: Tensor, b: Tensor, factor: float) -> bool:
+    """True only if each entry of `a` is known, for free, to be above factor·b."""
+    if not reads_are_free(a, b):
+        return False
+    if a.numel() == 1:
+        return bool(a.item() > factor * b.item())
+    return not a.numel() or bool(torch.sub(a, b, alpha=factor).amin().item() > 0)
+
+
+def known_to_be_below(a: Tensor, limit: float) -> bool:
+    """True only if each entry of `a` is known, for free, to be below `limit`."""
+    return reads_are_free(a) and (not a.numel() or bool(a.amax().item() < limit))
+
+
 def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     """True only if each step t·u of a stack `(K, …)` is known, for free, to be finite and not 0."""
     if not reads_are_free(u) or (isinstance(t, Tensor) and not reads_are_free(t)) or not u.numel():
         return False
-    if len(u) == 1 and not u.is_complex():
-        smallest = largest = max(u.amax().item(), -u.amin().item())
-    else:
-        flat = (torch.view_as_real(u) if u.is_complex() else u).reshape(len(u), -1)
-        sizes = torch.maximum(flat.amax(1), -flat.amin(1))
-        smallest, largest = sizes.amin().item(), sizes.amax().item()
-    if isinstance(t, Tensor):
-        low, high = (t.amin().item(), t.amax().item()) if t.numel() > 1 else (t.item(), t.item())
-    else:
+    if not isinstance(t, Tensor):
         low = high = t
+    elif t.numel() == 1:
+        low = high = t.item()
+    else:
+        low, high = (factor.item() for factor in torch.aminmax(t))
     least = low if low > 0 else -high  # where all factors have one sign
     numbers = torch.finfo(u.dtype)
+    if u.shape[0] == 1:
+        # No entry is above the norm, and one is at least its share. Where squares are not in the
+        # range of the dtype, the entries decide.
+        norm = torch.linalg.vector_norm(u).item()
+        share = norm / math.sqrt(u.numel())
+        if share * least > numbers.tiny and norm * max(high, -low) < numbers.max:
+            return True
+    flat = (torch.view_as_real(u) if u.is_complex() else u).reshape(len(u), -1)
+    sizes = torch.maximum(flat.amax(1), -flat.amin(1))
+    smallest, largest = sizes.amin().item(), sizes.amax().item()
     return smallest * least > numbers.tiny and largest * max(high, -low) < numbers.max
 
 

@@ -77,13 +77,29 @@ def root(k: Curvature) -> Curvature:
     return math.sqrt(abs(k))
 
 
+def plus(a: Tensor, k: Curvature, b: Tensor, c: Tensor) -> Tensor:
+    """a + κbc, by one operator where κ is a number."""
+    return a + k * (b * c) if isinstance(k, Tensor) else torch.addcmul(a, b, c, value=k)
+
+
+def one_plus(k: Curvature, a: Tensor) -> Tensor:
+    """1 + κa, by one operator where κ is a number."""
+    return 1 + k * a if isinstance(k, Tensor) else torch.rsub(a, 1, alpha=-k)
+
+
 def margin(dtype: torch.dtype) -> float:
     """How far points are kept from the boundary of the unit ball: √eps, of float32 for half.
 
     So 1 - ‖x‖² keeps half of the digits. It is at the radius log(2/√eps): 8.7 in float32 and 18.7
     in float64.
     """
-    return math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
+    return _MARGINS[dtype]
+
+
+_MARGINS = {
+    dtype: math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def edge(k: Curvature, dtype: torch.dtype) -> Curvature:
@@ -100,11 +116,10 @@ def clip(x: Tensor, k: Curvature, dtype: torch.dtype | None = None) -> Tensor:
 
     `dtype` is that of `x` unless given.
     """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if isinstance(k, Tensor) or k != 0:
-        limit = edge(k, dtype or x.dtype)
-        size = root(k.detach() if isinstance(k, Tensor) else k) * norm  # √|κ| is not smooth at 0
-        return (x * (limit / size.clamp(min=limit))).contiguous()
+        limit = edge(k, dtype or x.dtype) ** 2
+        size = squares(x) * (k.detach() if isinstance(k, Tensor) else k)
+        return (x * (limit / size.abs().clamp(min=limit)).sqrt()).contiguous()
     return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -126,7 +141,7 @@ def gap(x: Tensor, k: Curvature) -> Tensor:
     It cancels near the boundary of the ball. That is good enough for a step; what is measured takes
     `exact_gap`.
     """
-    return (1 + k * squares(x)).clamp(min=margin(x.dtype))
+    return one_plus(k, squares(x)).clamp(min=margin(x.dtype))
 
 
 def exact_gap(x: Tensor, k: Curvature) -> Tensor:
@@ -140,10 +155,23 @@ def mobius_add(x: Tensor, y: Tensor, k: Curvature, gap_x: Tensor, gap_y: Tensor)
     That is Ungar's ((1 - 2κ⟨x, y⟩ - κ‖y‖²)x + gₓy)/(1 - 2κ⟨x, y⟩ + κ²‖x‖²‖y‖²) in terms which do
     not cancel for κ < 0.
     """
-    w = x + y
-    ww = k * squares(w)
-    denominator = (gap_x * gap_y - ww).clamp(min=torch.finfo(x.dtype).tiny)
-    return clip((gap_x / denominator) * w - (ww / denominator) * x, k)
+    return _combined(x, x + y, k, gap_x, gap_y)
+
+
+def _combined(x: Tensor, w: Tensor, k: Curvature, gap_x: Tensor, gap_y: Tensor) -> Tensor:
+    """`mobius_add` of x and y = w - x, of which the gap is known.
+
+    What is beyond the edge is divided by more than the denominator, so that it ends there.
+    """
+    ww = squares(w)
+    denominator = plus(-k * ww, 1.0, gap_x, gap_y).clamp(min=torch.finfo(x.dtype).tiny)
+    y = plus(gap_x * w, -k, ww, x)
+    if is_recorded_outside(y):  # the norm below has no second derivative at 0
+        return clip(y / denominator, k)
+    if isinstance(k, Tensor) or k != 0:
+        size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        denominator = torch.maximum(denominator, size * (root(k) / edge(k, x.dtype)))
+    return (y / denominator).contiguous()
 
 
 def geodesic(x: Tensor, u: Tensor, t: float | Tensor, k: Curvature, gap_x: Tensor) -> Tensor:
@@ -152,7 +180,7 @@ def geodesic(x: Tensor, u: Tensor, t: float | Tensor, k: Curvature, gap_x: Tenso
     w = k * squares(u) * scale.square()
     ratio = tan_ratio(w, k)
     gap_v = (1 + w * ratio.square()).clamp(min=0)
-    return mobius_add(x, (ratio * scale) * u, k, gap_x, gap_v)
+    return _combined(x, torch.addcmul(x, u, ratio * scale), k, gap_x, gap_v)
 
 
 def mobius_difference(x: Tensor, y: Tensor, k: Curvature, gap_x: Tensor) -> Tensor:

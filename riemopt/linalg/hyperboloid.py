@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.linalg.backends import sums_exactly
-from riemopt.linalg.curvature import Curvature, dot, root, sin_ratio, squares
+from riemopt.linalg.backends import known_to_be_below, sums_exactly
+from riemopt.linalg.curvature import Curvature, dot, one_plus, plus, root, sin_ratio, squares
 
 HALVINGS = 60
 """Of an interval, to the rounding of float64."""
@@ -22,16 +22,23 @@ HALVINGS = 60
 
 def height(x: Tensor, c: Curvature) -> Tensor:
     """z = √c·x₀ = √(1 + c‖x_s‖²), `(*, 1)`."""
-    return (1 + c * squares(x)).sqrt()
+    return one_plus(c, squares(x)).sqrt()
 
 
 def lift(x: Tensor, c: Curvature) -> Tensor:
     """The point (x₀, x_s) above x_s, which is scaled to √c‖x_s‖ ≤ 1/eps; contiguous."""
-    limit = 1 / torch.finfo(x.dtype).eps
-    norm = root(c) * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    scale = limit / norm.clamp(min=limit)
-    top = (1 + (scale * norm).square()).sqrt() / root(c)
-    return torch.cat([top, scale * x], -1)
+    squared, longest = squares(x), 1 / torch.finfo(x.dtype).eps
+    cut = _cut(squared, c, longest)
+    if cut is not None:
+        squared, x = squared * cut.square(), x * cut
+    return torch.cat([(squared + 1 / c).sqrt(), x], -1)
+
+
+def _cut(squared: Tensor, c: Curvature, longest: float) -> Tensor | None:
+    """What part of a vector to keep, by its ‖·‖², for √c‖·‖ ≤ `longest`; None if all, for sure."""
+    if not isinstance(c, Tensor) and known_to_be_below(squared, longest**2 / c):
+        return None
+    return (longest**2 / (c * squared).clamp(min=longest**2)).sqrt()
 
 
 def lift_tangent(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
@@ -39,15 +46,22 @@ def lift_tangent(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     return torch.cat([dot(x, u) * root(c) / height(x, c), u], -1)
 
 
-def to_frame(x: Tensor, u: Tensor, c: Curvature, z: Tensor) -> Tensor:
-    """u_s - c·x_s⟨x_s, u_s⟩/(z(1 + z)), z = `height`: `u` at the origin, where ‖·‖ is length."""
-    return torch.addcmul(u, x, dot(x, u) * (-c / (z * (1 + z))))
+def frame_divisor(x: Tensor, c: Curvature) -> Tensor:
+    """z(1 + z) with z = `height`: of each point, what `to_frame` needs."""
+    z = height(x, c)
+    return torch.addcmul(z, z, z)
+
+
+def to_frame(x: Tensor, u: Tensor, c: Curvature, divisor: Tensor) -> Tensor:
+    """u_s - c·x_s⟨x_s, u_s⟩/divisor: the vector `u` at the origin, where ‖·‖ is its length."""
+    return plus(u, -c, x, dot(x, u) / divisor)
 
 
 def from_frame(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     """The tangent that `to_frame` takes to `u`: u_s = u + c·x_s⟨x_s, u⟩/(1 + z), and u₀."""
-    xu, z = dot(x, u), height(x, c)
-    return torch.cat([xu * root(c), torch.addcmul(u, x, xu * (c / (1 + z)))], -1)
+    xu = dot(x, u)
+    space = plus(u, c, x, xu / (1 + height(x, c)))
+    return torch.cat([xu * root(c), space], -1)
 
 
 def chord(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -81,14 +95,14 @@ def _quotient(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(zero, 0, a) / torch.where(zero, 1, b)
 
 
-def step(x: Tensor, u: Tensor, c: Curvature, z: Tensor) -> Tensor:
-    """cosh(ℓ)x_s + sinh(ℓ)u_s/ℓ with ℓ = √c‖u‖, cut to log(1/eps).
+def step(x: Tensor, u: Tensor, t: float | Tensor, c: Curvature, frame: Tensor) -> Tensor:
+    """cosh(ℓ)x_s + sinh(ℓ)tu_s/ℓ with ℓ = √c‖tu‖, cut to log(1/eps); `frame` is u `to_frame`.
 
     Far out, a step inwards of ℓ > 1 loses e²ˡ of its digits.
     """
-    w, cut = _squared_length(to_frame(x, u, c, z), c)
-    bend, ratio = _cosh_and_sinh(w)
-    return torch.addcmul((1 + bend) * x, u, ratio * cut)
+    w, taken = _squared_length(frame, t, c)
+    cosh, ratio = _cosh_and_sinh(w, c)
+    return torch.addcmul(cosh * x, u, ratio * taken)
 
 
 def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
@@ -97,11 +111,11 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     Far out, at the radius r, x_s is sinh(r)n; along n the geodesic is at
     ½(1 + q)·sinh(r + ℓ) + ½(1 - q)·sinh(r - ℓ) if its direction has the cosine q with n.
     """
-    z = height(x, c)
-    frame = to_frame(x, u, c, z)
-    w, cut = _squared_length(frame, c)
-    bend, ratio = _cosh_and_sinh(w)
-    near = x + (bend * x + (ratio * cut) * u)
+    frame = to_frame(x, u, c, frame_divisor(x, c))
+    w, cut = _squared_length(frame, 1.0, c)
+    cosh, ratio = _cosh_and_sinh(w, c)
+    near = cosh * x + (ratio * cut) * u
+    w = c * w
     xx = c * squares(x)
     far = (xx > 1) & (w > 1)
     norm, long = torch.where(far, xx, 1).sqrt(), torch.where(far, w, 1).sqrt()
@@ -116,19 +130,20 @@ def geodesic(x: Tensor, u: Tensor, c: Curvature) -> Tensor:
     return torch.where(far, (top * n + ratio * across) / root(c), near)
 
 
-def _squared_length(frame: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
-    """ℓ² of the step, cut to the longest one, and what part of it that is."""
-    longest = -math.log(torch.finfo(frame.dtype).eps)
-    w = c * squares(frame)
-    cut = (longest**2 / w.clamp(min=longest**2)).sqrt()
-    return w * cut.square(), cut
+def _squared_length(
+    frame: Tensor, t: float | Tensor, c: Curvature
+) -> tuple[Tensor, float | Tensor]:
+    """‖·‖² of t times a vector, cut to √c‖·‖ ≤ log(1/eps), and what is left of t."""
+    w = squares(frame) * t**2
+    cut = _cut(w, c, -math.log(torch.finfo(frame.dtype).eps))
+    return (w, t) if cut is None else (w * cut.square(), t * cut)
 
 
-def _cosh_and_sinh(w: Tensor) -> tuple[Tensor, Tensor]:
-    """cosh(√w) - 1 and sinh(√w)/√w, smooth at w = 0."""
-    half = sin_ratio(-w / 4, -1.0)
-    bend = w * half.square() / 2
-    return bend, half * (1 + bend / 2).sqrt()
+def _cosh_and_sinh(w: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
+    """cosh(√cw) and sinh(√cw)/√cw, smooth at w = 0."""
+    half = sin_ratio(w * (c * -0.25), -1.0)
+    bend = w * half.square()
+    return one_plus(c * 0.5, bend), half * one_plus(c * 0.25, bend).sqrt()
 
 
 def to_ball(x: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:

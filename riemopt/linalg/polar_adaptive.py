@@ -14,8 +14,9 @@ from riemopt.linalg.products import (
     add_identity,
     add_product,
     add_scaled,
+    average,
     gram,
-    gram_defect,
+    host_gram_defect,
     is_square,
     product,
     right_multiply,
@@ -29,6 +30,7 @@ _MAX_SQUARE_SWEEPS = 40  # each takes tiny singular values, of an edited weight,
 _MAX_ROOT_STEPS = 100
 
 _SHORT_CUBIC = 0.25  # ‖S‖ up to which S may be taken as YᴴY - I
+_FEW = 128  # rows up to which the norm of S is tried as the only bound
 _LARGE = 512  # rows from which `spectral_bound` costs less than it saves
 
 
@@ -60,8 +62,8 @@ def polar(y: Tensor, limit: float = math.inf) -> tuple[Tensor, bool]:
         del longer[1:]
     swept: tuple[float, float] | None = None
     for _ in range(_MAX_SQUARE_SWEEPS if square else _MAX_SWEEPS):
-        S = gram_defect(y)
-        bound = _largest(_norms(S), limit)
+        S = host_gram_defect(y)
+        bound = _largest_norm(S, limit)
         if _is_too_long(bound, S, limit):
             return y, True
         if bound <= linear_reach:
@@ -69,7 +71,7 @@ def polar(y: Tensor, limit: float = math.inf) -> tuple[Tensor, bool]:
         if bound <= longer[-1][0] * S.shape[-1] ** 0.25:  # else ‖S²‖^½ is above it
             S2 = product(S, S)
             # ‖S²‖^½ is nearer to the spectral norm than ‖S‖, and S² is needed anyway.
-            bound = min(bound, _largest(_norms(S2)) ** 0.5)
+            bound = min(bound, _largest_norm(S2) ** 0.5)
             for reach, coefficients in longer:
                 if bound <= reach:
                     P, scale = evaluate(coefficients, S, S2)
@@ -120,7 +122,7 @@ def _sweep(y: Tensor, S: Tensor, a: float, b: float) -> tuple[Tensor, tuple[floa
 
 def inverse_root(S: Tensor) -> Tensor:
     """`polar.inverse_root`."""
-    bound = _largest(_norms(S))
+    bound = _largest_norm(S)
     if bound <= REACH:
         coefficients = polynomials(S.real.dtype)[-1][1]
         P, scale = evaluate(coefficients, S.clone(), product(S, S))
@@ -159,16 +161,15 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
     square. (Where X is off, the point reached depends on that, by the defect times the step.)
     """
     y = add_scaled(x, u, t)
-    S = gram_defect(y)
+    S = host_gram_defect(y)
     norm, square = _bounds(S)
     if norm > _SHORT_CUBIC:  # a defect as large must not be taken for a step
         del y, S
         factor, _ = polar(_long_cubic(x, u, t))
         return factor
     overwrite = y.is_contiguous() and not y.requires_grad
-    y = add_product(y, add_scaled(x, u, 0.25 * t), S, -0.5, overwrite=overwrite)
-    n, eps = S.shape[-1], torch.finfo(S.dtype).eps
-    if norm <= (64 * eps) ** (1 / 3) and square <= 8 * eps * math.sqrt(n):
+    y = add_product(y, average(x, y, 0.25), S, -0.5, overwrite=overwrite)
+    if norm <= (64 * torch.finfo(S.dtype).eps) ** (1 / 3) and square <= _largest_square(S):
         return y  # the cubic's own error is ‖S‖³/128, and what it leaves of a defect ¾S²
     del S
     factor, _ = polar(y)
@@ -191,13 +192,16 @@ def _long_cubic(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
 # --- bounds ------------------------------------------------------------------------------------
 
 
-def _norms(S: Tensor) -> Tensor:
+def _largest_norm(S: Tensor, limit: float = math.inf) -> float:
+    """The largest Frobenius norm of a batch; as `_largest`."""
     S = S.detach() if S.requires_grad else S
+    if S.numel() == S.shape[-1] ** 2:
+        return _largest(torch.linalg.vector_norm(S), limit)
     if S.ndim == 3 and has_entries_first(S):  # torch is slow at a norm along two strides
         entries = S.permute(1, 2, 0)
         squares = entries.abs().square() if S.is_complex() else entries * entries
-        return squares.sum((0, 1)).sqrt()
-    return torch.linalg.vector_norm(S, dim=(-2, -1))
+        return _largest(squares.sum((0, 1)).sqrt(), limit)
+    return _largest(torch.linalg.vector_norm(S, dim=(-2, -1)), limit)
 
 
 def _largest(norms: Tensor, limit: float = math.inf) -> float:
@@ -205,7 +209,7 @@ def _largest(norms: Tensor, limit: float = math.inf) -> float:
 
     With a `limit` it does: its norm may be infinite since a long step overflowed when squared.
     """
-    largest: float = norms.max().item()
+    largest: float = (norms if norms.ndim == 0 else norms.max()).item()
     if math.isfinite(largest):
         return largest
     if limit < math.inf:
@@ -214,17 +218,23 @@ def _largest(norms: Tensor, limit: float = math.inf) -> float:
     return finite
 
 
+def _largest_square(S: Tensor) -> float:
+    """The largest entry of S² that is left to rounding."""
+    return 8 * torch.finfo(S.dtype).eps * math.sqrt(S.shape[-1])
+
+
 def _bounds(S: Tensor) -> tuple[float, float]:
     """Bounds of ‖S‖₂ and of the largest entry of S² for Hermitian S.
 
     By the longest row r: ‖S‖₂ ≤ √n·r, and no entry of S² is above r². Of small matrices the norm
-    ‖S‖ does for both. Infinite where S is not finite.
+    ‖S‖, which takes fewer operators, is tried for both. Infinite where S is not finite.
     """
     n = S.shape[-1]
     S = S.detach() if S.requires_grad else S
-    if n < 16:
-        norm = _largest(_norms(S), 1.0)
-        return norm, norm**2
+    if n < _FEW:
+        norm = _largest_norm(S, 1.0)
+        if n < 16 or norm**2 <= _largest_square(S):
+            return norm, norm**2
     rows = torch.linalg.vector_norm(S, dim=-1)
     r = _largest(rows, 1.0)
     norm = math.sqrt(n) * r

@@ -9,7 +9,7 @@ Nothing here reads a value, so all of it serves every back end.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, TypeVar, cast, overload
 
 import torch
@@ -38,14 +38,17 @@ def upcast(function: _AnyFunction) -> _AnyFunction:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        halves = [a.dtype for a in args if isinstance(a, Tensor) and a.dtype in HALF]
-        if not halves:
+        for a in args:  # a loop is faster, and nearly always there is none
+            if isinstance(a, Tensor) and a.dtype in HALF:
+                half = a.dtype
+                break
+        else:
             return function(*args, **kwargs)
         full = (a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in args)
         result = function(*full, **kwargs)
         if isinstance(result, tuple):
-            return (result[0].to(halves[0]), *result[1:])
-        return result.to(halves[0])
+            return (result[0].to(half), *result[1:])
+        return result.to(half)
 
     return cast(_AnyFunction, wrapper)
 
@@ -170,6 +173,26 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 def gram_defect(x: Tensor) -> Tensor:
     """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
     return add_identity(gram(x, x), -1)
+
+
+def host_gram_defect(x: Tensor) -> Tensor:
+    """`gram_defect` by one operator, of few columns; for eager CPU tensors."""
+    k, n = sorted(x.shape[-2:])
+    if x.ndim != 3 or k > _MOST_OF_IDENTITY or n > LONG or has_entries_first(x):
+        return gram_defect(x)
+    a, b = (x, x.mH) if is_wide(x) else (x.mH, x)
+    return torch.baddbmm(_identity(k, x.dtype), a, b, beta=-1)
+
+
+_MOST_OF_IDENTITY = 256
+"""Up to so many columns an identity is kept: a product takes it along for less than a pass."""
+
+
+@lru_cache(maxsize=32)
+def _identity(n: int, dtype: torch.dtype) -> Tensor:
+    """The identity on the host, `(1, n, n)`."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.eye(n, dtype=dtype, device="cpu").unsqueeze(0)
 
 
 def exact_gram_defect(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from riemopt.linalg.backends import is_traced, reads_are_free
+from riemopt.linalg.backends import is_traced, known_to_exceed, reads_are_free
 from riemopt.linalg.products import add_scaled, average, inner, squared_norm
 from riemopt.linalg.sums import norm
 
@@ -36,10 +36,11 @@ def move_and_normalise(
     y = add_scaled(x, u, t)
     if reads_are_free(y) and y.numel():
         length = norm(y, dims, keepdim=True)
+        shortest, longest = torch.aminmax(length.detach())
         # ‖x + u‖ ≥ ‖x‖: it only can overflow, or be zero where x was no point.
-        if length.amin().item() > 0 and length.amax().item() < math.inf:
-            scale = radius / length
-            return (y * scale if y.requires_grad else y.mul_(scale)).contiguous()
+        if shortest.item() > 0 and longest.item() < math.inf:
+            length = length if radius == 1 else length / radius
+            return (y / length if y.requires_grad else y.div_(length)).contiguous()
     if not reads_are_free(y) and not y.is_complex() and 1 / _LONGEST < radius < _LONGEST:
         return _normalise_in_few_passes(y, dims, radius)
     return normalise(y, dims, radius)
@@ -99,7 +100,8 @@ def _by_lengths(
     cosine = inner(x, g, dims)
     whole = squared_norm(g, dims)
     squared = torch.addcmul(whole, cosine, cosine, value=-1 / radius**2)
-    if not bool((squared > 1e-3 * whole).all()):
+    if not known_to_exceed(squared, whole, 1e-3):
         return None
-    cosine = average(cosine, inner(x, m, dims), decay)
-    return average(g, m, decay).addcmul_(x, cosine, value=-1 / radius**2), squared
+    mean = average(g, m, decay)
+    remove = mean.addcmul if mean.requires_grad else mean.addcmul_  # autograd has saved it
+    return remove(x, inner(x, mean, dims), value=-1 / radius**2), squared

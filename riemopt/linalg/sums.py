@@ -26,14 +26,14 @@ def is_long(shape: Sequence[int], dims: Sequence[int]) -> bool:
 
 def total(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
     """Σ a over `dims`, all negative."""
-    if not is_long(a.shape, dims):
+    if a.numel() <= LONG or not is_long(a.shape, dims):
         return a.sum(tuple(dims), keepdim=keepdim)
     return _by_blocks(a, dims, keepdim, lambda part: part.sum(-1))
 
 
 def norm(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
     """‖a‖ over `dims`, all negative."""
-    if not is_long(a.shape, dims):
+    if a.numel() <= LONG or not is_long(a.shape, dims):
         return torch.linalg.vector_norm(a, dim=tuple(dims), keepdim=keepdim)
     if is_recorded_outside(a):  # the norm of a block has no derivative where the block is zero
         squares = (a.conj() * a).real if a.is_complex() else a * a
@@ -106,12 +106,18 @@ def _by_blocks(
 ) -> Tensor:
     """`reduce` over the last dimension of blocks, then over that of the results, and so on."""
     kept = [1 if d - a.ndim in dims else a.shape[d] for d in range(a.ndim)]
-    batch = [a.shape[d] for d in range(a.ndim) if d - a.ndim not in dims]
-    flat = a.movedim(tuple(dims), tuple(range(-len(dims), 0))).flatten(-len(dims))
-    while (n := flat.shape[-1]) > _BLOCK:
-        whole = n - n % _BLOCK
-        blocks = reduce(flat[..., :whole].unflatten(-1, (-1, _BLOCK)))
-        if whole < n:
-            blocks = torch.cat([blocks, reduce(flat[..., whole:]).unsqueeze(-1)], -1)
-        flat = blocks
-    return reduce(flat).reshape(kept if keepdim else batch)
+    if list(dims) != list(range(-len(dims), 0)):
+        a = a.movedim(tuple(dims), tuple(range(-len(dims), 0)))
+    batch = a.shape[: a.ndim - len(dims)]
+    flat, n = a, math.prod(a.shape[a.ndim - len(dims) :])
+    while n > _BLOCK:
+        rest = n % _BLOCK
+        if rest:
+            flat = flat.reshape(*batch, n)
+            tail = reduce(flat[..., n - rest :]).unsqueeze(-1)
+            flat = flat[..., : n - rest]
+        flat = reduce(flat.reshape(*batch, n // _BLOCK, _BLOCK))
+        if rest:
+            flat = torch.cat([flat, tail], -1)
+        n = flat.shape[-1]
+    return reduce(flat).view(kept if keepdim else batch)

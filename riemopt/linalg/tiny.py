@@ -29,22 +29,25 @@ def in_pieces(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     Each matrix of the result has to depend on the same matrix of the arguments alone. Where
     autograd, a transform or a graph records it, and on accelerators, the kernel is called as it is.
+    It is given one batch dimension, so that its products need no views of their own.
     """
 
     @wraps(function)
     def wrapper(x: Tensor, u: Tensor, *numbers: Any) -> Tensor:
+        if x.ndim > 3 and x.shape == u.shape:
+            own = [_of_piece(t, x, slice(None)) for t in numbers]
+            return wrapper(x.flatten(0, -3), u.flatten(0, -3), *own).view(x.shape)
         count = x.shape[:-2].numel()
         fits = count > _MANY and max(x.shape[-2:]) <= LARGEST and x.shape == u.shape
         if not fits or is_recorded_outside(x) or not reads_are_free(x.data, u):
             return function(x, u, *numbers)
         size = _ENTRIES * torch.get_num_threads() // (x.shape[-2] * x.shape[-1])
-        X, U = (a.reshape(count, *x.shape[-2:]) for a in (x, u))
-        result = torch.empty_like(U, memory_format=torch.contiguous_format)
+        result = torch.empty_like(u, memory_format=torch.contiguous_format)
         for start in range(0, count, size):
             piece = slice(start, start + size)
             own = [_of_piece(t, x, piece) for t in numbers]
-            result[piece] = function(_entries_first(X[piece]), _entries_first(U[piece]), *own)
-        return result.view(x.shape)
+            result[piece] = function(_entries_first(x[piece]), _entries_first(u[piece]), *own)
+        return result
 
     return wrapper
 
@@ -63,7 +66,7 @@ def _of_piece(t: Any, x: Tensor, piece: slice) -> Any:
 
 def has_entries_first(a: Tensor) -> bool:
     """Whether a batch `(K, n, p)` of tiny matrices has stride 1 along K."""
-    return a.stride(0) == 1 and a.shape[1] <= LARGEST and a.shape[2] <= LARGEST
+    return a.shape[1] <= LARGEST and a.shape[2] <= LARGEST and a.stride(0) == 1
 
 
 def multiply_add(c: Tensor | None, a: Tensor, b: Tensor, scale: float = 1) -> Tensor:

@@ -42,6 +42,15 @@ class Conformal(Curved):
 
     @override
     @upcast
+    def carry_mean(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient g/λ² is ‖g‖/λ long."""
+        scale = (self._measured(x) / 2).square()
+        return linalg.average(g * scale, m, decay), squares(g) * scale
+
+    @override
+    @upcast
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
         """(h - κλ(⟨g, u⟩x + ⟨x, u⟩g - ⟨g, x⟩u))/λ².
 

@@ -10,8 +10,15 @@ from typing_extensions import override
 
 from riemopt import linalg
 from riemopt.linalg import Curvature, curvature, hyperboloid, upcast
-from riemopt.linalg.curvature import dot, root, squares
-from riemopt.linalg.hyperboloid import from_frame, height, lift, lift_tangent, to_frame
+from riemopt.linalg.curvature import dot, plus, root, squares
+from riemopt.linalg.hyperboloid import (
+    frame_divisor,
+    from_frame,
+    height,
+    lift,
+    lift_tangent,
+    to_frame,
+)
 from riemopt.manifolds.curved import Curved
 
 
@@ -58,33 +65,45 @@ class Lorentz(Curved):
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """u - Jx⟨Jx, u⟩/‖Jx‖², J = diag(-1, 1, …, 1): orthogonal in the ambient inner product."""
         normal = _flip(x)
-        normal = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
-        return u - normal * (normal * u).sum(-1, keepdim=True)
+        return torch.addcmul(u, normal, dot(normal, u) / squares(x), value=-1)
 
     @upcast
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """Jg + c·x·Σxᵢgᵢ."""
-        return _flip(g) + x * (self.c * (x * g).sum(-1, keepdim=True))
+        return plus(_flip(g), self.c, x, dot(x, g))
+
+    @override
+    @upcast
+    def carry_mean(
+        self, x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad = self.egrad2rgrad(x, g)
+        mean = linalg.average(grad, self.proj_tangent(x, m), decay)
+        return mean, squares(self._to_frame(x, grad))
 
     @override
     @upcast
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
         """`egrad2rgrad(x, h)` + c·u·Σxᵢgᵢ."""
-        return self.egrad2rgrad(x, h) + u * (self.c * (x * g).sum(-1, keepdim=True))
+        return self.egrad2rgrad(x, h) + u * (self.c * dot(x, g))
 
     @upcast
     def inner(self, x: Tensor, u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
         """-u₀v₀ + Σuᵢvᵢ of tangents, by vectors carried to the origin: never negative for u = v."""
-        z = self._measured(x)
-        U = to_frame(_space(x), _space(u), self.c, z)
-        product = squares(U) if u is v else dot(U, to_frame(_space(x), _space(v), self.c, z))
+        U = self._to_frame(x, u)
+        product = squares(U) if u is v else dot(U, self._to_frame(x, v))
         return product if keepdim else product.squeeze(-1)
 
     @upcast
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """The geodesic, of steps that are cut to the length 16/√c (float32) or 36/√c (float64)."""
-        z = self._measured(x)
-        return lift(hyperboloid.step(_space(x), _space(u), self.c, z), self.c)
+        return self.curve(x, u, 1.0)
+
+    @override
+    @upcast
+    def curve(self, x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
+        frame = self._to_frame(x, u)
+        return lift(hyperboloid.step(_space(x), _space(u), t, self.c, frame), self.c)
 
     @upcast
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
@@ -115,15 +134,14 @@ class Lorentz(Curved):
     @upcast
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """In parallel by way of the origin, as of `PoincareBall`; it keeps inner products."""
-        frame = to_frame(_space(x), _space(v), self.c, self._measured(x))
-        return from_frame(_space(y), frame, self.c)
+        return from_frame(_space(y), self._to_frame(x, v), self.c)
 
     @upcast
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """v + c⟨y, v⟩(x + y)/(1 - c⟨x, y⟩), by a gyration of the vector carried to the origin."""
         p, gap_p = hyperboloid.to_ball(_space(x), self.c)
         q, gap_q = hyperboloid.to_ball(_space(y), self.c)
-        frame = to_frame(_space(x), _space(v), self.c, self._measured(x))
+        frame = self._to_frame(x, v)
         turned = curvature.gyrate(p, q, frame, -self.c, gap_p, gap_q)
         return from_frame(_space(y), turned, self.c)
 
@@ -176,7 +194,10 @@ class Lorentz(Curved):
 
     @override
     def _measure(self, x: Tensor) -> Tensor:
-        return height(_space(x), self.c)
+        return frame_divisor(_space(x), self.c)
+
+    def _to_frame(self, x: Tensor, u: Tensor) -> Tensor:
+        return to_frame(_space(x), _space(u), self.c, self._measured(x))
 
     # --- what layers call ---
 
@@ -200,7 +221,7 @@ class Lorentz(Curved):
         """
         wide = linalg.sums_exactly(x)
         x, p, normal = (_space(b).to(wide) for b in (x, p, a))
-        normal = to_frame(p, normal, self.c, height(p, self.c))
+        normal = to_frame(p, normal, self.c, frame_divisor(p, self.c))
         (y, gap_y), (q, gap_q) = hyperboloid.to_ball(x, self.c), hyperboloid.to_ball(p, self.c)
         distance = curvature.dist_to_hyperplane(y, q, normal, -self.c, gap_y, gap_q)
         return (distance if signed else distance.abs()).squeeze(-1).to(a.dtype)
@@ -227,4 +248,6 @@ def _space(x: Tensor) -> Tensor:
 
 def _flip(u: Tensor) -> Tensor:
     """Ju."""
-    return torch.cat([-u[..., :1], u[..., 1:]], -1)
+    flipped = u.clone()
+    flipped[..., :1].neg_()
+    return flipped

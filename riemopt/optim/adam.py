@@ -38,11 +38,12 @@ def adam_scale(
     v: Scalar,
     v_max: Scalar | None,
     *,
+    entries: int,
     lr: Scalar,
     betas: tuple[Scalar, Scalar],
     eps: float,
 ) -> AdamScale:
-    """Take `square`, the mean or elementwise |grad|², into v, and find the length of the step.
+    """Take `square`, the sum of |grad|² over `entries`, into v, and find the length of the step.
 
     The same arithmetic on tensors and on numbers. `square` may be overwritten.
 
@@ -51,6 +52,7 @@ def adam_scale(
     """
     beta1, beta2 = betas
     step = step + 1
+    square = square if entries == 1 else square / entries
     average: Any = linalg.average  # of two tensors or of two numbers
     v = average(square, v, beta2, overwrite=True)
     largest = v
@@ -71,19 +73,23 @@ def _along(values: Scalar, stack: Scalar) -> Scalar:
 _scale = linalg.on_host_numbers(adam_scale)
 
 
-def _common_counter(counters: Tensor, device: torch.device) -> Tensor:
+def _common_counter(counters: Scalar, device: torch.device) -> Scalar:
     """One counter if all `(K,)` are known to be equal, so that it can be a number; else all."""
-    known = linalg.known_values(counters)
-    if known is not None and known.count(known[0]) == len(known):
-        return counters[:1]
-    return counters.to(device)
+    if not isinstance(counters, Tensor):
+        return counters
+    if not linalg.adaptive(counters):
+        return counters.to(device)
+    if len(counters) == 1:
+        return counters
+    known = counters.tolist()
+    return counters[:1] if known.count(known[0]) == len(known) else counters.to(device)
 
 
 def adam(
     carried: Carried,
-    step: Tensor,
-    v: Tensor,
-    v_max: Tensor | None,
+    step: Scalar,
+    v: Scalar,
+    v_max: Scalar | None,
     *,
     elementwise: bool,
     entries: int,
@@ -101,12 +107,14 @@ def adam(
     assert m is not None
     if elementwise:
         assert carried.gradient is not None
-        square = _square(carried.gradient)
+        square, entries = _square(carried.gradient), 1
         carried.gradient = None
     else:
         assert carried.squared_norm is not None
-        square = carried.squared_norm / entries
-    scale = _scale(step.to(m.real.dtype), square, v, v_max, lr=lr, betas=betas, eps=eps)
+        square = carried.squared_norm
+    if isinstance(step, Tensor):
+        step = step.to(m.real.dtype)
+    scale = _scale(step, square, v, v_max, entries=entries, lr=lr, betas=betas, eps=eps)
     length = _along(scale.length, m)
     state: dict[str, Any] = {"step": scale.step, "exp_avg": m, "exp_avg_sq": scale.v}
     if v_max is not None:
@@ -221,7 +229,7 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
         return self.second_moment != "tangent"
 
     def _elementwise(self, manifold: Manifold) -> bool:
-        return manifold.allows_elementwise_scaling or self.second_moment != "point"
+        return self.second_moment != "point" or manifold.allows_elementwise_scaling
 
     @override
     def _initial_state(
@@ -256,13 +264,13 @@ class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
     def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
         elementwise = self._elementwise(stack.manifold)
 
-        def moment(key: str) -> Tensor:
-            v = stack.load(key)
-            return torch.view_as_real(v) if v.is_complex() else v
+        def moment(key: str) -> Scalar:
+            v = stack.load_number(key)
+            return torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() else v
 
         step = adam(
             carried,
-            _common_counter(stack.load("step"), stack.device),
+            _common_counter(stack.load_number("step"), stack.device),
             moment("exp_avg_sq"),
             moment("max_exp_avg_sq") if group["amsgrad"] else None,
             elementwise=elementwise,

@@ -159,17 +159,21 @@ class RiemannianOptimizer(Optimizer):
             LostManifoldError: a group has more or fewer parameters than it was given.
             ValueError: a new parameter is in the place of a constrained one, and does not fit.
         """
+        seen = [linalg.identities(group["params"]) for group in self.param_groups]
+        if seen != self._seen or None in seen:
+            self._check_lengths()
+            if None not in seen:
+                self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
+                self._remember()
+        return list(zip(self.param_groups, self._manifolds, strict=True))
+
+    def _check_lengths(self) -> None:
         lengths = [len(group["params"]) for group in self.param_groups]
         if lengths != [len(manifolds) for manifolds in self._manifolds]:
             raise table.LostManifoldError(
                 f"param_groups was changed by hand: its groups have {lengths} parameters, and had "
                 f"{[len(m) for m in self._manifolds]} before. Use add_param_group."
             )
-        seen = [linalg.identities(group["params"]) for group in self.param_groups]
-        if seen != self._seen and None not in seen:
-            self._manifolds = follow(self.param_groups, self._seen, self._manifolds)
-            self._remember()
-        return list(zip(self.param_groups, self._manifolds, strict=True))
 
     def _remember(self, first: int = 0) -> None:
         """Note the parameters of the groups from number `first` on."""
@@ -226,7 +230,8 @@ class RiemannianOptimizer(Optimizer):
                     exchange.run([step])
                 else:
                     together.append(step)
-        exchange.run(together)
+        if together:
+            exchange.run(together)
 
     def _stacks(
         self, index: int, group: dict[str, Any], manifolds: list[Manifold | None]

@@ -14,7 +14,7 @@ from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim.parameters import check_step
 from riemopt.optim.rows import RowStack, is_stepped_by_rows
-from riemopt.optim.stack import Stack, same
+from riemopt.optim.stack import Stack
 from riemopt.optim.state import lay_out, layout_key
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ _STACK_NUMEL = 1 << 14
 class Plan(NamedTuple):
     """How the constrained parameters of a group were stacked at the last step, and for which."""
 
-    params: list[Tensor]
-    manifolds: list[Manifold]
-    states: list[dict[str, Any]]
     signature: list[Any]
+    """What decides about it: parameters, manifolds and states by their identity, and the layout of
+    each."""
+    found: list[tuple[Tensor, Manifold]]
+    """Kept, as states are in the stacks, so that nothing else can have their identity."""
     stacks: list[Stack]
 
     @classmethod
@@ -44,44 +45,23 @@ class Plan(NamedTuple):
         found: list[tuple[Tensor, Manifold]],
     ) -> list[Stack]:
         """The stacks of group number `index`, as in the step before if nothing has changed."""
-        params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
-        states = [optimizer.state[p] for p in params]
-        options = (group.get("foreach") is False, group.get("differentiable", False))
-        signature = [options, *_signatures(optimizer, params, states)]
-        keeps = not linalg.is_traced()
-        plan = optimizer._plans.get(index) if keeps else None
-        if plan is None or not plan._fits(params, manifolds, states, signature):
-            stacks = _make_stacks(optimizer, group, params, manifolds, states)
-            signature = [options, *_signatures(optimizer, params, states)]  # with a state now
-            plan = cls(params, manifolds, states, signature, stacks)
-            if keeps:
-                optimizer._plans[index] = plan
+        if linalg.is_traced():
+            return _make_stacks(optimizer, group, found)
+        plan = optimizer._plans.get(index)
+        if plan is None or plan.signature != _signature(optimizer, group, found):
+            stacks = _make_stacks(optimizer, group, found)
+            signature = _signature(optimizer, group, found)  # with a state now
+            plan = cls(signature, found, stacks)
+            optimizer._plans[index] = plan
         return plan.stacks
-
-    def _fits(
-        self,
-        params: list[Tensor],
-        manifolds: list[Manifold],
-        states: list[dict[str, Any]],
-        signature: list[Any],
-    ) -> bool:
-        """Whether nothing has changed that decides what is stacked."""
-        return (
-            same(self.params, params)
-            and same(self.manifolds, manifolds)
-            and same(self.states, states)
-            and self.signature == signature
-        )
 
 
 def _make_stacks(
-    optimizer: RiemannianOptimizer,
-    group: dict[str, Any],
-    params: list[Tensor],
-    manifolds: list[Manifold],
-    states: list[dict[str, Any]],
+    optimizer: RiemannianOptimizer, group: dict[str, Any], found: list[tuple[Tensor, Manifold]]
 ) -> list[Stack]:
-    for p, manifold in zip(params, manifolds, strict=True):
+    params, manifolds = [p for p, _ in found], [manifold for _, manifold in found]
+    states = [optimizer.state[p] for p in params]
+    for p, manifold in found:
         check_step(optimizer, p, manifold, group)
     buckets: dict[Any, list[int]] = {}
     for i, (p, manifold, state) in enumerate(zip(params, manifolds, states, strict=True)):
@@ -111,18 +91,22 @@ def _make_stacks(
     ]
 
 
-def _signatures(
-    optimizer: RiemannianOptimizer, params: list[Tensor], states: list[dict[str, Any]]
+def _signature(
+    optimizer: RiemannianOptimizer, group: dict[str, Any], found: list[tuple[Tensor, Manifold]]
 ) -> list[Any]:
-    signatures, per_point = [], optimizer.per_point_state
-    for p, state in zip(params, states, strict=True):
-        grad, dtype = p.grad, p.dtype
+    signature: list[Any] = [group.get("foreach") is False, group.get("differentiable", False)]
+    all_states, per_point = optimizer.state, optimizer.per_point_state
+    for p, manifold in found:
+        state, grad, dtype = all_states[p], p.grad, p.dtype
         assert grad is not None
         layout, types = grad.layout, [*map(type, state.values())]
         dims = None if layout is torch.strided else grad.sparse_dim()
         state_now = layout_key(per_point, p, state) if per_point or dtype in HALF else None
-        signatures.append((p.shape, dtype, p.device, grad.dtype, layout, dims, types, state_now))
-    return signatures
+        who = id(p), id(manifold), id(state)
+        signature.append(
+            (who, p.shape, dtype, p.device, grad.dtype, layout, dims, types, state_now)
+        )
+    return signature
 
 
 def _present(state: dict[str, Any]) -> frozenset[str]:

@@ -47,6 +47,7 @@ class RowStack(Stack):
 
     @override
     def points(self) -> Tensor:
+        self._begin()
         (param,), (state,) = self.params, self.states
         assert param.grad is not None
         sparse = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.is_sparse}

@@ -66,7 +66,14 @@ class Stack:
         self.in_place = in_place
         self._batches: dict[str, _Batch] = {}
         self._current: set[str] = set()  # of the batches, those that were looked at in this step
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
+        """Of one alone: the state that was looked at in this step, and how it is handed out."""
         self.distributed = is_dtensor(params[0])
+        self._is_eager = True
+        self._alone = len(params) == 1 and in_place
+        self._points: Tensor | None = None
+        """Of one alone: the view of it that was handed out in this step."""
+        self._may_have_batches = len(params) > 1 and in_place and not self.distributed
         self.parts, self.groups = parts_of(params[0], manifold)
         events = manifold.event_dims(params[0].ndim)
         self._scattered = not cut_dims(params[0]) <= set(events)
@@ -81,8 +88,17 @@ class Stack:
 
         Called first in each step.
         """
+        self._begin()
+        x = self._stack(self._local(self.params))
+        if self._alone and self._is_eager:
+            self._points = x
+        return self._full(x)
+
+    def _begin(self) -> None:
         self._current.clear()
-        return self._full(self._stack(self._local(self.params)))
+        self._views.clear()
+        self._points = None
+        self._is_eager = not linalg.is_traced()
 
     def gradients(self, grad_scale: Tensor | None) -> Tensor:
         """`(K, *shape)` gradients; what a GradScaler left to a fused optimizer is unscaled here."""
@@ -106,44 +122,55 @@ class Stack:
             batch = self._stack(self._local([state[key] for state in self.states]))
         return self._full(batch)
 
+    def load_number(self, key: str) -> Tensor | float:
+        """`load`; the number itself of a state that is a single one and free to read."""
+        if not (self._alone and self._is_eager):
+            return self.load(key)
+        number = linalg.if_free(self.states[0][key])
+        return self.load(key) if isinstance(number, Tensor) else number
+
     def is_live(self, loaded: Tensor, stored: Tensor) -> bool:
         """Whether `loaded`, `(1, …)`, is a view of what is `stored`, so that it may be written."""
-        alone = len(self.params) == 1 and self.in_place and not linalg.is_traced()
-        return alone and loaded.dtype == stored.dtype
+        return self._alone and self._is_eager and loaded.dtype == stored.dtype
 
     def store_points(self, x: Tensor) -> None:
         """Write `(K, *shape)` values into the parameters, rounded to their dtype."""
         dtype = self.params[0].dtype
         if x.dtype != dtype:
             x = self.manifold.round_point(x, dtype)
-        self._write(self._local(self.params), x)
+        if self._points is not None:
+            self._points.copy_(x)
+            self._points = None
+        else:
+            self._write(self._local(self.params), x)
 
     def store(self, key: str, value: Tensor | float, accepted: Tensor | None) -> None:
         """Write one state tensor of each parameter whose step was accepted; None means all.
 
         It may be a number, for all. A parameter that has no such state yet gets zeros first.
         """
-        if self.states[0].get(key) is None:
+        first = self.states[0].get(key)
+        if first is None:
             for p, state in zip(self.params, self.states, strict=True):
                 state[key] = torch.zeros_like(
                     p, dtype=exact(p), memory_format=torch.contiguous_format
                 )
+            first = self.states[0][key]
         if (
             accepted is not None
-            and self.states[0][key].ndim == 0
-            and (self._scattered or self.states[0][key].device != accepted.device)
+            and first.ndim == 0
+            and (self._scattered or first.device != accepted.device)
         ):  # processes refuse points of their own; a host does not know what a device refuses
             accepted = None
         if not isinstance(value, Tensor):
-            if accepted is None and len(self.states) == 1:
-                local_part(self.states[0][key]).fill_(value)
+            if accepted is None and self._alone and self._is_eager:
+                (local_part(first) if self.distributed else first).fill_(value)
                 return
             value = torch.full_like(self.load(key), value)
         batch = self.batch(key)
         if accepted is not None:
             old = self.load(key)
-            live = old is batch or self.is_live(old, self.states[0][key])
-            if live and old.dtype == value.dtype:
+            if old is batch and old.dtype == value.dtype:
                 select(accepted, value, old, out=old)
                 return
             value = select(accepted, value, old)
@@ -158,21 +185,23 @@ class Stack:
     @property
     def has_batches(self) -> bool:
         """Whether state is kept in batches. A graph must not take in tensors that share memory."""
-        return (
-            len(self.params) > 1
-            and self.in_place
-            and not self.distributed
-            and not linalg.is_traced()
-        )
+        return self._may_have_batches and self._is_eager
 
     def batch(self, key: str) -> Tensor | None:
-        """The batch of which the parameters' state tensors are views, if that can be."""
+        """The memory `(K, …)` of one state tensor, where that of all members is in one piece."""
+        if self._alone and self._is_eager:
+            tensor = self.states[0][key]
+            kept = self._views.get(key)
+            if kept is None or kept[0] is not tensor:
+                local = local_part(tensor) if self.distributed else tensor
+                kept = self._views[key] = tensor, local.unsqueeze(0)
+            return kept[1]
         if not self.has_batches:
             return None
         if key not in self._current:
-            kept = self._batches.get(key)
+            batch = self._batches.get(key)
             tensors = [state[key] for state in self.states]
-            if kept is None or not kept.is_memory_of(tensors):
+            if batch is None or not batch.is_memory_of(tensors):
                 self.adopt({key: torch.stack(tensors)})
             self._current.add(key)
         return self._batches[key].values
@@ -218,8 +247,7 @@ class Stack:
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
         # One alone is a view, where nothing is saved for backward that writing would spoil.
-        alone = len(tensors) == 1 and self.in_place
-        return tensors[0].unsqueeze(0) if alone else torch.stack(tensors)
+        return tensors[0].unsqueeze(0) if self._alone else torch.stack(tensors)
 
     @staticmethod
     def _full(stacked: Tensor) -> Tensor:

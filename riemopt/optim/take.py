@@ -80,20 +80,28 @@ def finish(
     if shortened is not None:
         optimizer._shortened.add(shortened)
     if keeps_x:
-        _keep_momentum(optimizer, stack, manifold, x, y)
+        all_moved = checked is None and shortened is None
+        moved = None if all_moved else (y != x).flatten(1).any(1)
+        _keep_momentum(optimizer, stack, manifold, x, y, moved)
     if y is not x:
         stack.store_points(y)
 
 
 def _keep_momentum(
-    optimizer: RiemannianOptimizer, stack: Stack, manifold: Manifold, x: Tensor, y: Tensor
+    optimizer: RiemannianOptimizer,
+    stack: Stack,
+    manifold: Manifold,
+    x: Tensor,
+    y: Tensor,
+    moved: Tensor | None,
 ) -> None:
+    """Of members that did not move nothing changes; `moved` is None where all are to."""
     for key in optimizer.tangent_state:
         if key in stack.states[0]:
             m = stack.load(key)
             kept = manifold.after_move(x, y, m)
             if kept is not m:
-                stack.store(key, kept, (y != x).flatten(1).any(1))
+                stack.store(key, kept, moved)
 
 
 def take_parts(

@@ -12,7 +12,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,11 +30,13 @@ METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
 class Timing:
     """Seconds per call of each block, by round.
 
-    `calls` is the size of a block, `leading` the number of calls before it that are not timed.
+    `calls` is the size of a block, `leading` the number of calls before it that are not timed;
+    `clock` says what time it is.
     """
 
     calls: int
     leading: int = 0
+    clock: Callable[[], float] = time.perf_counter
     seconds: dict[int, float] = field(default_factory=dict)
 
 
@@ -69,17 +71,21 @@ def _block(stepper: Stepper, timing: Timing) -> float:
     call = stepper.call
     for _ in range(timing.leading):
         call()
-    begin = time.perf_counter()
+    begin = timing.clock()
     for _ in range(timing.calls):
         call()
-    return (time.perf_counter() - begin) / timing.calls
+    return (timing.clock() - begin) / timing.calls
 
 
-def interleave(steppers: Mapping[str, Stepper], rounds: int) -> dict[str, Timing | Exception]:
+def interleave(
+    steppers: Mapping[str, Stepper],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing | Exception]:
     """Warm all up, then time them in turns. An exception ends the method that raised it only.
 
     A slow method takes part in every second, third, … round, and so spends about
-    `METHOD_SECONDS`.
+    `METHOD_SECONDS`. With `clock=time.process_time` it is the time of the processor that counts.
     """
     results: dict[str, Timing | Exception] = {}
     every: dict[str, int] = {}
@@ -90,7 +96,7 @@ def interleave(steppers: Mapping[str, Stepper], rounds: int) -> dict[str, Timing
             results[name] = error
             continue
         calls = min(max(int(BLOCK_SECONDS / max(seconds, 1e-9)), 1), MOST_CALLS)
-        timing = Timing(calls, leading=int(seconds < LEADING_SECONDS))
+        timing = Timing(calls, leading=int(seconds < LEADING_SECONDS), clock=clock)
         results[name] = timing
         every[name] = _every(rounds, (timing.leading + calls) * seconds)
     shuffle = random.Random(0).shuffle
