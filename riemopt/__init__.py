@@ -30,6 +30,7 @@ from riemopt.optim import (
     RiemannianSparseAdam,
     riemannian,
 )
+from riemopt.solvers.minimize import minimize
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "manifolds",
     "mean",
     "median",
+    "minimize",
     "project_",
     "riemannian",
     "swa_utils",

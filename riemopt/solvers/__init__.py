@@ -1,0 +1,59 @@
+"""Full-batch solvers without a learning rate: `riemopt.minimize`.
+
+    result = riemopt.minimize(lambda x: x @ A @ x, Sphere().random_point(100), Sphere())
+
+How the files divide the work:
+
+    structure.py     what the user calls a point: tensors, a dict of them, a module
+    points.py        all of it as one vector, with the geometry of the product
+    problem.py       values, gradients and Hessians at such vectors; counters
+    line_search.py   how far to go along a direction: values
+    stopping.py      when to stop, and why, in words: values
+    method.py        what a method is; one file for each
+    minimize.py      the loop, the options, the result (result.py)
+
+Everything is written for a batch of independent problems; one problem is the batch of shape ().
+"""
+
+from riemopt.solvers.lbfgs import LBFGS
+from riemopt.solvers.line_search import Found, LineSearch, StrongWolfe
+from riemopt.solvers.method import Method, Move, Stepper
+from riemopt.solvers.minimize import METHODS, minimize
+from riemopt.solvers.points import Points
+from riemopt.solvers.problem import Evaluation, Problem
+from riemopt.solvers.result import Iterate, Result
+from riemopt.solvers.stopping import (
+    GradientNorm,
+    MaxEvaluations,
+    MaxIterations,
+    MaxTime,
+    Progress,
+    Rule,
+    SmallDecrease,
+    ValueBelow,
+)
+
+__all__ = [
+    "LBFGS",
+    "METHODS",
+    "Evaluation",
+    "Found",
+    "GradientNorm",
+    "Iterate",
+    "LineSearch",
+    "MaxEvaluations",
+    "MaxIterations",
+    "MaxTime",
+    "Method",
+    "Move",
+    "Points",
+    "Problem",
+    "Progress",
+    "Result",
+    "Rule",
+    "SmallDecrease",
+    "Stepper",
+    "StrongWolfe",
+    "ValueBelow",
+    "minimize",
+]

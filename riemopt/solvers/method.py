@@ -1,0 +1,54 @@
+"""What a method is: its options, and a step that is taken again and again.
+
+A file each. A method is a frozen dataclass, whose fields are its options, with a `start` that
+returns a `Stepper`; that has the memory of one run. `minimize` does the rest: it stops, freezes the
+problems of a batch that are done, counts, calls back and reports.
+
+    @dataclass(frozen=True)
+    class Gradient:
+        line_search: LineSearch = StrongWolfe()
+
+        def start(self, problem, here):
+            return _Run(self, problem)
+
+A stepper decides nothing about stopping. It says of each problem whether it has moved, and where it
+is stuck, no step being left that lowers the cost.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from riemopt.solvers.points import Mask
+from riemopt.solvers.problem import Evaluation, Problem
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one iteration has done. Masks are of the shape batch."""
+
+    there: Evaluation
+    """The next iterate, of the problems that have moved."""
+    moved: Mask
+    stuck: Mask
+    """Where no step lowers the cost any more, by the method's own means."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What the method adds to the history."""
+
+
+class Stepper(Protocol):
+    """The memory of one run."""
+
+    def step(self, here: Evaluation, active: Mask) -> Move:
+        """One iteration of the active problems from `here`, which is the last iterate."""
+        ...
+
+
+class Method(Protocol):
+    """The options of a method; a dataclass."""
+
+    def start(self, problem: Problem, here: Evaluation) -> Stepper:
+        """Begin a run at `here`.
+
+        Called when the start has been evaluated and checked.
+        """
+        ...

@@ -1,0 +1,277 @@
+"""A cost on a product of manifolds: its values, gradients and Hessians, and how many were taken.
+
+    problem = Problem(structure, points)
+    here = problem.evaluate(x)                 # value, gradient and its norm: one Evaluation
+    hessian = problem.hessian(here)            # a function of tangent vectors at x
+    hessian(u)
+
+Every call is for the whole batch, since `fun` is; it is counted for the problems that a solver
+names as active. Values that are NaN or +inf are returned as +inf, so that every solver steps back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from riemopt.linalg import outside_autocast
+from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
+from riemopt.solvers.structure import Structure
+
+Hessian = Callable[[Tensor], Tensor]
+"""Of a tangent vector at a fixed point: the Riemannian Hessian times it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a cost at a point. Vectors are `(*batch, N)`, numbers of the shape batch."""
+
+    x: Tensor
+    value: Numbers
+    """f(x); +inf where the cost is not a number."""
+    egrad: Tensor
+    """The Euclidean gradient."""
+    grad: Tensor
+    """The Riemannian gradient."""
+    norm: Numbers
+    """‖grad f(x)‖ in the metric at x."""
+    scale: Numbers
+    """A norm beside which that one may be called small: of the Euclidean gradient, where the metric
+    is the ambient one, else the same."""
+    slope: Numbers
+    """Of an evaluation along a curve, the derivative of the cost along it; else 0."""
+
+
+def choose(mask: Mask, a: Evaluation, b: Evaluation) -> Evaluation:
+    """Of each problem the evaluation `a` where the mask holds, else `b`."""
+    if mask.all():
+        return a
+    if not mask.any():
+        return b
+    vectors = {name: where(mask, getattr(a, name), getattr(b, name)) for name in _VECTORS}
+    numbers = {name: np.where(mask, getattr(a, name), getattr(b, name)) for name in _NUMBERS}
+    return Evaluation(**vectors, **numbers)
+
+
+_VECTORS = ("x", "egrad", "grad")
+_NUMBERS = ("value", "norm", "scale", "slope")
+
+
+class Problem:
+    """A cost on `points`, differentiated by autograd.
+
+    Args:
+        structure: the cost, as a function of the tensors of a point; it returns one real number for
+            each problem, a tensor of the shape `points.batch`.
+        points: where they lie.
+
+    Attributes:
+        nfev, njev, nhev: calls of the cost, gradients and Hessian–vector products so far, for each
+            problem: integers of the shape batch. A difference of gradients that stands for a
+            Hessian–vector product counts as a value and a gradient.
+    """
+
+    def __init__(self, structure: Structure, points: Points) -> None:
+        self.points = points
+        self._structure = structure
+        self.nfev = np.zeros(points.batch, dtype=np.int64)
+        self.njev = self.nfev.copy()
+        self.nhev = self.nfev.copy()
+        self.all: Mask = np.ones(points.batch, dtype=bool)
+        self.keeps_graph = False
+        """Whether evaluations record what Hessians need; second-order methods set it."""
+        self.has_hessian = True
+        """False once a Hessian was not to be had: differences of gradients take its place."""
+        self._graph: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
+        self._magnitude, self._weight = np.zeros(points.batch), 0.0
+
+    # --- values and gradients ---
+
+    def value(self, x: Tensor, active: Mask | None = None) -> Numbers:
+        """f(x) alone, for methods without gradients and searches that need no more."""
+        self.nfev += self.all if active is None else active
+        self._graph = None
+        with torch.no_grad():
+            leaves = self._structure.leaves(self.points.unpack(x))
+            (value,) = host(self._checked(self._structure.cost(leaves)))
+        return _or_inf(value)
+
+    def evaluate(
+        self,
+        x: Tensor,
+        active: Mask | None = None,
+        along: tuple[Tensor, Tensor] | None = None,
+    ) -> Evaluation:
+        """f, its gradient and its norm at x.
+
+        Args:
+            x: points.
+            active: for which problems this counts; None for all.
+            along: of a trial on a curve, where that starts and with what velocity; the slope is
+                then that of the velocity, transported to x.
+
+        Raises:
+            ValueError, TypeError: what `fun` returns is no real number for each problem, or does
+                not depend on the point by autograd.
+        """
+        active = self.all if active is None else active
+        self.nfev += active
+        self.njev += active
+        value, egrad = self._differentiate(x)
+        return self._evaluation(x, value, egrad, along)
+
+    @outside_autocast
+    def _evaluation(
+        self, x: Tensor, value: Tensor, egrad: Tensor, along: tuple[Tensor, Tensor] | None
+    ) -> Evaluation:
+        points = self.points
+        grad = points.egrad2rgrad(x, egrad)
+        square = points.inner(x, grad, grad)
+        scalars = [value.to(square.dtype), square]
+        if points.is_ambient:
+            scalars.append(torch.linalg.vecdot(egrad, egrad))
+        if along is not None:
+            start, u = along
+            if points.is_ambient:  # P is self-adjoint: ⟨grad, P u⟩ = ⟨grad, u⟩
+                scalars.append(torch.linalg.vecdot(grad, u))
+            else:
+                scalars.append(torch.linalg.vecdot(egrad, points.transport(start, x, u)))
+        numbers = host(*scalars)
+        norm = np.sqrt(np.maximum(numbers[1], 0))
+        scale = np.sqrt(numbers[2]) if points.is_ambient else norm
+        slope = numbers[-1] if along is not None else np.zeros_like(norm)
+        bad = ~np.isfinite(norm)
+        return Evaluation(
+            x, np.where(bad, np.inf, _or_inf(numbers[0])), egrad, grad, norm, scale, slope
+        )
+
+    def _differentiate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f, and its Euclidean gradient as a vector; keeps the graph for Hessians if asked to."""
+        self._graph = None
+        with torch.inference_mode(False), torch.enable_grad():
+            parts = self._structure.leaves(self.points.unpack(x))
+            value = self._checked(self._structure.cost(parts))
+            if not value.requires_grad:
+                raise ValueError(
+                    "The cost does not depend on the point by autograd: is there a detach(), "
+                    ".item(), torch.no_grad() or NumPy in it, or is it constant? Methods that need "
+                    "no gradient are 'nelder-mead' and 'particle-swarm'."
+                )
+            grads = torch.autograd.grad(
+                value.sum(),
+                parts,
+                create_graph=self.keeps_graph and self.has_hessian,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        if self.keeps_graph and self.has_hessian:
+            self._graph = x, parts, list(grads)
+        return value.detach(), self.points.pack([g.detach() for g in grads])
+
+    def _checked(self, value: Tensor) -> Tensor:
+        batch = self.points.batch
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"The cost must return a tensor, by which it can be differentiated; got "
+                f"{type(value).__name__}."
+            )
+        if value.is_complex() or not value.is_floating_point():
+            raise ValueError(f"The cost must be real; got a tensor of {value.dtype}.")
+        if tuple(value.shape) != batch:
+            if not batch and value.numel() == 1:
+                return value.reshape(())
+            one = "one number" if not batch else f"one number for each problem, of shape {batch}"
+            hint = (
+                ". Sum or average it"
+                if not batch
+                else "; sum over all dimensions but the first batch_ndim"
+            )
+            if not batch and value.ndim:
+                hint += "; for independent problems say batch_ndim=1"
+            raise ValueError(f"The cost must be {one}; got the shape {tuple(value.shape)}{hint}.")
+        return value
+
+    # --- Hessians ---
+
+    def hessian(self, here: Evaluation, active: Mask | None = None) -> Hessian:
+        """The Riemannian Hessian at `here` as a function of tangent vectors.
+
+        By double backward and `ehess2rhess`. Where autograd or a manifold has no second derivative,
+        by differences of Riemannian gradients, of which one more is taken for each product.
+
+        Args:
+            here: the latest evaluation; for another one the gradient is taken once more.
+            active: for which problems products count; None for all.
+        """
+        active = self.all if active is None else active
+        if self.has_hessian:
+            self.keeps_graph = True
+            if self._graph is None or self._graph[0] is not here.x:
+                self.nfev += active
+                self.njev += active
+                self._differentiate(here.x)
+            try:
+                self._second_derivative(here, torch.zeros_like(here.x))
+            except (NotImplementedError, RuntimeError):
+                self.has_hessian, self._graph = False, None
+        if not self.has_hessian:
+            return lambda u: self._difference(here, u, active)
+
+        def product(u: Tensor) -> Tensor:
+            self.nhev += active
+            return self._second_derivative(here, u)
+
+        return product
+
+    def _second_derivative(self, here: Evaluation, u: Tensor) -> Tensor:
+        assert self._graph is not None
+        _, parts, grads = self._graph
+        pairs = [
+            (g, v) for g, v in zip(grads, self.points.unpack(u), strict=True) if g.requires_grad
+        ]
+        if pairs:
+            along, given = zip(*pairs, strict=True)
+            second = torch.autograd.grad(
+                along,
+                parts,
+                grad_outputs=given,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            h = self.points.pack(second)
+        else:  # a linear cost
+            h = torch.zeros_like(u)
+        return self._converted(here, h, u)
+
+    @outside_autocast
+    def _converted(self, here: Evaluation, h: Tensor, u: Tensor) -> Tensor:
+        return self.points.ehess2rhess(here.x, here.egrad, h, u)
+
+    def _difference(self, here: Evaluation, u: Tensor, active: Mask) -> Tensor:
+        """(grad f(y) brought back to x - grad f(x))/t, y a step of t·u away."""
+        points = self.points
+        norm = np.sqrt(np.maximum(host(points.inner(here.x, u, u))[0], 0))
+        t = points.eps ** (1 / 3) / np.where(norm > 0, norm, 1)
+        forth, back = (self.evaluate(points.retract(here.x, times(s, u)), active) for s in (t, -t))
+        carried = [points.transport(e.x, here.x, e.grad) for e in (forth, back)]
+        return times(0.5 / t, carried[0] - carried[1])
+
+    # --- rounding ---
+
+    def note(self, here: Evaluation) -> None:
+        """Take the value of a new iterate into the running mean of magnitudes."""
+        # The weights of Hager & Zhang (2005), §2: the past counts less and less.
+        self._weight = 1 + 0.7 * self._weight
+        self._magnitude = self._magnitude + (np.abs(here.value) - self._magnitude) / self._weight
+
+    @property
+    def rounding(self) -> Numbers:
+        """Differences of values below this are rounding."""
+        return 10 * self.points.eps * self._magnitude
+
+
+def _or_inf(value: Numbers) -> Numbers:
+    return np.where(np.isnan(value), np.inf, value)
