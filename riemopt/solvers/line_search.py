@@ -6,8 +6,8 @@ A search is called with a descent direction at a point and a first trial length,
 evaluation at the point it has found. All problems of a batch are searched together: each round
 evaluates one trial of every problem that has not ended, and those that have stay where they are.
 
-Let φ(t) = f(R(x, t·d)), R the retraction. φ'(t) is taken as ⟨grad f(y), d transported to y⟩, which
-agrees with it to the order of the retraction.
+Let φ(t) = f(R(x, t·d)), R the retraction. Its derivative φ'(t) comes from the gradient at the trial
+and the velocity of the curve there.
 """
 
 from dataclasses import dataclass
@@ -142,8 +142,8 @@ def _pick(mask: Mask, a: _End, b: _End) -> _End:
 def _trial(
     problem: Problem, here: Evaluation, direction: Tensor, t: Numbers, searching: Mask
 ) -> Evaluation:
-    y = problem.points.retract(here.x, times(t, direction))
-    return problem.evaluate(y, searching, along=(here.x, direction))
+    y, velocity = problem.points.curve(here.x, direction, t)
+    return problem.evaluate(y, searching, velocity)
 
 
 def _ahead(low: _End, trial: _End) -> Numbers:

@@ -94,6 +94,8 @@ class Points:
         """N, the number of real entries of a point."""
         self.is_ambient = all(m.has_ambient_metric and not m.extends_metric for m in self.manifolds)
         """Whether ⟨u, v⟩ = Σ u·v at every point."""
+        self.is_flat = all(not m.is_constraint for m in self.manifolds)
+        """Whether every vector is a point, and retractions are straight lines."""
 
     # --- layout ---
 
@@ -136,6 +138,24 @@ class Points:
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """Move from x along u."""
         return self._map(lambda m, x, u: m.retract(x, u), x, u)
+
+    def curve(self, x: Tensor, u: Tensor, t: Numbers) -> tuple[Tensor, Tensor]:
+        """The point c(t) = R(x, t·u) of the retraction's curve, and a vector for its velocity c'(t).
+
+        Its tangent part is the velocity, by a difference, to about √eps. (The transported u would
+        be wrong where a retraction saturates: on the sphere by the factor √(1 + t²‖u‖²), so that a
+        cost that levels off would seem to fall for ever.) For steps of less than 1e-3 of the
+        length of x it is u itself, which then is as good.
+        """
+        if self.is_flat:
+            return x + times(t, u), u
+        uu, xx = host(torch.linalg.vecdot(u, u), torch.linalg.vecdot(x, x))
+        if (t * t * uu <= 1e-6 * xx).all():
+            return self.retract(x, times(t, u)), u
+        h = self.eps**0.5 * (t + np.sqrt(xx / np.where(uu > 0, uu, 1)))
+        both = torch.stack([times(t, u), times(t + h, u)])
+        y, further = self.retract(self._at(x, both), both).unbind()
+        return y, times(1 / np.where(h > 0, h, 1), further - y)
 
     def project(self, a: Tensor) -> Tensor:
         """The nearest point to the ambient `a`."""

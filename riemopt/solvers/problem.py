@@ -102,15 +102,14 @@ class Problem:
         self,
         x: Tensor,
         active: Mask | None = None,
-        along: tuple[Tensor, Tensor] | None = None,
+        velocity: Tensor | None = None,
     ) -> Evaluation:
         """f, its gradient and its norm at x.
 
         Args:
             x: points.
             active: for which problems this counts; None for all.
-            along: of a trial on a curve, where that starts and with what velocity; the slope is
-                then that of the velocity, transported to x.
+            velocity: of a trial on a curve, that at x, see `Points.curve`: it gives the slope.
 
         Raises:
             ValueError, TypeError: what `fun` returns is no real number for each problem, or does
@@ -120,11 +119,11 @@ class Problem:
         self.nfev += active
         self.njev += active
         value, egrad = self._differentiate(x)
-        return self._evaluation(x, value, egrad, along)
+        return self._evaluation(x, value, egrad, velocity)
 
     @outside_autocast
     def _evaluation(
-        self, x: Tensor, value: Tensor, egrad: Tensor, along: tuple[Tensor, Tensor] | None
+        self, x: Tensor, value: Tensor, egrad: Tensor, velocity: Tensor | None
     ) -> Evaluation:
         points = self.points
         grad = points.egrad2rgrad(x, egrad)
@@ -132,16 +131,15 @@ class Problem:
         scalars = [value.to(square.dtype), square]
         if points.is_ambient:
             scalars.append(torch.linalg.vecdot(egrad, egrad))
-        if along is not None:
-            start, u = along
-            if points.is_ambient:  # P is self-adjoint: ⟨grad, P u⟩ = ⟨grad, u⟩
-                scalars.append(torch.linalg.vecdot(grad, u))
+        if velocity is not None:
+            if points.is_ambient:  # the gradient is tangent already
+                scalars.append(torch.linalg.vecdot(grad, velocity))
             else:
-                scalars.append(torch.linalg.vecdot(egrad, points.transport(start, x, u)))
+                scalars.append(torch.linalg.vecdot(egrad, points.proj_tangent(x, velocity)))
         numbers = host(*scalars)
         norm = np.sqrt(np.maximum(numbers[1], 0))
         scale = np.sqrt(numbers[2]) if points.is_ambient else norm
-        slope = numbers[-1] if along is not None else np.zeros_like(norm)
+        slope = numbers[-1] if velocity is not None else np.zeros_like(norm)
         bad = ~np.isfinite(norm)
         return Evaluation(
             x, np.where(bad, np.inf, _or_inf(numbers[0])), egrad, grad, norm, scale, slope
