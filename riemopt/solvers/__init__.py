@@ -16,6 +16,7 @@ Everything is written for a batch of independent problems; one problem is the ba
 """
 
 from riemopt.solvers.lbfgs import LBFGS
+from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.line_search import Found, LineSearch, StrongWolfe
 from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.minimize import METHODS, minimize
@@ -40,6 +41,7 @@ __all__ = [
     "Found",
     "GradientNorm",
     "Iterate",
+    "LevenbergMarquardt",
     "LineSearch",
     "MaxEvaluations",
     "MaxIterations",

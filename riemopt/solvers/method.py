@@ -33,6 +33,8 @@ class Move:
     """Where no step lowers the cost any more, by the method's own means."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What the method adds to the history."""
+    converged: str = ""
+    """Why what is stuck is at a minimum, in words, if the method can tell."""
 
 
 class Stepper(Protocol):
@@ -44,7 +46,10 @@ class Stepper(Protocol):
 
 
 class Method(Protocol):
-    """The options of a method; a dataclass."""
+    """The options of a method; a dataclass.
+
+    One that needs another kind of `Problem`, as of residuals, names it in the attribute `problem`.
+    """
 
     def start(self, problem: Problem, here: Evaluation) -> Stepper:
         """Begin a run at `here`.

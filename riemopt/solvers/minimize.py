@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riemopt.solvers.lbfgs import LBFGS
+from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.method import Method
 from riemopt.solvers.points import Mask, Points
 from riemopt.solvers.problem import Evaluation, Problem, choose
@@ -30,6 +31,7 @@ from riemopt.solvers.structure import Structure, structure_of
 
 METHODS: dict[str, type[Any]] = {
     "lbfgs": LBFGS,
+    "levenberg-marquardt": LevenbergMarquardt,
 }
 """The methods by name; their options are the fields of the classes."""
 
@@ -117,7 +119,8 @@ def minimize(
     structure = structure_of(fun, x0, manifold, batch_ndim)
     name = method if isinstance(method, str) else type(method).__name__
     with _restoring(structure), np.errstate(all="ignore"):
-        run = _Run(structure, batch_ndim, common, tol, callback)
+        kind = getattr(chosen, "problem", Problem)
+        run = _Run(structure, batch_ndim, common, tol, callback, kind)
         return run.to_the_end(chosen, name)
 
 
@@ -140,10 +143,11 @@ class _Run:
         common: Common,
         tol: float | None,
         callback: Callable[[Iterate], Any] | None,
+        kind: type[Problem],
     ) -> None:
         self.structure, self.common, self.callback = structure, common, callback
         self.points = Points(structure.tensors, structure.manifolds, batch_ndim)
-        self.problem = Problem(structure, self.points)
+        self.problem = kind(structure, self.points)
         self.rule = common.rule(tol)
         batch = self.points.batch
         self.nit = np.zeros(batch, dtype=np.int64)
@@ -152,6 +156,7 @@ class _Run:
         self.success = np.zeros(batch, dtype=bool)
         self.message: NDArray[np.object_] = np.full(batch, "", dtype=object)
         self.history: list[Row] = []
+        self.converged = ""
         self.begin = clock.perf_counter()
 
     def to_the_end(self, method: Method, name: str) -> Result:
@@ -170,7 +175,7 @@ class _Run:
             move = stepper.step(here, self.active)
             previous = here
             here = choose(move.moved & self.active, move.there, here)
-            stuck = move.stuck
+            stuck, self.converged = move.stuck, move.converged
             self.nit += self.active
             self.problem.note(here)
             self._record(here, move.columns)
@@ -220,6 +225,8 @@ class _Run:
                     f"The cost falls without end: it is {progress.here.value[at]:.2e}. Is its sign "
                     "right? It is minimised; to maximise, return the negative"
                 )
+            elif self.converged:
+                self.message[at], self.success[at] = self.converged, True
             else:
                 self.status[at] = 2
                 self.message[at] = (

@@ -95,7 +95,7 @@ class Problem:
         self._graph = None
         with torch.no_grad():
             leaves = self._structure.leaves(self.points.unpack(x))
-            (value,) = host(self._checked(self._structure.cost(leaves)))
+            (value,) = host(self._cost(leaves))
         return _or_inf(value)
 
     def evaluate(
@@ -150,7 +150,7 @@ class Problem:
         self._graph = None
         with torch.inference_mode(False), torch.enable_grad():
             parts = self._structure.leaves(self.points.unpack(x))
-            value = self._checked(self._structure.cost(parts))
+            value = self._cost(parts)
             if not value.requires_grad:
                 raise ValueError(
                     "The cost does not depend on the point by autograd: is there a detach(), "
@@ -167,6 +167,10 @@ class Problem:
         if self.keeps_graph and self.has_hessian:
             self._graph = x, parts, list(grads)
         return value.detach(), self.points.pack([g.detach() for g in grads])
+
+    def _cost(self, leaves: list[Tensor]) -> Tensor:
+        """The cost of the tensors of a point, one number for each problem."""
+        return self._checked(self._structure.cost(leaves))
 
     def _checked(self, value: Tensor) -> Tensor:
         batch = self.points.batch
