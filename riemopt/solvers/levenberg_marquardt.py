@@ -42,7 +42,8 @@ class LeastSquares(Problem):
         """u ↦ JᵀJu in the metric at `here`, J the derivative of the residuals.
 
         The Hessian without the curvature of the residuals. Each product is a backward pass through
-        the transposed derivative, which makes Ju, and one through r, which makes JᵀJu.
+        the transposed derivative, which makes Ju, and one through r, which makes JᵀJu. They are
+        counted by who calls for them.
         """
         self.nfev += active
         with torch.inference_mode(False), torch.enable_grad():
@@ -56,7 +57,6 @@ class LeastSquares(Problem):
 
         @outside_autocast
         def product(u: Tensor) -> Tensor:
-            self.nhev += active
             pairs = zip(transposed, self.points.unpack(u), linear, strict=True)
             outputs, vectors = zip(*((g, v) for g, v, on in pairs if on), strict=True)
             (Ju,) = torch.autograd.grad(outputs, weight, vectors, retain_graph=True)
@@ -127,6 +127,7 @@ class _Run:
         problem, points = self.problem, self.problem.points
         product = problem.gauss_newton(here, active)
         if self.damping is None:
+            problem.nhev += active
             (curvature,) = host(points.inner(here.x, here.grad, product(here.grad)))
             self.damping = self.options.damping * _quotient(curvature, np.square(here.norm))
         u, foretold, inner = self._solve(product, here, active)
@@ -158,6 +159,7 @@ class _Run:
         p, square = residual, np.square(here.norm)
         fall, count, going = np.zeros_like(square), np.zeros_like(square), active
         for _ in range(self.options.max_inner):
+            self.problem.nhev += going
             Ap = product(p) + times(self.damping, p)
             (curvature,) = host(inner(here.x, p, Ap))
             going = going & (curvature > 0)  # it is, but for rounding
