@@ -8,7 +8,7 @@ from torch import Tensor
 
 from riemopt.linalg import outside_autocast
 from riemopt.solvers.line_search import LineSearch, StrongWolfe
-from riemopt.solvers.method import Move
+from riemopt.solvers.method import Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
 from riemopt.solvers.problem import Evaluation, Problem
 
@@ -141,7 +141,7 @@ def two_loops(products: Numbers, k: int) -> tuple[Numbers, Numbers]:
     return -c, -gamma
 
 
-class _Run:
+class _Run(Stepper):
     def __init__(self, options: LBFGS, problem: Problem, pairs: Pairs) -> None:
         self.options, self.problem, self.pairs = options, problem, pairs
 

@@ -15,6 +15,7 @@ A stepper decides nothing about stopping. It says of each problem whether it has
 is stuck, no step being left that lowers the cost.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,12 +36,19 @@ class Move:
     """What the method adds to the history."""
 
 
-class Stepper(Protocol):
+class Stepper(ABC):
     """The memory of one run."""
 
+    @abstractmethod
     def step(self, here: Evaluation, active: Mask) -> Move:
         """One iteration of the active problems from `here`, which is the last iterate."""
-        ...
+
+    def confirms(self, here: Evaluation, small: Mask) -> Mask:
+        """Whether points whose gradient is small are minima, as far as the method can tell.
+
+        The loop asks before it stops. Where the answer is no, the next step leaves the point.
+        """
+        return small
 
 
 class Method(Protocol):
