@@ -227,9 +227,10 @@ class _Run:
         progress: Progress,
         reason: Callable[[Progress, tuple[int, ...]], tuple[str, int]],
     ) -> None:
-        for i in map(tuple, np.argwhere(mask)):
-            self.message[i], self.status[i] = reason(progress, i)
-        self.active = self.active & ~mask
+        if mask.any():
+            for i in map(tuple, np.argwhere(mask)):
+                self.message[i], self.status[i] = reason(progress, i)
+            self.active = self.active & ~mask
 
     def _called_back(self, progress: Progress) -> bool:
         if self.callback is None or not self.history or not progress.nit.any():
