@@ -8,7 +8,7 @@ from torch import Tensor
 
 from riemopt.linalg import outside_autocast
 from riemopt.solvers.line_search import LineSearch, StrongWolfe
-from riemopt.solvers.method import Move
+from riemopt.solvers.method import Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
 from riemopt.solvers.problem import Evaluation, Problem
 
@@ -87,61 +87,68 @@ class Pairs:
     def direction(self, here: Evaluation) -> tuple[Tensor, Numbers]:
         """-H·grad f, and its product with the gradient, the slope.
 
-        The two loops over the pairs (Nocedal & Wright 2006, algorithm 7.4) need products of pairs
-        alone: they are done on coefficients, with all products from one matrix product (Chen, Wang
-        & Zhou 2014).
+        All products of pairs come from one matrix product; the rest is done on coefficients.
         """
         if self.rows is None:
             return -here.grad, -np.square(here.norm)
-        k = self.rows.shape[0] // 2
         rows = self.rows.movedim(0, -2)  # (*batch, 2k, N)
         lowered = self.points.lower(here.x, self.rows).movedim(0, -2)
         gram = rows @ lowered.mT
         with_grad = lowered @ here.grad.unsqueeze(-1)
         (products,) = host(torch.cat([gram, with_grad], -1))  # (*batch, 2k, 2k + 1)
-        pairs, grad = two_loops(products, k)
+        pairs, grad = compact(products)
         coefficients = torch.from_numpy(pairs).to(rows.device, rows.dtype).unsqueeze(-2)
         d = times(grad, here.grad) + (coefficients @ rows).squeeze(-2)
         slope = (pairs * products[..., -1]).sum(-1) + grad * np.square(here.norm)
         return d, np.asarray(slope)
 
 
-def two_loops(products: Numbers, k: int) -> tuple[Numbers, Numbers]:
-    """Coefficients of -H·g in s₁, y₁, …, s_k, y_k, g.
+def compact(products: Numbers) -> tuple[Numbers, Numbers]:
+    """Coefficients of -H·g in s₁, y₁, …, s_k, y_k, and in g.
+
+    By the compact form of the inverse BFGS matrix (Byrd, Nocedal & Schnabel 1994, eq. 3.1):
+
+        H·g = γg + S·q - γY·p,    R·p = Sᵀg,    Rᵀ·q = (D + γYᵀY)·p - γYᵀg
+
+    with R the upper triangle of SᵀY and D its diagonal.
 
     Args:
         products: `(*batch, 2k, 2k + 1)`: those of each s and y with each s and y, and with g.
-        k: the number of pairs.
 
     Returns:
         `(*batch, 2k)` and `(*batch,)`.
     """
-    gram, r = products[..., :-1], products[..., -1]
-    sy = np.stack([gram[..., 2 * i, 2 * i + 1] for i in range(k)], -1)
-    ss = np.stack([gram[..., 2 * i, 2 * i] for i in range(k)], -1)
-    yy = np.stack([gram[..., 2 * i + 1, 2 * i + 1] for i in range(k)], -1)
-    # Transport may have turned a curvature negative, and rounding make it anything.
-    good = (sy > 1e-10 * np.sqrt(ss * yy)) & np.isfinite(sy) & (ss > 0)
-    rho = np.where(good, 1 / np.where(good, sy, 1), 0)
-    # r = (products with) the vector under way, c its coefficients.
-    c = np.zeros_like(r)
-    alphas: list[Numbers] = [np.zeros(()) for _ in range(k)]
-    for i in reversed(range(k)):
-        alphas[i] = rho[..., i] * r[..., 2 * i]
-        c[..., 2 * i + 1] = -alphas[i]
-        r = r - alphas[i][..., None] * gram[..., 2 * i + 1]
-    gamma = np.ones(r.shape[:-1])
-    for i in range(k):  # that of the newest good pair
-        gamma = np.where(good[..., i], sy[..., i] / np.where(good[..., i], yy[..., i], 1), gamma)
-    c, r = gamma[..., None] * c, gamma[..., None] * r
-    for i in range(k):
-        beta = alphas[i] - rho[..., i] * r[..., 2 * i + 1]
-        c[..., 2 * i] += beta
-        r = r + beta[..., None] * gram[..., 2 * i]
-    return -c, -gamma
+    sy, yy = products[..., ::2, 1:-1:2], products[..., 1::2, 1:-1:2]
+    sg, yg = products[..., ::2, -1], products[..., 1::2, -1]
+    D, y_squared = _diagonal(sy), _diagonal(yy)
+    s_squared = _diagonal(products[..., ::2, :-1:2])
+    # Transport may have turned a curvature negative. Such pairs become those of an identity.
+    good = (1e-10 * np.sqrt(s_squared * y_squared) < D) & np.isfinite(s_squared * y_squared)
+    if not good.all():
+        both = good[..., :, None] & good[..., None, :]
+        sy, yy = np.where(both, sy, 0) + np.eye(good.shape[-1]) * ~both, np.where(both, yy, 0)
+        sg, yg, D = np.where(good, sg, 0), np.where(good, yg, 0), np.where(good, D, 0)
+    gamma = _of_newest(good, D, y_squared)
+    R = np.triu(sy)
+    g = gamma[..., None]
+    p = np.linalg.solve(R, sg[..., None])[..., 0]
+    right = D * p + g * ((yy @ p[..., None])[..., 0] - yg)
+    q = np.linalg.solve(np.swapaxes(R, -1, -2), right[..., None])[..., 0]
+    return -np.stack([q, -g * p], -1).reshape(*q.shape[:-1], -1), -gamma
 
 
-class _Run:
+def _diagonal(a: Numbers) -> Numbers:
+    return np.diagonal(a, axis1=-2, axis2=-1)
+
+
+def _of_newest(good: Mask, D: Numbers, y_squared: Numbers) -> Numbers:
+    """γ = ⟨s, y⟩/⟨y, y⟩ of the newest good pair, the size of the inverse Hessian; 1 without one."""
+    newest = good.shape[-1] - 1 - np.argmax(good[..., ::-1], -1)[..., None]
+    curvature, length = (np.take_along_axis(a, newest, -1)[..., 0] for a in (D, y_squared))
+    return np.where(good.any(-1), curvature / np.where(length > 0, length, 1), 1.0)
+
+
+class _Run(Stepper):
     def __init__(self, options: LBFGS, problem: Problem, pairs: Pairs) -> None:
         self.options, self.problem, self.pairs = options, problem, pairs
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt.linalg import outside_autocast
-from riemopt.solvers.method import Move
-from riemopt.solvers.points import Mask, Numbers, host, times, where
+from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.points import Mask, Numbers, host, times
 from riemopt.solvers.problem import Evaluation, Hessian, Problem
+from riemopt.solvers.trust_region import truncated_cg
 
 
 class LeastSquares(Problem):
@@ -42,8 +43,7 @@ class LeastSquares(Problem):
         """u ↦ JᵀJu in the metric at `here`, J the derivative of the residuals.
 
         The Hessian without the curvature of the residuals. Each product is a backward pass through
-        the transposed derivative, which makes Ju, and one through r, which makes JᵀJu. They are
-        counted by who calls for them.
+        the transposed derivative, which makes Ju, and one through r, which makes JᵀJu.
         """
         self.nfev += active
         with torch.inference_mode(False), torch.enable_grad():
@@ -57,6 +57,7 @@ class LeastSquares(Problem):
 
         @outside_autocast
         def product(u: Tensor) -> Tensor:
+            self.nhev += active
             pairs = zip(transposed, self.points.unpack(u), linear, strict=True)
             outputs, vectors = zip(*((g, v) for g, v, on in pairs if on), strict=True)
             (Ju,) = torch.autograd.grad(outputs, weight, vectors, retain_graph=True)
@@ -116,67 +117,48 @@ HOPELESS = 64.0
 by a factor of two, four, … each time."""
 
 
-class _Run:
-    def __init__(self, options: LevenbergMarquardt, problem: LeastSquares, here: Evaluation):
+class _Run(Stepper):
+    def __init__(
+        self, options: LevenbergMarquardt, problem: LeastSquares, here: Evaluation
+    ) -> None:
         self.options, self.problem = options, problem
         self.first_norm = here.norm
         self.damping: Numbers | None = None
         self.growth = np.full(problem.points.batch, 2.0)
 
+    @override
     def step(self, here: Evaluation, active: Mask) -> Move:
         problem, points = self.problem, self.problem.points
         product = problem.gauss_newton(here, active)
         if self.damping is None:
-            problem.nhev += active
             (curvature,) = host(points.inner(here.x, here.grad, product(here.grad)))
             self.damping = self.options.damping * _quotient(curvature, np.square(here.norm))
-        u, foretold, inner = self._solve(product, here, active)
-        there = problem.evaluate(points.retract(here.x, u), active)
+        damping = self.damping
+        relative = np.minimum(self.options.forcing, _quotient(here.norm, self.first_norm))
+        model = truncated_cg(
+            points,
+            here,
+            lambda u: product(u) + times(damping, u),
+            np.full_like(damping, np.inf),
+            relative * here.norm,
+            self.options.max_inner,
+            active,
+        )
+        there = problem.evaluate(points.retract(here.x, model.step), active)
 
         # Beside rounding neither number means much, and their quotient is to be 1.
         error = problem.rounding
         fall = here.value - there.value
+        (length,) = host(points.inner(here.x, model.step, model.step))
+        foretold = model.decrease + damping * length / 2
         ratio = (fall + error) / (foretold + error)
         moved = active & (ratio >= ACCEPTED)
         moved &= (fall > error) | (there.norm < here.norm)
         stuck = active & ~moved & (foretold <= error) & (self.growth >= HOPELESS)
-        columns = {"damping": self.damping.copy(), "inner": inner}
         shrunk = np.maximum(1 / 3, 1 - (2 * np.minimum(ratio, 1) - 1) ** 3)
         self.damping = self.damping * np.where(moved, shrunk, self.growth)
         self.growth = np.where(moved, 2.0, 2 * self.growth)
-        return Move(there, moved, stuck, columns)
-
-    @outside_autocast
-    def _solve(
-        self, product: Hessian, here: Evaluation, active: Mask
-    ) -> tuple[Tensor, Numbers, Numbers]:
-        """u with (JᵀJ + λ)u ≈ -grad by conjugate gradients, the fall foretold, and their steps."""
-        assert self.damping is not None
-        inner = self.problem.points.inner
-        relative = np.minimum(self.options.forcing, _quotient(here.norm, self.first_norm))
-        enough = np.square(relative * here.norm)
-        u, residual = torch.zeros_like(here.grad), -here.grad
-        p, square = residual, np.square(here.norm)
-        fall, count, going = np.zeros_like(square), np.zeros_like(square), active
-        for _ in range(self.options.max_inner):
-            self.problem.nhev += going
-            Ap = product(p) + times(self.damping, p)
-            (curvature,) = host(inner(here.x, p, Ap))
-            going = going & (curvature > 0)  # it is, but for rounding
-            alpha = np.where(going, _quotient(square, curvature), 0.0)
-            u = u + times(alpha, p)
-            residual = residual - times(alpha, Ap)
-            fall = fall + alpha * square / 2  # of ⟨grad, u⟩ + ½⟨u, (JᵀJ + λ)u⟩
-            count = count + going
-            (after,) = host(inner(here.x, residual, residual))
-            going = going & (after > enough)
-            if not going.any():
-                break
-            p = residual + times(np.where(going, _quotient(after, square), 0.0), p)
-            p = where(going, p, torch.zeros_like(p))
-            square = after
-        (length,) = host(inner(here.x, u, u))
-        return u, fall + self.damping * length / 2, count
+        return Move(there, moved, stuck, {"damping": damping})
 
 
 def _quotient(a: Numbers, b: Numbers) -> Numbers:

@@ -15,6 +15,7 @@ A stepper decides nothing about stopping. It says of each problem whether it has
 is stuck, no step being left that lowers the cost.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,16 +34,24 @@ class Move:
     """Where no step lowers the cost any more, by the method's own means."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What the method adds to the history."""
-    converged: str = ""
-    """Why what is stuck is at a minimum, in words, if the method can tell."""
 
 
-class Stepper(Protocol):
+class Stepper(ABC):
     """The memory of one run."""
 
+    converged: str = ""
+    """Of a method that is stuck at minima alone, by its own criterion: that, in words."""
+
+    @abstractmethod
     def step(self, here: Evaluation, active: Mask) -> Move:
         """One iteration of the active problems from `here`, which is the last iterate."""
-        ...
+
+    def confirms(self, here: Evaluation, small: Mask) -> Mask:
+        """Whether points whose gradient is small are minima, as far as the method can tell.
+
+        The loop asks before it stops. Where the answer is no, the next step leaves the point.
+        """
+        return small
 
 
 class Method(Protocol):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from riemopt.solvers.lbfgs import LBFGS
 from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
-from riemopt.solvers.method import Method
+from riemopt.solvers.method import Method, Stepper
 from riemopt.solvers.points import Mask, Points
 from riemopt.solvers.problem import Evaluation, Problem, choose
 from riemopt.solvers.result import Iterate, Result, Row
@@ -28,9 +28,11 @@ from riemopt.solvers.stopping import (
     Rule,
 )
 from riemopt.solvers.structure import Structure, structure_of
+from riemopt.solvers.trust_region import TrustRegion
 
 METHODS: dict[str, type[Any]] = {
     "lbfgs": LBFGS,
+    "trust-region": TrustRegion,
     "levenberg-marquardt": LevenbergMarquardt,
 }
 """The methods by name; their options are the fields of the classes."""
@@ -56,12 +58,11 @@ class Common:
     stop: Rule | None = None
     disp: bool = False
 
-    def rule(self, tol: float | None) -> Rule:
-        """All of them, as one."""
-        rule: Rule = GradientNorm(tol, self.gtol)
+    def limits(self) -> Rule:
+        """Where to stop though no minimum is found; or where the user's rule says so."""
+        rule: Rule = MaxIterations(self.maxiter)
         if self.stop is not None:
-            rule |= self.stop
-        rule |= MaxIterations(self.maxiter)
+            rule = self.stop | rule
         if self.maxfev is not None:
             rule |= MaxEvaluations(self.maxfev)
         if self.maxtime is not None:
@@ -148,15 +149,14 @@ class _Run:
         self.structure, self.common, self.callback = structure, common, callback
         self.points = Points(structure.tensors, structure.manifolds, batch_ndim)
         self.problem = kind(structure, self.points)
-        self.rule = common.rule(tol)
+        self.small_gradient = GradientNorm(tol, common.gtol)
+        self.limits = common.limits()
         batch = self.points.batch
         self.nit = np.zeros(batch, dtype=np.int64)
         self.active: Mask = np.ones(batch, dtype=bool)
         self.status = np.zeros(batch, dtype=np.int64)
-        self.success = np.zeros(batch, dtype=bool)
         self.message: NDArray[np.object_] = np.full(batch, "", dtype=object)
         self.history: list[Row] = []
-        self.converged = ""
         self.begin = clock.perf_counter()
 
     def to_the_end(self, method: Method, name: str) -> Result:
@@ -169,13 +169,13 @@ class _Run:
         self._record(here, {})
         stuck = np.zeros_like(self.active)
         while True:
-            self._stop(self._progress(here, start, previous), stuck)
+            self._stop(self._progress(here, start, previous), stuck, stepper)
             if not self.active.any():
                 break
             move = stepper.step(here, self.active)
             previous = here
             here = choose(move.moved & self.active, move.there, here)
-            stuck, self.converged = move.stuck, move.converged
+            stuck = move.stuck
             self.nit += self.active
             self.problem.note(here)
             self._record(here, move.columns)
@@ -209,35 +209,32 @@ class _Run:
     def _time(self) -> float:
         return clock.perf_counter() - self.begin
 
-    def _stop(self, progress: Progress, stuck: Mask) -> None:
+    def _stop(self, progress: Progress, stuck: Mask, stepper: Stepper) -> None:
         """Freeze the problems that are done, each with its reason."""
-        met = self.active & self.rule.met(progress)
-        lost = self.active & ~met & _unbounded(progress)
-        ends = self.active & ~met & ~lost & stuck
-        for i in zip(*np.nonzero(np.atleast_1d(met | lost | ends)), strict=True):
-            at = i if met.ndim else ()
-            if met[at]:
-                self.message[at], success = self.rule.reason(progress, at)
-                self.success[at], self.status[at] = success, 0 if success else 1
-            elif lost[at]:
-                self.status[at] = 3
-                self.message[at] = (
-                    f"The cost falls without end: it is {progress.here.value[at]:.2e}. Is its sign "
-                    "right? It is minimised; to maximise, return the negative"
-                )
-            elif self.converged:
-                self.message[at], self.success[at] = self.converged, True
-            else:
-                self.status[at] = 2
-                self.message[at] = (
-                    "No step lowers the cost any more: what is left is rounding, or the gradient "
-                    f"is not that of the cost. Its norm is {progress.here.norm[at]:.2e}"
-                )
-        self.active = self.active & ~(met | lost | ends)
+        small = self.active & self.small_gradient.met(progress)
+        limit = self.active & self.limits.met(progress)
+        if (small & ~limit).any():
+            small &= limit | stepper.confirms(progress.here, small & ~limit)
+        for mask, reason in (
+            (small, self.small_gradient.reason),
+            (limit, self.limits.reason),
+            (_unbounded(progress), _falls_without_end),
+            (stuck, _is_stuck if not stepper.converged else lambda *_: (stepper.converged, 0)),
+        ):
+            self._freeze(self.active & mask, progress, reason)
         if self.active.any() and self._called_back(progress):
-            self.status = np.where(self.active, 4, self.status)
-            self.message = np.where(self.active, "Stopped by the callback", self.message)
-            self.active = np.zeros_like(self.active)
+            self._freeze(self.active, progress, lambda *_: ("Stopped by the callback", 4))
+
+    def _freeze(
+        self,
+        mask: Mask,
+        progress: Progress,
+        reason: Callable[[Progress, tuple[int, ...]], tuple[str, int]],
+    ) -> None:
+        if mask.any():
+            for i in map(tuple, np.argwhere(mask)):
+                self.message[i], self.status[i] = reason(progress, i)
+            self.active = self.active & ~mask
 
     def _called_back(self, progress: Progress) -> bool:
         if self.callback is None or not self.history or not progress.nit.any():
@@ -277,7 +274,7 @@ class _Run:
             "nfev": p.nfev,
             "njev": p.njev,
             "nhev": p.nhev,
-            "success": self.success,
+            "success": self.status == 0,
             "status": self.status,
             "message": self.message,
         }
@@ -291,6 +288,18 @@ def _unbounded(progress: Progress) -> Mask:
     """Where the cost has fallen so far that its start is lost to rounding, twice over."""
     size = np.maximum(1, np.abs(progress.start.value))
     return np.asarray(progress.here.value < -size / progress.eps**2)
+
+
+def _falls_without_end(progress: Progress, i: tuple[int, ...]) -> tuple[str, int]:
+    value = progress.here.value[i]
+    text = f"The cost falls without end: it is {value:.2e}. Is its sign right? It is minimised; "
+    return f"{text}to maximise, return the negative", 3
+
+
+def _is_stuck(progress: Progress, i: tuple[int, ...]) -> tuple[str, int]:
+    norm = progress.here.norm[i]
+    text = "No step lowers the cost any more: what is left is rounding, or the gradient is not "
+    return f"{text}that of the cost. Its norm is {norm:.2e}", 2
 
 
 def _plain(value: Any) -> Any:

@@ -59,6 +59,9 @@ _VECTORS = ("x", "egrad", "grad")
 _NUMBERS = ("value", "norm", "scale", "slope")
 
 
+_Graph = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
 class Problem:
     """A cost on `points`, differentiated by autograd.
 
@@ -84,7 +87,9 @@ class Problem:
         """Whether evaluations record what Hessians need; second-order methods set it."""
         self.has_hessian = True
         """False once a Hessian was not to be had: differences of gradients take its place."""
-        self._graph: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
+        # x, leaves and gradients of the latest evaluation, and of the point of the latest Hessian.
+        self._graph: _Graph | None = None
+        self._base: _Graph | None = None
         self._magnitude, self._weight = np.zeros(points.batch), 0.0
 
     # --- values and gradients ---
@@ -208,28 +213,35 @@ class Problem:
             active: for which problems products count; None for all.
         """
         active = self.all if active is None else active
-        if self.has_hessian:
-            self.keeps_graph = True
-            if self._graph is None or self._graph[0] is not here.x:
-                self.nfev += active
-                self.njev += active
-                self._differentiate(here.x)
-            try:
-                self._second_derivative(here, torch.zeros_like(here.x))
-            except (NotImplementedError, RuntimeError):
-                self.has_hessian, self._graph = False, None
-        if not self.has_hessian:
+        graph = self._graph_at(here, active) if self.has_hessian else None
+        if graph is None:
             return lambda u: self._difference(here, u, active)
 
         def product(u: Tensor) -> Tensor:
             self.nhev += active
-            return self._second_derivative(here, u)
+            return self._second_derivative(graph, here, u)
 
         return product
 
-    def _second_derivative(self, here: Evaluation, u: Tensor) -> Tensor:
-        assert self._graph is not None
-        _, parts, grads = self._graph
+    def _graph_at(self, here: Evaluation, active: Mask) -> _Graph | None:
+        """That of the gradient at `here`; None where it has no derivative."""
+        self.keeps_graph = True
+        base = None if self._structure.overwrites else self._base
+        known = [g for g in (self._graph, base) if g is not None and g[0] is here.x]
+        if not known:
+            self.nfev += active
+            self.njev += active
+            self._differentiate(here.x)
+            known = [g for g in (self._graph,) if g is not None]
+        self._base = known[0]
+        try:
+            self._second_derivative(known[0], here, torch.zeros_like(here.x))
+        except (NotImplementedError, RuntimeError):
+            self.has_hessian, self._graph, self._base = False, None, None
+        return self._base
+
+    def _second_derivative(self, graph: _Graph, here: Evaluation, u: Tensor) -> Tensor:
+        _, parts, grads = graph
         pairs = [
             (g, v) for g, v in zip(grads, self.points.unpack(u), strict=True) if g.requires_grad
         ]

@@ -51,9 +51,9 @@ class Rule(ABC):
     def message(self, progress: Progress, i: Index) -> str:
         """Why problem `i` stops, where the rule is met there: a sentence without its full stop."""
 
-    def reason(self, progress: Progress, i: Index) -> "tuple[str, bool]":
-        """The message for problem `i`, and whether that is a success."""
-        return self.message(progress, i), self.success
+    def reason(self, progress: Progress, i: Index) -> tuple[str, int]:
+        """The message for problem `i`, and the status: 0 for a success, 1 for a limit."""
+        return self.message(progress, i), 0 if self.success else 1
 
     def __or__(self, other: "Rule") -> "Rule":
         return AnyOf((self, other))
@@ -197,7 +197,7 @@ class AnyOf(Rule):
         return self._first(progress, i).message(progress, i)
 
     @override
-    def reason(self, progress: Progress, i: Index) -> tuple[str, bool]:
+    def reason(self, progress: Progress, i: Index) -> tuple[str, int]:
         return self._first(progress, i).reason(progress, i)
 
 
@@ -216,6 +216,5 @@ class AllOf(Rule):
         return "; ".join(rule.message(progress, i) for rule in self.rules)
 
     @override
-    def reason(self, progress: Progress, i: Index) -> tuple[str, bool]:
-        met = [rule.reason(progress, i)[1] for rule in self.rules]
-        return self.message(progress, i), all(met)
+    def reason(self, progress: Progress, i: Index) -> tuple[str, int]:
+        return self.message(progress, i), max(rule.reason(progress, i)[1] for rule in self.rules)

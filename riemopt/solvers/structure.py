@@ -29,6 +29,8 @@ class Structure(ABC):
     tensors: list[Tensor]
     """The start."""
     manifolds: list[Manifold]
+    overwrites = False
+    """Whether `leaves` changes those that it has given before, and so breaks their graphs."""
 
     @abstractmethod
     def cost(self, leaves: list[Tensor]) -> Tensor:
@@ -114,6 +116,8 @@ class _Module(Structure):
 
     Values are written into the parameters themselves, so that a closure may reach them by any way.
     """
+
+    overwrites = True
 
     def __init__(self, fun: Callable[[], Tensor], module: nn.Module) -> None:
         self._fun = fun
