@@ -20,6 +20,8 @@ from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.line_search import Found, LineSearch, StrongWolfe
 from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.minimize import METHODS, minimize
+from riemopt.solvers.nelder_mead import NelderMead
+from riemopt.solvers.particle_swarm import ParticleSwarm
 from riemopt.solvers.points import Points
 from riemopt.solvers.problem import Evaluation, Problem
 from riemopt.solvers.result import Iterate, Result
@@ -48,6 +50,8 @@ __all__ = [
     "MaxTime",
     "Method",
     "Move",
+    "NelderMead",
+    "ParticleSwarm",
     "Points",
     "Problem",
     "Progress",

@@ -16,6 +16,8 @@ from torch import Tensor
 from riemopt.solvers.lbfgs import LBFGS
 from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.method import Method, Stepper
+from riemopt.solvers.nelder_mead import NelderMead
+from riemopt.solvers.particle_swarm import ParticleSwarm
 from riemopt.solvers.points import Mask, Points
 from riemopt.solvers.problem import Evaluation, Problem, choose
 from riemopt.solvers.result import Iterate, Result, Row
@@ -34,6 +36,8 @@ METHODS: dict[str, type[Any]] = {
     "lbfgs": LBFGS,
     "trust-region": TrustRegion,
     "levenberg-marquardt": LevenbergMarquardt,
+    "nelder-mead": NelderMead,
+    "particle-swarm": ParticleSwarm,
 }
 """The methods by name; their options are the fields of the classes."""
 
@@ -121,6 +125,8 @@ def minimize(
     name = method if isinstance(method, str) else type(method).__name__
     with _restoring(structure), np.errstate(all="ignore"):
         kind = getattr(chosen, "problem", Problem)
+        if not kind.has_gradient:
+            chosen, tol = _by_values(chosen, tol, common)
         run = _Run(structure, batch_ndim, common, tol, callback, kind)
         return run.to_the_end(chosen, name)
 
@@ -343,6 +349,16 @@ def _read_options(method: str | Method, options: dict[str, Any]) -> tuple[Method
         if option not in known:
             raise ValueError(_unknown(option, method, [*known, *sorted(names)]))
     return cls(**options), common
+
+
+def _by_values(method: Any, tol: float | None, common: Common) -> tuple[Method, None]:
+    """Of a method without gradients `tol` is the spread of values at which it stops."""
+    if common.gtol:
+        raise ValueError(
+            f"gtol={common.gtol!r} is a gradient norm, of which {type(method).__name__} knows "
+            "nothing; give tol, a spread of values."
+        )
+    return method if tol is None else dataclasses.replace(method, ftol=tol), None
 
 
 def _unknown(option: str, method: str, known: list[str]) -> str:

@@ -126,7 +126,8 @@ class Points:
         unpacked = [self.unpack(v) for v in vectors]
         return [method(m, *own) for m, *own in zip(self.manifolds, *unpacked, strict=True)]
 
-    def _map(self, method: Callable[..., Tensor], *vectors: Tensor) -> Tensor:
+    def map(self, method: Callable[..., Tensor], *vectors: Tensor) -> Tensor:
+        """The vector of what `method(manifold, part, part, …)` returns for each tensor."""
         return self.pack(self._each(method, *vectors))
 
     def _at(self, x: Tensor, v: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ class Points:
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
         """Move from x along u."""
-        return self._map(lambda m, x, u: m.retract(x, u), x, u)
+        return self.map(lambda m, x, u: m.retract(x, u), x, u)
 
     def curve(self, x: Tensor, u: Tensor, t: Numbers) -> tuple[Tensor, Tensor]:
         """The point c(t) = R(x, t·u) of the retraction's curve, and a vector for its velocity c'(t).
@@ -159,26 +160,26 @@ class Points:
 
     def project(self, a: Tensor) -> Tensor:
         """The nearest point to the ambient `a`."""
-        return self._map(lambda m, a: m.project(a), a)
+        return self.map(lambda m, a: m.project(a), a)
 
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """The orthogonal projection of `u` on the tangent space at x."""
-        return self._map(lambda m, x, u: m.proj_tangent(x, u), self._at(x, u), u)
+        return self.map(lambda m, x, u: m.proj_tangent(x, u), self._at(x, u), u)
 
     def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """The Riemannian gradient of the Euclidean one."""
-        return self._map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
+        return self.map(lambda m, x, g: m.egrad2rgrad(x, g), x, g)
 
     def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
         """The Riemannian Hessian times u; `NotImplementedError` where a manifold has no formula."""
-        return self._map(lambda m, *own: m.ehess2rhess(*own), x, g, h, u)
+        return self.map(lambda m, *own: m.ehess2rhess(*own), x, g, h, u)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Vectors at x, `(…, *batch, N)`, carried to y."""
         there = self._at(y, v)
         if self.is_ambient:  # the default, which does not look at x
-            return self._map(lambda m, y, v: m.proj_tangent(y, v), there, v)
-        return self._map(lambda m, x, y, v: m.transport(x, y, v), self._at(x, v), there, v)
+            return self.map(lambda m, y, v: m.proj_tangent(y, v), there, v)
+        return self.map(lambda m, x, y, v: m.transport(x, y, v), self._at(x, v), there, v)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """⟨u, v⟩ at x, of the shape `(…, *batch)`."""
@@ -205,7 +206,7 @@ class Points:
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A standard normal tangent vector."""
-        return self._map(lambda m, x: m.random_tangent(x, generator=generator), x)
+        return self.map(lambda m, x: m.random_tangent(x, generator=generator), x)
 
     def dim(self) -> int:
         """Degrees of freedom of one problem."""

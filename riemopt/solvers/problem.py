@@ -76,6 +76,8 @@ class Problem:
             Hessian–vector product counts as a value and a gradient.
     """
 
+    has_gradient = True
+
     def __init__(self, structure: Structure, points: Points) -> None:
         self.points = points
         self._structure = structure

@@ -176,7 +176,9 @@ class MaxTime(Rule):
 
 
 def _left(progress: Progress, i: Index, limit: str) -> str:
-    return f"Stopped after {limit}: the gradient norm is still {progress.here.norm[i]:.2e}"
+    norm = progress.here.norm[i]
+    left = "" if np.isnan(norm) else f": the gradient norm is still {norm:.2e}"
+    return f"Stopped after {limit}{left}"
 
 
 @dataclass(frozen=True)
