@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import outside_autocast
-from riemopt.solvers.line_search import LineSearch, StrongWolfe
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.line_search import LineSearch, StrongWolfe, first_length
+from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
 from riemopt.solvers.problem import Evaluation, Problem
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Method):
     """Limited-memory BFGS with transported pairs (Huang, Gallivan & Absil 2015, §5).
 
     Every step needs one gradient, and one more where the line search does not take its first trial.
@@ -123,7 +123,7 @@ def compact(products: Numbers) -> tuple[Numbers, Numbers]:
     D, y_squared = _diagonal(sy), _diagonal(yy)
     s_squared = _diagonal(products[..., ::2, :-1:2])
     # Transport may have turned a curvature negative. Such pairs become those of an identity.
-    good = (D > 1e-10 * np.sqrt(s_squared * y_squared)) & np.isfinite(s_squared * y_squared)
+    good = (1e-10 * np.sqrt(s_squared * y_squared) < D) & np.isfinite(s_squared * y_squared)
     if not good.all():
         both = good[..., :, None] & good[..., None, :]
         sy, yy = np.where(both, sy, 0) + np.eye(good.shape[-1]) * ~both, np.where(both, yy, 0)
@@ -165,8 +165,3 @@ class _Run(Stepper):
         self.pairs.move(here, found.there, times(found.length, d), found.moved)
         self.pairs.clear(failed)
         return Move(found.there, found.moved, stuck, {"step": found.length})
-
-
-def first_length(here: Evaluation) -> Numbers:
-    """Of the first trial along -grad f: of a step of length 1."""
-    return 1 / np.where(here.norm > 0, here.norm, 1)
