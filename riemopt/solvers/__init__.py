@@ -10,14 +10,18 @@ How the files divide the work:
     line_search.py   how far to go along a direction: values
     stopping.py      when to stop, and why, in words: values
     method.py        what a method is; one file for each
+    krylov.py        Lanczos's method, for those of second order (saddles.py)
     minimize.py      the loop, the options, the result (result.py)
 
 Everything is written for a batch of independent problems; one problem is the batch of shape ().
 """
 
+from riemopt.solvers.arc import ARC
+from riemopt.solvers.conjugate_gradient import ConjugateGradient
+from riemopt.solvers.gradient import BarzilaiBorwein
 from riemopt.solvers.lbfgs import LBFGS
 from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
-from riemopt.solvers.line_search import Found, LineSearch, StrongWolfe
+from riemopt.solvers.line_search import Backtracking, Found, LineSearch, StrongWolfe
 from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.minimize import METHODS, minimize
 from riemopt.solvers.nelder_mead import NelderMead
@@ -35,10 +39,15 @@ from riemopt.solvers.stopping import (
     SmallDecrease,
     ValueBelow,
 )
+from riemopt.solvers.trust_region import TrustRegion
 
 __all__ = [
+    "ARC",
     "LBFGS",
     "METHODS",
+    "Backtracking",
+    "BarzilaiBorwein",
+    "ConjugateGradient",
     "Evaluation",
     "Found",
     "GradientNorm",
@@ -60,6 +69,7 @@ __all__ = [
     "SmallDecrease",
     "Stepper",
     "StrongWolfe",
+    "TrustRegion",
     "ValueBelow",
     "minimize",
 ]

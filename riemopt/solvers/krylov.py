@@ -78,29 +78,3 @@ class Krylov:
         k = coefficients.shape[-1]
         terms = (times(coefficients[..., i], self.basis[i]) for i in range(k))
         return sum(terms, torch.zeros_like(self.basis[0]))
-
-
-def negative_curvature(
-    points: Points, x: Tensor, hessian: Hessian, steps: int, active: Mask
-) -> tuple[Mask, Tensor]:
-    """Where the Hessian has a negative eigenvalue that Lanczos's method sees, and along what.
-
-    From one random vector, the same in each call, since the gradient has no part in it at a saddle
-    point: each problem of a batch has that which it would have alone.
-
-    Returns:
-        A mask, and tangent vectors of length 1.
-    """
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(points.size, generator=generator, dtype=x.dtype).to(x.device)
-    space = Krylov.of(points, x, points.proj_tangent(x, noise.expand(x.shape).contiguous()))
-    smallest = np.zeros_like(space.length)
-    for _ in range(min(steps, points.dim())):
-        space.grow(hessian)
-        values, vectors = np.linalg.eigh(space.tridiagonal())
-        smallest = values[..., 0]
-        size = np.abs(values).max(-1)
-        found = active & (smallest < -(points.eps**0.5) * size) & (size > 0)
-        if (found | space.is_invariant | ~active).all():
-            break
-    return found, space.combine(vectors[..., 0])

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import outside_autocast
-from riemopt.solvers.line_search import LineSearch, StrongWolfe
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.line_search import LineSearch, StrongWolfe, first_length
+from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
 from riemopt.solvers.problem import Evaluation, Problem
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Method):
     """Limited-memory BFGS with transported pairs (Huang, Gallivan & Absil 2015, §5).
 
     Every step needs one gradient, and one more where the line search does not take its first trial.
@@ -165,8 +165,3 @@ class _Run(Stepper):
         self.pairs.move(here, found.there, times(found.length, d), found.moved)
         self.pairs.clear(failed)
         return Move(found.there, found.moved, stuck, {"step": found.length})
-
-
-def first_length(here: Evaluation) -> Numbers:
-    """Of the first trial along -grad f: of a step of length 1."""
-    return 1 / np.where(here.norm > 0, here.norm, 1)

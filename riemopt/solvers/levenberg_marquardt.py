@@ -1,7 +1,6 @@
 """Levenberg–Marquardt: least squares by damped Gauss–Newton steps."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt.linalg import outside_autocast
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, host, times
 from riemopt.solvers.problem import Evaluation, Hessian, Problem
 from riemopt.solvers.trust_region import truncated_cg
@@ -70,7 +69,7 @@ class LeastSquares(Problem):
 
 
 @dataclass(frozen=True)
-class LevenbergMarquardt:
+class LevenbergMarquardt(Method):
     """Damped Gauss–Newton steps for a sum of squares: (JᵀJ + λ)u = -Jᵀr, x ← R(x, u).
 
     `fun` returns the residuals r, and ½‖r‖² is minimised. λ falls where the model has foretold the
@@ -91,7 +90,7 @@ class LevenbergMarquardt:
         max_inner: and after so many steps.
     """
 
-    problem: ClassVar[type[Problem]] = LeastSquares
+    problem = LeastSquares
     damping: float = 1e-3
     forcing: float = 1e-2
     max_inner: int = 1000
@@ -103,6 +102,7 @@ class LevenbergMarquardt:
                 f"damping={self.damping!r}, forcing={self.forcing!r}, max_inner={self.max_inner!r}."
             )
 
+    @override
     def start(self, problem: Problem, here: Evaluation) -> "_Run":
         """λ is chosen by the first step."""
         assert isinstance(problem, LeastSquares)

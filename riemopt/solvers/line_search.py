@@ -167,3 +167,65 @@ def _between(low: _End, high: _End, error: Numbers) -> Numbers:
     guess = np.where(noisy, secant, cubic)
     guess = np.where(np.isfinite(guess) & np.isfinite(high.rise), guess, low.t + 0.3 * width)
     return np.clip(guess, low.t + 0.1 * width, high.t - 0.1 * width)
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Armijo's rule, by quadratic interpolation back from the first trial.
+
+        φ(t) ≤ reference + decrease·t·φ'(0)
+
+    The reference is φ(0), or what a method gives instead: a mean of earlier values lets the cost
+    rise now and then (Zhang & Hager 2004).
+
+    Args:
+        decrease: 0 < decrease < 1.
+        max_trials: after which the search has failed.
+    """
+
+    decrease: float = 1e-4
+    max_trials: int = 40
+
+    def __post_init__(self) -> None:
+        if not (0 < self.decrease < 1 and self.max_trials >= 1):
+            raise ValueError(
+                "Backtracking needs 0 < decrease < 1 and max_trials ≥ 1; got "
+                f"decrease={self.decrease!r}, max_trials={self.max_trials!r}."
+            )
+
+    def __call__(
+        self,
+        problem: Problem,
+        here: Evaluation,
+        direction: Tensor,
+        slope: Numbers,
+        length: Numbers,
+        active: Mask,
+        reference: Numbers | None = None,
+    ) -> Found:
+        """As in `LineSearch`."""
+        above = here.value if reference is None else np.maximum(reference, here.value)
+        t = np.where(active, length, 0.0)
+        error = problem.rounding
+        searching = active
+        for _ in range(self.max_trials):
+            y = problem.points.retract(here.x, times(t, direction))
+            there = problem.evaluate(y, searching)
+            enough = there.value <= above + np.maximum(self.decrease * t * slope, -error) + error
+            # Where values are rounding, the gradient must fall.
+            equal = np.abs(there.value - here.value) <= error
+            searching = searching & ~(enough & (~equal | (there.norm <= here.norm)))
+            if not searching.any():
+                return Found(there, t, active)
+            # The minimum of the parabola through φ(0), φ'(0) and φ(t).
+            guess = -slope * t * t / (2 * (there.value - here.value - slope * t))
+            guess = np.where(np.isfinite(guess), guess, 0.0)
+            t = np.where(searching, np.clip(guess, 0.1 * t, 0.5 * t), t)
+        t = np.where(searching, 0.0, t)
+        there = problem.evaluate(problem.points.retract(here.x, times(t, direction)), searching)
+        return Found(there, t, active & ~searching)
+
+
+def first_length(here: Evaluation) -> Numbers:
+    """Of the first trial along -grad f: of a step of length 1."""
+    return 1 / np.where(here.norm > 0, here.norm, 1)

@@ -5,7 +5,7 @@ returns a `Stepper`; that has the memory of one run. `minimize` does the rest: i
 problems of a batch that are done, counts, calls back and reports.
 
     @dataclass(frozen=True)
-    class Gradient:
+    class Gradient(Method):
         line_search: LineSearch = StrongWolfe()
 
         def start(self, problem, here):
@@ -17,7 +17,7 @@ is stuck, no step being left that lowers the cost.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from riemopt.solvers.points import Mask
 from riemopt.solvers.problem import Evaluation, Problem
@@ -54,15 +54,17 @@ class Stepper(ABC):
         return small
 
 
-class Method(Protocol):
-    """The options of a method; a dataclass.
+class Method(ABC):
+    """The options of a method; a frozen dataclass."""
 
-    One that needs another kind of `Problem`, as of residuals, names it in the attribute `problem`.
-    """
+    second_order = False
+    """Whether its steps need Hessian–vector products."""
+    problem: ClassVar[type[Problem]] = Problem
+    """What it takes the cost for: residuals, or values alone."""
 
+    @abstractmethod
     def start(self, problem: Problem, here: Evaluation) -> Stepper:
         """Begin a run at `here`.
 
         Called when the start has been evaluated and checked.
         """
-        ...

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from riemopt.solvers.arc import ARC
+from riemopt.solvers.conjugate_gradient import ConjugateGradient
+from riemopt.solvers.gradient import BarzilaiBorwein
 from riemopt.solvers.lbfgs import LBFGS
 from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.method import Method, Stepper
@@ -34,6 +37,9 @@ from riemopt.solvers.trust_region import TrustRegion
 
 METHODS: dict[str, type[Any]] = {
     "lbfgs": LBFGS,
+    "cg": ConjugateGradient,
+    "gradient": BarzilaiBorwein,
+    "arc": ARC,
     "trust-region": TrustRegion,
     "levenberg-marquardt": LevenbergMarquardt,
     "nelder-mead": NelderMead,
@@ -103,9 +109,15 @@ def minimize(
             is constrained; they are moved to the minimum.
         manifold: that of `x0`, or a tuple or dict of those of its tensors. None: that of a
             `ManifoldParameter`, or none, as of any other tensor.
-        method: "lbfgs".
+        method: "lbfgs" for most; "trust-region" and "arc" for many digits and ill-conditioned
+            problems, by second derivatives, which leave saddle points; "cg" and "gradient" for
+            points of which a dozen copies would not fit into memory; "levenberg-marquardt" where
+            `fun` returns residuals, of which half the sum of squares is minimised; "nelder-mead"
+            and "particle-swarm" without gradients. Or one of their classes in `riemopt.solvers`,
+            with its options.
         tol: stop where the gradient norm has fallen to this part of its scale, see
-            `riemopt.solvers.GradientNorm`. None for eps^0.6: 4e-10 in float64.
+            `riemopt.solvers.GradientNorm`. None for eps^0.6: 4e-10 in float64. Of methods without
+            gradients their `ftol`.
         options: those of the method, and `maxiter`, `maxfev`, `maxtime`, `gtol`, `stop`, `disp`.
         callback: called with an `Iterate` after each iteration; it stops where that returns True
             or raises StopIteration.
@@ -124,7 +136,7 @@ def minimize(
     structure = structure_of(fun, x0, manifold, batch_ndim)
     name = method if isinstance(method, str) else type(method).__name__
     with _restoring(structure), np.errstate(all="ignore"):
-        kind = getattr(chosen, "problem", Problem)
+        kind = chosen.problem
         if not kind.has_gradient:
             chosen, tol = _by_values(chosen, tol, common)
         run = _Run(structure, batch_ndim, common, tol, callback, kind)
@@ -168,6 +180,7 @@ class _Run:
     def to_the_end(self, method: Method, name: str) -> Result:
         x = self.points.pack(self.structure.tensors)
         self._check_start(x)
+        self.problem.keeps_graph = method.second_order
         here = start = previous = self.problem.evaluate(x)
         self._check_values(start)
         self.problem.note(start)
@@ -217,7 +230,8 @@ class _Run:
 
     def _stop(self, progress: Progress, stuck: Mask, stepper: Stepper) -> None:
         """Freeze the problems that are done, each with its reason."""
-        small = self.active & self.small_gradient.met(progress)
+        self.problem.small = self.small_gradient.bound(progress)
+        small = self.active & (progress.here.norm <= self.problem.small)
         limit = self.active & self.limits.met(progress)
         if (small & ~limit).any():
             small &= limit | stepper.confirms(progress.here, small & ~limit)

@@ -1,7 +1,6 @@
 """Nelder and Mead's simplex method, in tangent spaces; it needs no gradient."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,14 +8,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt.solvers.gradient_free import GradientFree, known, orthonormal_basis
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.points import Mask, Numbers, times, where
 from riemopt.solvers.problem import Evaluation, Problem
 from riemopt.solvers.trust_region import first_radius
 
 
 @dataclass(frozen=True)
-class NelderMead:
+class NelderMead(Method):
     """A simplex that moves away from its worst corner (Nelder & Mead 1965).
 
     The simplex lies in the tangent space at one point, from which corners are retracted
@@ -37,7 +36,7 @@ class NelderMead:
         seed: of the directions of the edges.
     """
 
-    problem: ClassVar[type[Problem]] = GradientFree
+    problem = GradientFree
     size: float | None = None
     ftol: float | None = None
     seed: int = 0
@@ -47,6 +46,7 @@ class NelderMead:
             if value is not None and not value > 0:
                 raise ValueError(f"nelder-mead needs {name} > 0; got {value!r}.")
 
+    @override
     def start(self, problem: Problem, here: Evaluation) -> "_Run":
         """With the first simplex, all but one of whose corners are evaluated."""
         return _Run(self, problem, here)

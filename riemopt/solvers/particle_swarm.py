@@ -1,7 +1,6 @@
 """Particle swarms: many points that are drawn to the best one seen; no gradient is needed."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,13 +8,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from riemopt.solvers.gradient_free import GradientFree, known, towards
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.method import Method, Move, Stepper
 from riemopt.solvers.points import Mask, where
 from riemopt.solvers.problem import Evaluation, Problem
 
 
 @dataclass(frozen=True)
-class ParticleSwarm:
+class ParticleSwarm(Method):
     """A swarm in search of the lowest value (Kennedy & Eberhart 1995; Borckmans et al. 2010).
 
     Each particle x has a velocity v and knows the best point p that it has seen and g, the best of
@@ -39,7 +38,7 @@ class ParticleSwarm:
         seed: of all random numbers.
     """
 
-    problem: ClassVar[type[Problem]] = GradientFree
+    problem = GradientFree
     particles: int | None = None
     spread: float | None = None
     inertia: float = 0.7298
@@ -58,6 +57,7 @@ class ParticleSwarm:
             if value is not None and not value > 0:
                 raise ValueError(f"particle-swarm needs {name} > 0; got {value!r}.")
 
+    @override
     def start(self, problem: Problem, here: Evaluation) -> "_Run":
         """With the first swarm, all but one of which are evaluated."""
         return _Run(self, problem, here)

@@ -141,7 +141,7 @@ class Points:
         return self.map(lambda m, x, u: m.retract(x, u), x, u)
 
     def curve(self, x: Tensor, u: Tensor, t: Numbers) -> tuple[Tensor, Tensor]:
-        """The point c(t) = R(x, t·u) of the retraction's curve, and a vector for its velocity c'(t).
+        """The point c(t) = R(x, t·u), and a vector for the velocity c'(t) of that curve.
 
         Its tangent part is the velocity, by a difference, to about √eps. (The transported u would
         be wrong where a retraction saturates: on the sphere by the factor √(1 + t²‖u‖²), so that a

@@ -92,6 +92,9 @@ class Problem:
         # x, leaves and gradients of the latest evaluation, and of the point of the latest Hessian.
         self._graph: _Graph | None = None
         self._base: _Graph | None = None
+        self.small: Numbers = np.zeros(points.batch)
+        """The gradient norm at which the run stops: methods that solve equations for a step need no
+        smaller residual. Set by the loop."""
         self._magnitude, self._weight = np.zeros(points.batch), 0.0
 
     # --- values and gradients ---
@@ -264,7 +267,10 @@ class Problem:
 
     @outside_autocast
     def _converted(self, here: Evaluation, h: Tensor, u: Tensor) -> Tensor:
-        return self.points.ehess2rhess(here.x, here.egrad, h, u)
+        # Formulas hold of tangent u, and may enlarge what rounding has left of a normal part: it
+        # would grow from each vector of a Krylov space to the next.
+        product = self.points.ehess2rhess(here.x, here.egrad, h, u)
+        return self.points.proj_tangent(here.x, product)
 
     def _difference(self, here: Evaluation, u: Tensor, active: Mask) -> Tensor:
         """(grad f(y) brought back to x - grad f(x))/t, y a step of t·u away."""

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from riemopt.solvers.krylov import negative_curvature
-from riemopt.solvers.method import Move, Stepper
+from riemopt.solvers.method import Method, Move
 from riemopt.solvers.points import Mask, Numbers, Points, host, times, where
 from riemopt.solvers.problem import Evaluation, Hessian, Problem
+from riemopt.solvers.saddles import LeavesSaddles
 
 
 @dataclass(frozen=True)
-class TrustRegion:
+class TrustRegion(Method):
     """Riemannian trust regions with truncated conjugate gradients (Absil, Baker & Gallivan 2007).
 
     The model m(s) = f + ⟨grad f, s⟩ + ½⟨Hess f[s], s⟩ is made small by the conjugate gradients of
@@ -43,11 +43,12 @@ class TrustRegion:
             a saddle; 0 to take any small gradient for a minimum.
     """
 
+    second_order = True
     radius: float | None = None
     kappa: float = 0.1
-    theta: float = 1.0
+    theta: float = 0.5
     max_inner: int | None = None
-    saddle_checks: int = 20
+    saddle_checks: int = 10
 
     def __post_init__(self) -> None:
         if self.radius is not None and not self.radius > 0:
@@ -72,14 +73,12 @@ def first_radius(points: Points, here: Evaluation) -> Numbers:
     return np.where(size > 0, size, max(points.dim(), 1) ** 0.5) / 8
 
 
-class _Run(Stepper):
+class _Run(LeavesSaddles):
     def __init__(
         self, options: TrustRegion, problem: Problem, first_norm: Numbers, radius: Numbers
     ) -> None:
-        self.options, self.problem, self.radius = options, problem, radius
-        self.first_norm = first_norm
-        self.escape: tuple[Mask, Tensor] | None = None
-        problem.keeps_graph = True
+        super().__init__(problem, options.saddle_checks)
+        self.options, self.radius, self.first_norm = options, radius, first_norm
 
     @override
     def step(self, here: Evaluation, active: Mask) -> Move:
@@ -87,66 +86,54 @@ class _Run(Stepper):
         hessian = problem.hessian(here, active)
         ratio = here.norm / np.where(self.first_norm > 0, self.first_norm, 1)
         target = here.norm * np.minimum(self.options.kappa, ratio**self.options.theta)
+        target = np.maximum(target, 0.1 * problem.small)
         inner = points.dim() if self.options.max_inner is None else self.options.max_inner
         model = truncated_cg(points, here, hessian, self.radius, target, inner, active)
-        step, decrease, at_edge = model.step, model.decrease, model.at_edge
         if self.escape is not None:
-            leaves, along = self.escape
-            step, decrease, at_edge = self._escaping(here, hessian, model, leaves, along)
-            self.escape = None
-        y = where(active, points.retract(here.x, step), here.x)
-        there = problem.evaluate(y, active)
-        return self._judged(here, there, decrease, at_edge, active)
+            model = self._to_the_edge(here, hessian, model)
+        there = problem.evaluate(points.retract(here.x, model.step), active)
+        rho, taken, clear = agreement(problem, here, there, model.decrease)
+        used = self.radius
+        shrinks = active & ~(rho >= 0.25) & clear
+        grows = active & model.at_edge & (rho > 0.75)
+        self.radius = np.where(shrinks, used / 4, np.where(grows, 2 * used, used))
+        tiny = self.radius < points.eps * first_radius(points, here)
+        stuck = active & ~taken & (~clear | tiny)
+        return Move(there, active & taken, np.asarray(stuck), {"radius": used, "rho": rho})
 
-    def _escaping(
-        self, here: Evaluation, hessian: Hessian, model: "Model", leaves: Mask, along: Tensor
-    ) -> tuple[Tensor, Numbers, Mask]:
-        """The step to the radius along a negative curvature, where the point is a saddle."""
-        points = self.problem.points
-        slope, bend = host(
-            points.inner(here.x, here.grad, along), points.inner(here.x, hessian(along), along)
-        )
-        t = np.where(slope > 0, -self.radius, self.radius)
-        fall = -(t * slope + 0.5 * t * t * bend)
-        return (
-            where(leaves, times(t, along), model.step),
-            np.where(leaves, fall, model.decrease),
+    def _to_the_edge(self, here: Evaluation, hessian: Hessian, model: "Model") -> "Model":
+        """At saddles the step along the negative curvature, as long as the radius is."""
+        assert self.escape is not None
+        leaves, along = self.escape
+        self.escape = None
+        along, slope, bend = self.descent(here, hessian, along)
+        decrease = -(self.radius * slope + 0.5 * self.radius**2 * bend)
+        return Model(
+            where(leaves, times(self.radius, along), model.step),
+            np.where(leaves, decrease, model.decrease),
             np.asarray(leaves | model.at_edge),
         )
 
-    def _judged(
-        self, here: Evaluation, there: Evaluation, decrease: Numbers, at_edge: Mask, active: Mask
-    ) -> Move:
-        """Take the step or not, and adapt the radius."""
-        # Near a minimum differences of values are rounding. Added to both sides of the ratio it
-        # makes the model right (Conn, Gould & Toint 2000, §17.4.2).
-        rounding = 10 * self.problem.rounding
-        fall = here.value - there.value
-        rho = (fall + rounding) / (decrease + rounding)
-        unclear = (np.abs(fall) <= rounding) & (there.norm < here.norm)
-        taken = active & np.isfinite(there.value) & ((rho > 0.1) | unclear) & (decrease >= 0)
-        shrinks = ~(rho >= 0.25) & ~unclear
-        used = self.radius
-        self.radius = np.where(
-            active & shrinks,
-            used / 4,
-            np.where(active & at_edge & (rho > 0.75), 2 * used, used),
-        )
-        tiny = self.problem.points.eps * first_radius(self.problem.points, here)
-        stuck = active & ~taken & ((decrease <= rounding * 1e-3) | (self.radius < tiny))
-        return Move(there, taken, np.asarray(stuck), {"radius": used, "rho": rho})
 
-    @override
-    def confirms(self, here: Evaluation, small: Mask) -> Mask:
-        if not self.options.saddle_checks:
-            return small
-        points = self.problem.points
-        hessian = self.problem.hessian(here, small)
-        leaves, along = negative_curvature(
-            points, here.x, hessian, self.options.saddle_checks, small
-        )
-        self.escape = (leaves, along) if leaves.any() else None
-        return np.asarray(small & ~leaves)
+def agreement(
+    problem: Problem, here: Evaluation, there: Evaluation, decrease: Numbers
+) -> tuple[Numbers, Mask, Mask]:
+    """How well a model has foretold the decrease of the cost.
+
+    Near a minimum differences of values are rounding. As much is added to both sides of the ratio,
+    which makes a model right where nothing can be told (Conn, Gould & Toint 2000, §17.4.2).
+
+    Returns:
+        The ratio ρ; whether to take the step: where it is above a tenth, or where no value but the
+        gradient tells that it is good; and whether the values tell.
+    """
+    rounding = 10 * problem.rounding
+    fall = here.value - there.value
+    rho = (fall + rounding) / (decrease + rounding)
+    clear = ~((np.abs(fall) <= rounding) & (decrease <= rounding))
+    better = ~clear & (there.norm < here.norm)
+    taken = np.isfinite(there.value) & (decrease >= 0) & ((clear & (rho > 0.1)) | better)
+    return rho, np.asarray(taken), np.asarray(clear)
 
 
 class Model(NamedTuple):
