@@ -33,7 +33,7 @@ LAYERS = {
     "manifolds": {"linalg"},
     "distributed": {"manifolds", "linalg"},
     "nn": {"distributed", "manifolds", "linalg"},
-    "optim": {"nn", "distributed", "manifolds", "linalg"},
+    "optim": {"solvers", "nn", "distributed", "manifolds", "linalg"},
     "solvers": {"nn", "distributed", "manifolds", "linalg"},
     "testing": {"linalg", "manifolds"},
     "interop": {"optim", "nn", "distributed", "manifolds", "linalg"},
