@@ -48,6 +48,8 @@ class Krylov:
         lowered = self.points.lower(self.x, Q)
         for _ in range(2):
             w = w - ((lowered * w).sum(-1, keepdim=True) * Q).sum(0)
+        # Of a short vector rounding has left a normal part, which the Hessian may enlarge.
+        w = self.points.proj_tangent(self.x, w)
         (square,) = host(self.points.inner(self.x, w, w))
         b = np.sqrt(np.maximum(square, 0))
         scale = np.max(np.abs([*self.diagonal, a, *self.off]), axis=0)
