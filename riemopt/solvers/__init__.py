@@ -17,6 +17,7 @@ Everything is written for a batch of independent problems; one problem is the ba
 """
 
 from riemopt.solvers.arc import ARC
+from riemopt.solvers.augmented_lagrangian import ConstrainedResult
 from riemopt.solvers.conjugate_gradient import ConjugateGradient
 from riemopt.solvers.gradient import BarzilaiBorwein
 from riemopt.solvers.lbfgs import LBFGS
@@ -48,6 +49,7 @@ __all__ = [
     "Backtracking",
     "BarzilaiBorwein",
     "ConjugateGradient",
+    "ConstrainedResult",
     "Evaluation",
     "Found",
     "GradientNorm",

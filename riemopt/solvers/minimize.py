@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riemopt.solvers.arc import ARC
+from riemopt.solvers.augmented_lagrangian import bounds_of, minimize_constrained
 from riemopt.solvers.conjugate_gradient import ConjugateGradient
 from riemopt.solvers.gradient import BarzilaiBorwein
 from riemopt.solvers.lbfgs import LBFGS
@@ -90,6 +91,7 @@ def minimize(
     options: Mapping[str, Any] | None = None,
     callback: Callable[[Iterate], Any] | None = None,
     batch_ndim: int = 0,
+    constraints: Any = (),
 ) -> Result:
     """The point of a manifold where `fun` is smallest, nearby; as `scipy.optimize.minimize`.
 
@@ -123,15 +125,34 @@ def minimize(
             or raises StopIteration.
         batch_ndim: 1 where the first dimension of each tensor of `x0` numbers independent problems,
             of which `fun` returns one cost each. Each has its own steps and stops by itself.
+        constraints: equations and inequalities beside the manifold, as SciPy's: a dict
+            {"type": "eq" or "ineq", "fun": c} for c(x) = 0 or c(x) ≥ 0, an object with `fun`, `lb`
+            and `ub`, or a list of those; c returns a tensor of any shape. The subproblems of an
+            augmented Lagrangian are solved by `method`; `options` may hold `ctol`, the violation
+            allowed, and `penalty`, its first weight.
 
     Returns:
-        A `Result`.
+        A `Result`; with constraints a `ConstrainedResult`, which has their multipliers.
 
     Raises:
         ValueError, TypeError: a start that is off its manifold or where the cost is not finite; a
             cost that is not one real number, or does not depend on the point by autograd; an
             option that is unknown, or not one of this method.
     """
+    if constraints:
+        if batch_ndim:
+            raise ValueError("Constraints are for one problem; call minimize for each.")
+        return minimize_constrained(
+            minimize,
+            fun,
+            x0,
+            manifold,
+            bounds_of(constraints),
+            method=method,
+            tol=tol,
+            options=dict(options or {}),
+            callback=callback,
+        )
     chosen, common = _read_options(method, dict(options or {}))
     structure = structure_of(fun, x0, manifold, batch_ndim)
     name = method if isinstance(method, str) else type(method).__name__
