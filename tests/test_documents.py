@@ -17,6 +17,7 @@ import sys
 
 import matplotlib as mpl
 import pytest
+import torch
 
 from riemopt import manifolds
 from riemopt.manifolds import Manifold
@@ -32,6 +33,15 @@ def test_readme(number, capsys):
     exec(compile(BLOCKS[number], f"README.md, block {number}", "exec"), {})
 
 
+@pytest.fixture
+def _default_dtype():
+    """A page may set it."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_default_dtype")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_page(page, monkeypatch, tmp_path):
     mpl.use("agg")
