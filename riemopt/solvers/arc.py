@@ -75,7 +75,7 @@ class _Run(LeavesSaddles):
         factor = np.where(rho > 0.9, 0.1, np.where(rho >= 0.1, 1.0, 2.0))
         factor = np.where(active & (clear | (rho >= 0.1)) & np.isfinite(rho), factor, 1.0)
         factor = np.where(active & ~np.isfinite(there.value), 10.0, factor)
-        self.sigma = np.maximum(used * factor, 1e-10 * self.first)
+        self.sigma = np.maximum(used * factor, points.eps**2 * self.first)
         huge = self.sigma > self.first / points.eps**2
         stuck = active & ~taken & (~clear | huge)
         return Move(there, active & taken, np.asarray(stuck), {"sigma": used, "rho": rho})

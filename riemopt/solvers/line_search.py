@@ -109,13 +109,14 @@ class StrongWolfe:
             there = _trial(problem, here, direction, t, searching)
             rise = there.value - here.value
             enough = rise <= np.maximum(self.decrease * t * slope, error)
+            enough |= _unclear(t * slope, rise, error) & (there.norm < here.norm)
             searching = searching & ~(
                 enough & (np.abs(there.slope) <= self.curvature * np.abs(slope))
             )
             if not searching.any():
                 return Found(there, t, active)
             trial = _End(t, rise, there.slope)
-            behind = ~enough | (rise > low.rise + error) | (there.slope >= 0)
+            behind = ~enough | (rise > low.rise + 100 * error) | (there.slope >= 0)
             extrapolated = _ahead(low, trial)
             low = _pick(searching & ~behind, trial, low)
             high = _pick(searching & behind, trial, high)
@@ -124,7 +125,16 @@ class StrongWolfe:
         # Not ended: the best end of the bracket, which satisfies the first condition at least.
         t = np.where(searching, low.t, t)
         there = _trial(problem, here, direction, t, searching)
-        return Found(there, t, active & (t > 0))
+        better = (there.value < here.value) | (there.norm < here.norm)
+        return Found(there, t, active & (~searching | ((t > 0) & better)))
+
+
+def _unclear(foretold: Numbers, rise: Numbers, error: Numbers) -> Mask:
+    """Where both what the slope foretells and what is seen may be rounding of the values.
+
+    A cost is computed in many operations: its rounding may be a hundred times that of the result.
+    """
+    return np.asarray((np.abs(foretold) <= 100 * error) & (np.abs(rise) <= 100 * error))
 
 
 class _End(NamedTuple):
@@ -211,10 +221,11 @@ class Backtracking:
         for _ in range(self.max_trials):
             y = problem.points.retract(here.x, times(t, direction))
             there = problem.evaluate(y, searching)
-            enough = there.value <= above + np.maximum(self.decrease * t * slope, -error) + error
+            enough = there.value <= above + self.decrease * t * slope + error
             # Where values are rounding, the gradient must fall.
-            equal = np.abs(there.value - here.value) <= error
-            searching = searching & ~(enough & (~equal | (there.norm <= here.norm)))
+            unclear = _unclear(t * slope, there.value - here.value, error)
+            falls = there.norm < here.norm
+            searching = searching & ~np.where(unclear, falls, enough)
             if not searching.any():
                 return Found(there, t, active)
             # The minimum of the parabola through φ(0), φ'(0) and φ(t).

@@ -22,7 +22,7 @@ from riemopt.solvers.levenberg_marquardt import LevenbergMarquardt
 from riemopt.solvers.method import Method, Stepper
 from riemopt.solvers.nelder_mead import NelderMead
 from riemopt.solvers.particle_swarm import ParticleSwarm
-from riemopt.solvers.points import Mask, Points
+from riemopt.solvers.points import Mask, Points, where
 from riemopt.solvers.problem import Evaluation, Problem, choose
 from riemopt.solvers.result import Iterate, Result, Row
 from riemopt.solvers.stopping import (
@@ -68,6 +68,12 @@ class Common:
     gtol: float = 0.0
     stop: Rule | None = None
     disp: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("maxiter", "maxfev", "maxtime", "gtol"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative; got {value!r}.")
 
     def limits(self) -> Rule:
         """Where to stop though no minimum is found; or where the user's rule says so."""
@@ -204,6 +210,7 @@ class _Run:
         self.problem.keeps_graph = method.second_order
         here = start = previous = self.problem.evaluate(x)
         self._check_values(start)
+        self.final = start
         self.problem.note(start)
         stepper = method.start(self.problem, start)
         self._record(here, {})
@@ -214,14 +221,15 @@ class _Run:
                 break
             move = stepper.step(here, self.active)
             previous = here
-            here = choose(move.moved & self.active, move.there, here)
+            # Problems that are done may go along: their end is kept.
+            here = choose(move.moved | ~self.active, move.there, here)
             stuck = move.stuck
             self.nit += self.active
             self.problem.note(here)
             self._record(here, move.columns)
         if self.common.disp:
             print(file=sys.stderr)
-        return self._result(here, name)
+        return self._result(self.final, name)
 
     def _check_start(self, x: Tensor) -> None:
         for i, violation, allowed in self.points.off_manifold(x):
@@ -235,9 +243,9 @@ class _Run:
     def _check_values(self, start: Evaluation) -> None:
         bad = ~np.isfinite(start.value)
         if bad.any():
-            where = "" if not bad.ndim else f" of problems {np.flatnonzero(bad)[:5].tolist()}"
+            which = "" if not bad.ndim else f" of problems {np.flatnonzero(bad)[:5].tolist()}"
             raise ValueError(
-                f"The cost{where}, or its gradient, is not finite at the start. Start from a point "
+                f"The cost{which}, or its gradient, is not finite at the start. Start from a point "
                 "where it is; a root or a logarithm at 0 has no finite derivative."
             )
 
@@ -275,14 +283,15 @@ class _Run:
         if mask.any():
             for i in map(tuple, np.argwhere(mask)):
                 self.message[i], self.status[i] = reason(progress, i)
+            self.final = choose(mask, progress.here, self.final)
             self.active = self.active & ~mask
 
     def _called_back(self, progress: Progress) -> bool:
         if self.callback is None or not self.history or not progress.nit.any():
             return False
-        here = progress.here
+        x = where(self.active, progress.here.x, self.final.x)
         row = self.history[-1]
-        iterate = Iterate(self._x(here.x), row["fun"], row["grad_norm"], row["nit"], row)
+        iterate = Iterate(self._x(x), row["fun"], row["grad_norm"], row["nit"], row)
         try:
             return self.callback(iterate) is True
         except StopIteration:
@@ -295,8 +304,8 @@ class _Run:
         counters = self.problem
         row = {
             "nit": self.nit,
-            "fun": here.value,
-            "grad_norm": here.norm,
+            "fun": np.where(self.active, here.value, self.final.value),
+            "grad_norm": np.where(self.active, here.norm, self.final.norm),
             "nfev": counters.nfev,
             "njev": counters.njev,
             "nhev": counters.nhev,
@@ -370,6 +379,11 @@ def _read_options(method: str | Method, options: dict[str, Any]) -> tuple[Method
     names = {f.name for f in dataclasses.fields(Common)}
     common = Common(**{k: options.pop(k) for k in names & set(options)})
     if not isinstance(method, str):
+        if not isinstance(method, Method):
+            raise TypeError(
+                f"method must be a name or a method, such as LBFGS(); got {method!r}. Names are "
+                f"{', '.join(map(repr, METHODS))}."
+            )
         if options:
             raise ValueError(
                 f"The options of a method that is given as a value are its own: {method!r}; got "

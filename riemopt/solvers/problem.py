@@ -90,6 +90,7 @@ class Problem:
         self.has_hessian = True
         """False once a Hessian was not to be had: differences of gradients take its place."""
         # x, leaves and gradients of the latest evaluation, and of the point of the latest Hessian.
+        self._tried = False
         self._graph: _Graph | None = None
         self._base: _Graph | None = None
         self.small: Numbers = np.zeros(points.batch)
@@ -239,11 +240,37 @@ class Problem:
             self._differentiate(here.x)
             known = [g for g in (self._graph,) if g is not None]
         self._base = known[0]
-        try:
-            self._second_derivative(known[0], here, torch.zeros_like(here.x))
-        except (NotImplementedError, RuntimeError):
-            self.has_hessian, self._graph, self._base = False, None, None
+        if not self._tried:
+            self._tried = True
+            self.has_hessian = self._can_be_differentiated(known[0], here, active)
+        if not self.has_hessian:
+            self._graph = self._base = None
         return self._base
+
+    def _can_be_differentiated(self, graph: _Graph, here: Evaluation, active: Mask) -> bool:
+        """Whether autograd and the manifolds have the second derivative.
+
+        A gradient that records nothing may be that of a linear cost, or come from a function whose
+        backward pass cannot be differentiated: whether it is the same elsewhere tells.
+        """
+        try:
+            self._second_derivative(graph, here, torch.zeros_like(here.x))
+        except (NotImplementedError, RuntimeError):
+            return False
+        if all(g.requires_grad for g in graph[2]):
+            return True
+        generator = torch.Generator(here.x.device).manual_seed(0)
+        u = self.points.random_tangent(here.x, generator)
+        (square,) = host(self.points.inner(here.x, u, u))
+        length = 1e-2 / np.sqrt(np.where(square > 0, square, 1))
+        there = self.evaluate(self.points.retract(here.x, times(length, u)), active)
+        constant = [not g.requires_grad for g in graph[2]]
+        pairs = zip(self.points.unpack(here.egrad), self.points.unpack(there.egrad), strict=True)
+        return all(
+            torch.allclose(a, b, rtol=1e3 * self.points.eps, atol=1e3 * self.points.eps)
+            for (a, b), same in zip(pairs, constant, strict=True)
+            if same
+        )
 
     def _second_derivative(self, graph: _Graph, here: Evaluation, u: Tensor) -> Tensor:
         _, parts, grads = graph

@@ -79,6 +79,10 @@ class GradientNorm(Rule):
     absolute: float = 0.0
     success = True
 
+    def __post_init__(self) -> None:
+        if self.relative is not None and not self.relative >= 0:
+            raise ValueError(f"tol must be a number ≥ 0, or None; got {self.relative!r}.")
+
     def bound(self, progress: Progress) -> Numbers:
         """What the norm must not exceed."""
         relative = progress.eps**0.6 if self.relative is None else self.relative
