@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from riemopt.solvers.points import Mask, Numbers
+from riemopt.solvers.points import Mask, Numbers, times
 from riemopt.solvers.problem import Evaluation, Problem
 
 
