@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import typer
 from full_batch_problems import PROBLEMS
-from full_batch_problems.interface import FullBatch, as_it_is, normal
+from full_batch_problems.interface import Array, FullBatch, as_it_is, normal
 from full_batch_problems.means import mean_by_fixed_point, samples, squared_distances
 from full_batch_problems.rotations import procrustes_minimum
 from full_batch_problems.solvers import Solve, methods_for, pymanopts
@@ -232,9 +232,11 @@ def large() -> None:
     result = riemopt.minimize(lambda X: -(X * times(X)).sum(), start, Grassmann())
     seconds = time.perf_counter() - begin
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    operator = scipy.sparse.linalg.LinearOperator(
-        (n, n), matvec=lambda v: times(torch.from_numpy(v.reshape(-1, 1))).numpy()[:, 0]
-    )
+
+    def product(v: Array) -> Array:
+        return times(torch.from_numpy(v).reshape(-1, 1)).numpy()[:, 0]
+
+    operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype=np.float64)
     values = scipy.sparse.linalg.eigsh(operator, k=p, return_eigenvectors=False)
     gap = (result.fun + values.sum()) / values.sum()
     print(f"{result.nit} {result.nfev} {seconds} {kilobytes / 1024**2} {gap}")

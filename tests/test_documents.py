@@ -141,6 +141,7 @@ def test_a_matrix_is_completed_whole_and_as_factors():
     assert runs[3] == runs[4]  # what the factors' sizes are does not matter
 
 
+@pytest.mark.slow
 def test_pose_graphs_need_few_iterations():
     script = ROOT / "examples" / "pose_graph.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

@@ -1,5 +1,9 @@
 """`minimize(…, method="levenberg-marquardt")`: residuals, on manifolds and off them."""
 
+import importlib.util
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +124,22 @@ def test_several_tensors_and_one_that_has_no_effect():
     torch.testing.assert_close(result.x["R"], R)
     torch.testing.assert_close(result.x["t"], t)
     assert torch.equal(result.x["unused"], t)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_pose_graph(d):
+    """From odometry in few iterations; the truth, with the errors of all, costs more."""
+    path = pathlib.Path(__file__).parent.parent / "examples" / "pose_graph.py"
+    spec = importlib.util.spec_from_file_location("pose_graph", path)
+    example = importlib.util.module_from_spec(spec)
+    sys.modules["pose_graph"] = example  # dataclasses look it up
+    spec.loader.exec_module(example)
+    graph = example.pose_graph(d, loops=2, around=12)
+    result = minimize(graph.residuals, graph.start, SpecialEuclidean(), method=LM)
+    assert result.success
+    assert result.nit <= 20
+    assert result.fun < graph.cost(graph.truth) < graph.cost(graph.start)
+    assert example.drift(result.x, graph.truth) < example.drift(graph.start, graph.truth)
 
 
 def test_batches_equal_one_by_one():

@@ -88,7 +88,8 @@ class RiemannianLBFGS(RiemannianOptimizer, torch.optim.LBFGS):
         ((group, manifolds),) = self._groups()
         with torch.no_grad(), np.errstate(all="ignore"):
             if not any(manifolds):
-                return type(self)._base_step(self, closure)
+                base_step: Callable[..., Any] = type(self)._base_step
+                return base_step(self, closure)
             _check(group)
             return _Run(self, group, manifolds, closure).to_the_end()
 
