@@ -124,11 +124,13 @@ def compact(products: Numbers) -> tuple[Numbers, Numbers]:
     s_squared = _diagonal(products[..., ::2, :-1:2])
     # Transport may have turned a curvature negative. Such pairs become those of an identity.
     good = (1e-10 * np.sqrt(s_squared * y_squared) < D) & np.isfinite(s_squared * y_squared)
-    if not good.all():
+    if good.all():
+        gamma = D[..., -1] / y_squared[..., -1]
+    else:
         both = good[..., :, None] & good[..., None, :]
         sy, yy = np.where(both, sy, 0) + np.eye(good.shape[-1]) * ~both, np.where(both, yy, 0)
         sg, yg, D = np.where(good, sg, 0), np.where(good, yg, 0), np.where(good, D, 0)
-    gamma = _of_newest(good, D, y_squared)
+        gamma = _of_newest(good, D, y_squared)
     R = np.triu(sy)
     g = gamma[..., None]
     p = np.linalg.solve(R, sg[..., None])[..., 0]

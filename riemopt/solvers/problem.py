@@ -50,13 +50,19 @@ def choose(mask: Mask, a: Evaluation, b: Evaluation) -> Evaluation:
         return a
     if not mask.any():
         return b
-    vectors = {name: where(mask, getattr(a, name), getattr(b, name)) for name in _VECTORS}
-    numbers = {name: np.where(mask, getattr(a, name), getattr(b, name)) for name in _NUMBERS}
-    return Evaluation(**vectors, **numbers)
-
-
-_VECTORS = ("x", "egrad", "grad")
-_NUMBERS = ("value", "norm", "scale", "slope")
+    x, egrad, grad = (
+        where(mask, p, q) for p, q in ((a.x, b.x), (a.egrad, b.egrad), (a.grad, b.grad))
+    )
+    value, norm, scale, slope = (
+        np.where(mask, p, q)
+        for p, q in (
+            (a.value, b.value),
+            (a.norm, b.norm),
+            (a.scale, b.scale),
+            (a.slope, b.slope),
+        )
+    )
+    return Evaluation(x, value, egrad, grad, norm, scale, slope)
 
 
 _Graph = tuple[Tensor, list[Tensor], list[Tensor]]
