@@ -41,7 +41,7 @@ class Evaluation:
     """A norm beside which that one may be called small: of the Euclidean gradient, where the metric
     is the ambient one, else the same."""
     slope: Numbers
-    """Of an evaluation along a curve, the derivative of the cost along it; else 0."""
+    """Of an evaluation along a curve, the derivative of the cost along it; else NaN."""
 
 
 def choose(mask: Mask, a: Evaluation, b: Evaluation) -> Evaluation:
@@ -154,7 +154,7 @@ class Problem:
         numbers = host(*scalars)
         norm = np.sqrt(np.maximum(numbers[1], 0))
         scale = np.sqrt(numbers[2]) if points.is_ambient else norm
-        slope = numbers[-1] if velocity is not None else np.zeros_like(norm)
+        slope = numbers[-1] if velocity is not None else np.full_like(norm, np.nan)
         bad = ~np.isfinite(norm)
         return Evaluation(
             x, np.where(bad, np.inf, _or_inf(numbers[0])), egrad, grad, norm, scale, slope
