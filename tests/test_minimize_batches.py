@@ -65,7 +65,9 @@ def test_equal_to_one_by_one(problem, method):
         alone = minimize(lambda x, i=i: fun(x, i), x0[i], manifold, method=method)
         np.testing.assert_allclose(together.fun[i], alone.fun, rtol=1e-12)
         assert abs(together.nit[i] - alone.nit) <= 1 + alone.nit // 10
-        assert abs(together.nfev[i] - alone.nfev) <= 2 + alone.nfev // 5
+        # Where a step of another problem is refused, Hessians take the gradient once more.
+        more = alone.nit if method in ("trust-region", "arc") else 2 + alone.nfev // 5
+        assert abs(together.nfev[i] - alone.nfev) <= more
         torch.testing.assert_close(together.x[i], alone.x, rtol=0, atol=1e-5)
 
 

@@ -1,5 +1,6 @@
 """L-BFGS: steps of a quasi-Newton method, by pairs of steps and changes of the gradient."""
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,25 +63,38 @@ class Pairs:
 
     @outside_autocast
     def move(
-        self, here: Evaluation, there: Evaluation, step: Tensor, active: Mask | None = None
+        self,
+        here: Evaluation,
+        there: Evaluation,
+        step: Tensor,
+        curvature: Numbers,
+        moved: Mask | None = None,
     ) -> None:
         """Bring all to the next point, and take in the newest pair.
 
         Args:
             here, there: before and after.
             step: the tangent vector at `here` by which the point has moved.
-            active: which problems have moved; of others the newest pair is zero, which counts for
-                nothing.
+            curvature: t·(φ'(t) - φ'(0)) of the line search. The part of y along s is set so that
+                ⟨s, y⟩ is this: by itself it is so to first order alone, and not where a transport
+                has torsion, as the left translation of a matrix group. NaN where it is not known.
+            moved: which problems have moved; of others the newest pair is zero, which counts for
+                nothing. None for all.
         """
         new = torch.stack([step, here.grad])
-        rows = new if self.rows is None else torch.cat([self.rows[-2 * self.memory + 2 :], new])
-        if self.memory == 1:
-            rows = new
+        kept = (
+            None if self.rows is None else self.rows[max(len(self.rows) - 2 * self.memory + 2, 0) :]
+        )
+        rows = new if kept is None else torch.cat([kept, new])
         rows = self.points.transport(here.x, there.x, rows)
-        change = there.grad - rows[-1]
-        if active is not None:
-            change = where(active, change, torch.zeros_like(change))
-        rows[-1] = change
+        s, y = rows[-2], there.grad - rows[-1]
+        ss, sy = (self.points.inner(there.x, s, v) for v in (s, y))
+        exact = torch.as_tensor(curvature, dtype=sy.dtype).to(sy.device)
+        excess = torch.where(exact > 0, (exact - sy) / ss, 0)
+        y = y + torch.where(excess.isfinite(), excess, 0).unsqueeze(-1) * s
+        if moved is not None and not moved.all():
+            y = where(moved, y, torch.zeros_like(y))
+        rows[-1] = y
         self.rows = rows
 
     @outside_autocast
@@ -124,17 +138,26 @@ def compact(products: Numbers) -> tuple[Numbers, Numbers]:
     s_squared = _diagonal(products[..., ::2, :-1:2])
     # Transport may have turned a curvature negative. Such pairs become those of an identity.
     good = (1e-10 * np.sqrt(s_squared * y_squared) < D) & np.isfinite(s_squared * y_squared)
-    if not good.all():
+    if good.all():
+        gamma = D[..., -1] / y_squared[..., -1]
+    else:
         both = good[..., :, None] & good[..., None, :]
         sy, yy = np.where(both, sy, 0) + np.eye(good.shape[-1]) * ~both, np.where(both, yy, 0)
         sg, yg, D = np.where(good, sg, 0), np.where(good, yg, 0), np.where(good, D, 0)
-    gamma = _of_newest(good, D, y_squared)
-    R = np.triu(sy)
+        gamma = _of_newest(good, D, y_squared)
+    inverse = np.linalg.inv(sy * _upper(sy.shape[-1]))  # of R
     g = gamma[..., None]
-    p = np.linalg.solve(R, sg[..., None])[..., 0]
+    p = (inverse @ sg[..., None])[..., 0]
     right = D * p + g * ((yy @ p[..., None])[..., 0] - yg)
-    q = np.linalg.solve(np.swapaxes(R, -1, -2), right[..., None])[..., 0]
-    return -np.stack([q, -g * p], -1).reshape(*q.shape[:-1], -1), -gamma
+    coefficients = np.empty_like(products[..., -1])
+    coefficients[..., ::2] = -(right[..., None, :] @ inverse)[..., 0, :]
+    coefficients[..., 1::2] = g * p
+    return coefficients, -gamma
+
+
+@functools.cache
+def _upper(k: int) -> Numbers:
+    return np.triu(np.ones((k, k)))
 
 
 def _diagonal(a: Numbers) -> Numbers:
@@ -162,6 +185,7 @@ class _Run(Stepper):
         found = self.options.line_search(self.problem, here, d, slope, length, active)
         failed = active & ~found.moved
         stuck = failed & first
-        self.pairs.move(here, found.there, times(found.length, d), found.moved)
+        curvature = found.length * (found.there.slope - slope)
+        self.pairs.move(here, found.there, times(found.length, d), curvature, found.moved)
         self.pairs.clear(failed)
         return Move(found.there, found.moved, stuck, {"step": found.length})

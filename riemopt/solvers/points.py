@@ -92,6 +92,7 @@ class Points:
         ]
         self.size = sum(self._sizes)
         """N, the number of real entries of a point."""
+        self._is_one_view = len(tensors) == 1 and not tensors[0].is_complex()
         self.is_ambient = all(m.has_ambient_metric and not m.extends_metric for m in self.manifolds)
         """Whether ⟨u, v⟩ = Σ u·v at every point."""
         self.is_flat = all(not m.is_constraint for m in self.manifolds)
@@ -101,6 +102,9 @@ class Points:
 
     def pack(self, tensors: Sequence[Tensor]) -> Tensor:
         """One vector `(…, N)` of tensors `(…, *shape)`."""
+        if self._is_one_view:
+            (t,), (shape,) = tensors, self.shapes
+            return t.reshape(*t.shape[: t.ndim - len(shape)], self.size)
         flat = []
         for t, shape, size in zip(tensors, self.shapes, self._sizes, strict=True):
             real = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
@@ -111,7 +115,9 @@ class Points:
     def unpack(self, x: Tensor) -> list[Tensor]:
         """The tensors `(…, *shape)` that `x`, `(…, N)`, is made of; views where possible."""
         lead = x.shape[:-1]
-        parts = [x] if len(self._sizes) == 1 else x.split(self._sizes, -1)
+        if self._is_one_view:
+            return [x.reshape(*lead, *self.shapes[0])]
+        parts = x.split(self._sizes, -1)
         tensors = []
         for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True):
             if dtype.is_complex:

@@ -41,7 +41,7 @@ class Evaluation:
     """A norm beside which that one may be called small: of the Euclidean gradient, where the metric
     is the ambient one, else the same."""
     slope: Numbers
-    """Of an evaluation along a curve, the derivative of the cost along it; else 0."""
+    """Of an evaluation along a curve, the derivative of the cost along it; else NaN."""
 
 
 def choose(mask: Mask, a: Evaluation, b: Evaluation) -> Evaluation:
@@ -50,13 +50,19 @@ def choose(mask: Mask, a: Evaluation, b: Evaluation) -> Evaluation:
         return a
     if not mask.any():
         return b
-    vectors = {name: where(mask, getattr(a, name), getattr(b, name)) for name in _VECTORS}
-    numbers = {name: np.where(mask, getattr(a, name), getattr(b, name)) for name in _NUMBERS}
-    return Evaluation(**vectors, **numbers)
-
-
-_VECTORS = ("x", "egrad", "grad")
-_NUMBERS = ("value", "norm", "scale", "slope")
+    x, egrad, grad = (
+        where(mask, p, q) for p, q in ((a.x, b.x), (a.egrad, b.egrad), (a.grad, b.grad))
+    )
+    value, norm, scale, slope = (
+        np.where(mask, p, q)
+        for p, q in (
+            (a.value, b.value),
+            (a.norm, b.norm),
+            (a.scale, b.scale),
+            (a.slope, b.slope),
+        )
+    )
+    return Evaluation(x, value, egrad, grad, norm, scale, slope)
 
 
 _Graph = tuple[Tensor, list[Tensor], list[Tensor]]
@@ -150,7 +156,7 @@ class Problem:
         numbers = host(*scalars)
         norm = np.sqrt(np.maximum(numbers[1], 0))
         scale = np.sqrt(numbers[2]) if points.is_ambient else norm
-        slope = numbers[-1] if velocity is not None else np.zeros_like(norm)
+        slope = numbers[-1] if velocity is not None else np.full_like(norm, np.nan)
         bad = ~np.isfinite(norm)
         return Evaluation(
             x, np.where(bad, np.inf, _or_inf(numbers[0])), egrad, grad, norm, scale, slope
