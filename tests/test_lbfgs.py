@@ -252,4 +252,4 @@ def test_hooks_fire_once_and_complex_weights_move():
     run(optimizer, lambda: (z.conj() * (B @ z)).real.sum(), 2)
     assert calls == [1, 1]
     least = torch.linalg.eigvalsh(B)[:2].sum()
-    assert float((z.conj() * (B @ z)).real.sum()) == pytest.approx(float(least), rel=1e-9)
+    assert (z.conj() * (B @ z)).real.sum().item() == pytest.approx(float(least), rel=1e-9)
