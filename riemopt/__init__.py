@@ -23,6 +23,7 @@ from riemopt.optim import (
     RiemannianAdagrad,
     RiemannianAdam,
     RiemannianAdamW,
+    RiemannianLBFGS,
     RiemannianNAdam,
     RiemannianOptimizer,
     RiemannianRMSprop,
@@ -30,6 +31,7 @@ from riemopt.optim import (
     RiemannianSparseAdam,
     riemannian,
 )
+from riemopt.solvers.minimize import minimize
 
 __version__ = "0.2.0"
 
@@ -42,6 +44,7 @@ __all__ = [
     "RiemannianAdagrad",
     "RiemannianAdam",
     "RiemannianAdamW",
+    "RiemannianLBFGS",
     "RiemannianNAdam",
     "RiemannianOptimizer",
     "RiemannianRMSprop",
@@ -53,6 +56,7 @@ __all__ = [
     "manifolds",
     "mean",
     "median",
+    "minimize",
     "project_",
     "riemannian",
     "swa_utils",

@@ -16,7 +16,8 @@ except ImportError:  # an optional dependency of the tests
 else:
     OUTSIDE = {"Lion": pytorch_optimizer.Lion, "Prodigy": pytorch_optimizer.Prodigy}
 
-REFUSED = {"LBFGS": r"moves all parameters along one line"}
+# Subclasses of these; LBFGS itself needs a closure, see test_lbfgs.py.
+REFUSED = {"LBFGS": r"move all parameters along one line"}
 SPARSE = {"SparseAdam"}  # takes no dense gradients; see test_sparse_gradients.py
 TORCH = {
     name: cls

@@ -17,6 +17,7 @@ import sys
 
 import matplotlib as mpl
 import pytest
+import torch
 
 from riemopt import manifolds
 from riemopt.manifolds import Manifold
@@ -32,6 +33,15 @@ def test_readme(number, capsys):
     exec(compile(BLOCKS[number], f"README.md, block {number}", "exec"), {})
 
 
+@pytest.fixture
+def _default_dtype():
+    """A page may set it."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_default_dtype")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_page(page, monkeypatch, tmp_path):
     mpl.use("agg")
@@ -129,3 +139,17 @@ def test_a_matrix_is_completed_whole_and_as_factors():
     assert len(runs) == 5
     assert all(line[0] > 0.3 and line[-1] < 1e-8 for line in runs)
     assert runs[3] == runs[4]  # what the factors' sizes are does not matter
+
+
+@pytest.mark.slow
+def test_pose_graphs_need_few_iterations():
+    script = ROOT / "examples" / "pose_graph.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    iterations = [int(n) for n in re.findall(r"Marquardt: (\d+) iterations", run.stdout)]
+    steps = [int(n) for n in re.findall(r": (\d+) steps", run.stdout)]
+    off = re.findall(r"positions off by (\S+) to (\S+)", run.stdout)
+    assert len(iterations) == 2
+    assert max(iterations) <= 20
+    assert len(steps) == 4
+    assert min(steps) >= 100
+    assert all(float(after) < float(before) / 3 for before, after in off)

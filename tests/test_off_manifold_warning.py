@@ -85,7 +85,7 @@ def test_gradients_that_a_closure_makes():
         loss.backward()
         return loss
 
-    with pytest.warns(OffManifoldWarning, match="LBFGS.*Use a Riemannian optimizer"):
+    with pytest.warns(OffManifoldWarning, match="LBFGS.*Use riemopt.RiemannianLBFGS"):
         optimizer.step(closure)
 
 

@@ -33,12 +33,13 @@ LAYERS = {
     "manifolds": {"linalg"},
     "distributed": {"manifolds", "linalg"},
     "nn": {"distributed", "manifolds", "linalg"},
-    "optim": {"nn", "distributed", "manifolds", "linalg"},
+    "optim": {"solvers", "nn", "distributed", "manifolds", "linalg"},
+    "solvers": {"nn", "distributed", "manifolds", "linalg"},
     "testing": {"linalg", "manifolds"},
     "interop": {"optim", "nn", "distributed", "manifolds", "linalg"},
     "swa_utils": {"nn"},
     "cli": set(),
-    "__init__": {"optim", "nn", "manifolds", "swa_utils"},
+    "__init__": {"solvers", "optim", "nn", "manifolds", "swa_utils"},
 }
 
 

@@ -18,6 +18,7 @@ from tests import test_law_cost as cost
 from tests import test_law_derivatives as derivatives
 from tests import test_law_geodesics as geodesics
 from tests import test_law_half_precision as half_precision
+from tests import test_law_hessian as hessian
 from tests import test_law_metric as metric
 from tests import test_law_nearest_point as nearest
 from tests import test_law_projection as projection
@@ -489,6 +490,27 @@ class DistByAcos(Sphere):
         return torch.acos((x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1)))
 
 
+class ProjectedHessian(Stiefel):
+    """P h: the gradient's normal part, which turns with the tangent space, is left out."""
+
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        return self.proj_tangent(x, h)
+
+
+class TurnedHessian(Stiefel):
+    """The turn of the tangent space with a Gram matrix that was not made symmetric."""
+
+    def ehess2rhess(self, x: Tensor, g: Tensor, h: Tensor, u: Tensor) -> Tensor:
+        return self.proj_tangent(x, h - right_multiply(u, gram(x, g)))
+
+
+class ProjectionAsParallelTransport(Sphere):
+    """A projection: vectors grow shorter."""
+
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return self.proj_tangent(y, v)
+
+
 # --- and the laws that must reject them ---
 
 
@@ -586,6 +608,9 @@ MISTAKES = [
     planted(DetachedExp, derivatives.exp_has_its_derivative),
     planted(QuotientLog, derivatives.log_has_its_derivative),
     planted(DistByAcos, derivatives.squared_dist_has_its_derivative),
+    planted(ProjectedHessian, hessian.hessian_is_derivative_of_gradient),
+    planted(TurnedHessian, hessian.hessian_is_self_adjoint),
+    planted(ProjectionAsParallelTransport, hessian.parallel_transport_keeps_inner_products),
     planted(LargeMatrix, cost.law_makes_nothing_large, takes=POINT, shape=(cost.LONG, 2)),
 ]
 # fmt: on
@@ -643,6 +668,7 @@ def test_every_law_can_fail():
         derivatives,
         geodesics,
         half_precision,
+        hessian,
         metric,
         nearest,
         projection,

@@ -78,11 +78,9 @@ def test_all_classes_of_torch_are_looked_at():
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_made_says_why(name):
     base = getattr(torch.optim, name)
-    for cls in (base, type("Own", (base,), {})):
-        with pytest.raises(
-            NotImplementedError, match=rf"riemannian\({cls.__name__}\).*{REFUSED[name]}"
-        ):
-            riemannian(cls)
+    own = type("Own", (base,), {})
+    with pytest.raises(NotImplementedError, match=rf"riemannian\(Own\).*{REFUSED[name]}"):
+        riemannian(own)
 
 
 NONSENSE = [

@@ -14,6 +14,7 @@ import torch
 from torch.optim import Optimizer
 
 from riemopt.optim.adam import RiemannianAdam, RiemannianAdamW
+from riemopt.optim.lbfgs import RiemannianLBFGS
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
 
@@ -74,6 +75,7 @@ _NAMED = {
         RiemannianAdagrad,
         RiemannianAdam,
         RiemannianAdamW,
+        RiemannianLBFGS,
         RiemannianNAdam,
         RiemannianRMSprop,
         RiemannianSGD,
@@ -85,7 +87,8 @@ _DECOUPLED = {name: name in ("Adafactor", "Muon") for name in (*_BY_ENTRY, "Adaf
 _MADE: dict[Any, type[RiemannianOptimizer]] = {}
 _METACLASSES: dict[Any, Any] = {}
 _REFUSED = {
-    torch.optim.LBFGS: "it moves all parameters along one line, and evaluates the closure on it",
+    torch.optim.LBFGS: "subclasses of LBFGS move all parameters along one line, and evaluate the "
+    "closure on it. Use RiemannianLBFGS",
 }
 
 
@@ -121,13 +124,13 @@ def riemannian(
         )
     if issubclass(cls, RiemannianOptimizer):
         raise TypeError(f"{cls.__name__} is Riemannian already.")
+    if cls in _NAMED:
+        return cast(type[_T], _named(_NAMED[cls], decay_is_decoupled, acts_by_entry))
     for refused, reason in _REFUSED.items():
         if issubclass(cls, refused):
             raise NotImplementedError(f"riemannian({cls.__name__}) cannot be made: {reason}.")
     if cls.step is Optimizer.step:
         raise TypeError(f"riemannian takes a class of optimizers that has a step; got {cls!r}.")
-    if cls in _NAMED:
-        return cast(type[_T], _named(_NAMED[cls], decay_is_decoupled, acts_by_entry))
     known = cls.__module__.startswith("torch.optim")
     if decay_is_decoupled is None and known:
         decay_is_decoupled = _DECOUPLED.get(cls.__name__)

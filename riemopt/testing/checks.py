@@ -23,6 +23,7 @@ from riemopt.testing.gradients import Function, Objective, laws_of_gradient
 from riemopt.testing.law import Evidence, Law, NotApplicableError, Residual
 from riemopt.testing.reports import Report, Row, Verdict, worst
 from riemopt.testing.sampling import Sample, Where, samples
+from riemopt.testing.second_derivatives import Operator, SecondOrder, laws_of_hessian
 from riemopt.testing.slopes import Curve
 from riemopt.testing.synchronisation import step_reads_nothing_on_the_host
 
@@ -169,6 +170,48 @@ def check_gradient(
             objective.gradient(sample.x)
     laws = laws_of_gradient(objective)
     return _report("check_gradient", laws, manifold, where, (), dtype, seed, repeats)
+
+
+@outside_autocast
+def check_hessian(
+    function: Function,
+    manifold: Manifold,
+    *where: Where,
+    euclidean_gradient: Function | None = None,
+    riemannian_gradient: Function | None = None,
+    euclidean_hessian: Operator | None = None,
+    riemannian_hessian: Operator | None = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    repeats: int = REPEATS,
+) -> Report:
+    """Check a Hessian: tangent, linear, self-adjoint, and the second derivative along geodesics.
+
+    |f(c(t)) - f(x) - t⟨grad f(x), v⟩ - ½t²⟨Hess f(x)[v], v⟩| = O(t³) along c(t) = exp(x, tv), or
+    R(x, tv) with a retraction of second order, as in Manopt's `checkhessian` (Boumal 2023, §6.8);
+    in the ambient metric also ‖P(grad f(R(x, tv)) - grad f(x)) - t·Hess f(x)[v]‖ = O(t²).
+
+    Args:
+        function: takes a tensor of a shape in `where`, gives one real number in float64.
+        euclidean_gradient: of `function`; autograd's, if no gradient is given.
+        riemannian_gradient: in the metric of `manifold`; only with `riemannian_hessian`.
+        euclidean_hessian: (x, u) ↦ the derivative of the Euclidean gradient along u.
+        riemannian_hessian: (x, u) ↦ the covariant derivative of the Riemannian gradient. If
+            neither is given, autograd's is checked, converted by `manifold.ehess2rhess`.
+
+    The other arguments, the result and errors as in `check_manifold`; `ValueError` also for two
+    gradients or two Hessians, a function, gradient or Hessian with a result of another kind, or a
+    manifold without `ehess2rhess` if `riemannian_hessian` is not given.
+    """
+    objective = Objective(function, euclidean_gradient, riemannian_gradient)
+    second = SecondOrder(objective, euclidean_hessian, riemannian_hessian)
+    with torch.random.fork_rng(devices=[]):
+        for sample in samples(manifold, where, dtype, _seeds(seed, min(repeats, 1))):
+            objective.value(sample.x)  # errors of the user's functions are raised from here
+            objective.gradient(sample.x)
+            second.riemannian_hessian(manifold, sample.x, torch.zeros_like(sample.x))
+    laws = laws_of_hessian(second)
+    return _report("check_hessian", laws, manifold, where, (), dtype, seed, repeats)
 
 
 # --- running them ---

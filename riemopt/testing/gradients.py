@@ -28,9 +28,10 @@ class Objective:
 
     def value(self, x: Tensor) -> float:
         """f(x). (With autograd on, for functions that take a gradient inside.)"""
-        return float(self._value(x)[0].detach())
+        return float(self.differentiable(x)[0].detach())
 
-    def _value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def differentiable(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f of a copy of x with a graph, and that copy."""
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             f = self.function(leaf)
@@ -55,7 +56,7 @@ class Objective:
                     f"got {found}."
                 )
             return g.detach()
-        f, leaf = self._value(x)
+        f, leaf = self.differentiable(x)
         if not f.requires_grad:
             raise ValueError("The function's value does not depend on the point by autograd.")
         (g,) = torch.autograd.grad(f, leaf, allow_unused=True, materialize_grads=True)

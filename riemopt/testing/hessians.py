@@ -1,5 +1,7 @@
 """`ehess2rhess`, and vectors carried in parallel, where there are closed forms."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -97,23 +99,41 @@ def hessian_is_derivative_of_gradient(manifold: Manifold, x: Tensor, gen: Genera
     f, v = Quartic(manifold, x, gen), direction(manifold, x, gen)
     Hv, grad = f.riemannian(x, v), manifold.egrad2rgrad(x, f.gradient(x))
     if metric_is_ambient(manifold, x):
-
-        def error(t: float) -> float:
-            y = manifold.retract(x, t * v)
-            there = manifold.egrad2rgrad(y, f.gradient(y))
-            return float(torch.linalg.vector_norm(manifold.proj_tangent(x, there - grad) - t * Hv))
-
-        return measure(error, 2, size(grad) + 0.1 * size(Hv))
+        return derivative_of_gradient(
+            manifold, x, v, lambda y: manifold.egrad2rgrad(y, f.gradient(y)), Hv
+        )
     exp = closed_form(manifold, "exp")
-    start = f.value(x)
     slope, bend = manifold.inner(x, grad, v), manifold.inner(x, Hv, v)
-
-    def remainder(t: float) -> float:
-        there = f.value(exp(x, t * v))
-        return float(torch.linalg.vector_norm(there - start - t * slope - t * t * bend / 2))
-
     summands = size(f.a) * size(x)  # which may cancel in f(x)
-    return measure(remainder, 3, summands + size(start) + 0.1 * size(slope))
+    return taylor(lambda t: f.value(exp(x, t * v)), slope, bend, summands)
+
+
+def derivative_of_gradient(
+    manifold: Manifold, x: Tensor, v: Tensor, gradient: Callable[[Tensor], Tensor], Hv: Tensor
+) -> Curve:
+    """‖P(grad f(R(tv)) - grad f(x)) - t·Hv‖ = O(t²), in the ambient metric, for any retraction."""
+    grad = gradient(x)
+
+    def error(t: float) -> float:
+        there = gradient(manifold.retract(x, t * v))
+        return float(torch.linalg.vector_norm(manifold.proj_tangent(x, there - grad) - t * Hv))
+
+    return measure(error, 2, size(grad) + 0.1 * size(Hv))
+
+
+def taylor(
+    value: Callable[[float], Tensor], slope: Tensor, bend: Tensor, summands: float = 0.0
+) -> Curve:
+    """|f(c(t)) - f(c(0)) - t·slope - ½t²·bend| = O(t³), where `value` is t ↦ f(c(t)).
+
+    `summands` is the size of numbers that may cancel in f.
+    """
+    start = value(0.0)
+
+    def error(t: float) -> float:
+        return float(torch.linalg.vector_norm(value(t) - start - t * slope - t * t * bend / 2))
+
+    return measure(error, 3, summands + size(start) + 0.1 * size(slope))
 
 
 @law(

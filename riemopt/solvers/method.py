@@ -1,0 +1,70 @@
+"""What a method is: its options, and a step that is taken again and again.
+
+A file each. A method is a frozen dataclass, whose fields are its options, with a `start` that
+returns a `Stepper`; that has the memory of one run. `minimize` does the rest: it stops, freezes the
+problems of a batch that are done, counts, calls back and reports.
+
+    @dataclass(frozen=True)
+    class Gradient(Method):
+        line_search: LineSearch = StrongWolfe()
+
+        def start(self, problem, here):
+            return _Run(self, problem)
+
+A stepper decides nothing about stopping. It says of each problem whether it has moved, and where it
+is stuck, no step being left that lowers the cost.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from riemopt.solvers.points import Mask
+from riemopt.solvers.problem import Evaluation, Problem
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one iteration has done. Masks are of the shape batch."""
+
+    there: Evaluation
+    """The next iterate, of the problems that have moved."""
+    moved: Mask
+    stuck: Mask
+    """Where no step lowers the cost any more, by the method's own means."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What the method adds to the history."""
+
+
+class Stepper(ABC):
+    """The memory of one run."""
+
+    converged: str = ""
+    """Of a method that is stuck at minima alone, by its own criterion: that, in words."""
+
+    @abstractmethod
+    def step(self, here: Evaluation, active: Mask) -> Move:
+        """One iteration of the active problems from `here`, which is the last iterate."""
+
+    def confirms(self, here: Evaluation, small: Mask) -> Mask:
+        """Whether points whose gradient is small are minima, as far as the method can tell.
+
+        The loop asks before it stops. Where the answer is no, the next step leaves the point.
+        """
+        return small
+
+
+class Method(ABC):
+    """The options of a method; a frozen dataclass."""
+
+    second_order = False
+    """Whether its steps need Hessian–vector products."""
+    problem: ClassVar[type[Problem]] = Problem
+    """What it takes the cost for: residuals, or values alone."""
+
+    @abstractmethod
+    def start(self, problem: Problem, here: Evaluation) -> Stepper:
+        """Begin a run at `here`.
+
+        Called when the start has been evaluated and checked.
+        """
