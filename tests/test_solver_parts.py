@@ -208,7 +208,7 @@ def test_krylov_spaces():
 
 def test_truncated_conjugate_gradients():
     """Within the radius Newton's step; else on it, and no worse than the Cauchy point."""
-    H, a, fun = quadratic([0.5, 1.0, 2.0, 3.0, 7.0])
+    _, a, fun = quadratic([0.5, 1.0, 2.0, 3.0, 7.0])
     problem, here = problem_of(fun, torch.zeros(5, dtype=D), Euclidean())
     product, zero = problem.hessian(here), np.asarray(1e-12)
 

@@ -119,21 +119,23 @@ def minimise_cubic(T: Numbers, norm: Numbers, sigma: Numbers) -> Numbers:
     # The hard case: no part of the gradient lies along the least eigenvalue. A tiny one is given.
     tiny = np.finfo(np.float64).eps * np.maximum(norm, np.finfo(np.float64).tiny)
     b[..., 0] = np.where(np.abs(b[..., 0]) < tiny, tiny, b[..., 0])
-    low, high = floor, floor + np.sqrt(sigma * norm) + np.finfo(np.float64).eps * size
-    lam = high
+    # λ = floor + μ: near the floor, μ has digits that λ has not.
+    base = w + floor[..., None]
+    mu = np.sqrt(sigma * norm) + np.finfo(np.float64).eps * size
+    low, high = np.zeros_like(mu), mu
     for _ in range(100):
-        shifted = w + lam[..., None]
+        shifted, lam = base + mu[..., None], floor + mu
         q = b / shifted
         length = np.linalg.norm(q, axis=-1)
         excess = length - lam / sigma
-        low, high = np.where(excess > 0, lam, low), np.where(excess > 0, high, lam)
+        low, high = np.where(excess > 0, mu, low), np.where(excess > 0, high, mu)
         # Newton's step for 1/‖c‖ = σ/λ, by bisection where it leaves the bracket.
         growth = (q * q / shifted).sum(-1) / length**3
-        newton = lam - (1 / length - sigma / lam) / (growth + sigma / lam**2)
+        newton = mu - (1 / length - sigma / lam) / (growth + sigma / lam**2)
         inside = (newton > low) & (newton < high)
         new = np.where(inside, newton, 0.5 * (low + high))
-        settled = ~(np.abs(new - lam) > 1e-14 * lam)
-        lam = new
+        settled = ~(np.abs(new - mu) > 1e-14 * mu)
+        mu = new
         if settled.all():
             break
-    return -(V @ (b / (w + lam[..., None]))[..., None])[..., 0]
+    return -(V @ (b / (base + mu[..., None]))[..., None])[..., 0]

@@ -363,7 +363,8 @@ def _plain(value: Any) -> Any:
 
 def _line(here: Evaluation, nit: NDArray[np.int64], active: Mask) -> str:
     """Progress in one line, of a batch that of the problem with the largest gradient."""
-    worst = np.unravel_index(np.argmax(here.norm), here.norm.shape)
+    norms = np.where(active, here.norm, -np.inf) if active.any() else here.norm
+    worst = np.unravel_index(np.argmax(norms), here.norm.shape)
     left = f"  {int(active.sum())} of {active.size} problems left" if active.ndim else ""
     return (
         f"iteration {int(nit.max()):6d}  cost {here.value[worst]: .10e}  "
