@@ -10,7 +10,7 @@ help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
 	@echo "make test       install and run the test suite"
 	@echo "make test-slow  long runs, and the pairs of shape and dtype that make test leaves out"
-	@echo "make test-frameworks  Lightning, Hugging Face's Trainer and Accelerate, which it installs"
+	@echo "make test-frameworks  Lightning, Hugging Face's Trainer, Accelerate and PEFT, which it installs"
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
 	@echo "make catalogue  write docs/catalogue.md from the classes, and its pictures"

@@ -49,7 +49,7 @@ def train(way, seed, steps):
             layers = [Turned(f, way) if isinstance(f, nn.Linear) else f for f in layers]
         model = nn.Sequential(*layers)
         optimizer = RiemannianAdam(model.parameters(), lr=LR[way] if adapting else 3e-3)
-        fit(error(model), (x, y), optimizer, steps, seed)
+        fit(error(model), (x, y), optimizer, steps if adapting else 300, seed)
     R = torch.cat([layer.blocks.detach() for layer in model[::2]])
     off = {"max |RᵀR - I|": (R.mT @ R - torch.eye(BLOCK)).abs().max().item()}
     return model, classified(model, (x, y), (test_x, test_y)) | off

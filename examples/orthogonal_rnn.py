@@ -4,7 +4,7 @@ python examples/orthogonal_rnn.py
 """
 
 import torch
-from shared import compare, fit
+from shared import compare, fit, losses
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils.parametrizations import orthogonal
@@ -25,8 +25,7 @@ class RNN(nn.Module):
         self.bias, self.say = nn.Parameter(torch.zeros(HIDDEN)), nn.Linear(HIDDEN, SYMBOLS)
         angles = torch.rand(HIDDEN // 2) * 2 * torch.pi  # the start: random turns of planes
         turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], -1)
-        self.start = torch.block_diag(*turns.view(-1, 2, 2))
-        self.recurrent.weight.data.copy_(self.start)
+        self.recurrent.weight.data = torch.block_diag(*turns.view(-1, 2, 2))
 
     def loss(self, symbols):
         """Symbols are shown, then blanks, then a marker: they are to be said again."""
@@ -50,8 +49,9 @@ def train(way, seed, steps):
         orthogonal(model.recurrent, orthogonal_map="matrix_exp")
     optimizer = RiemannianAdam(model.parameters(), lr=LR[way])  # torch's Adam of free weights
     fit(model.loss, (symbols[1000:],), optimizer, steps, seed)
-    with torch.no_grad():
-        return model, {"loss on unseen sequences": model.loss(symbols[:1000]).item()}
+    W = model.recurrent.weight.detach()
+    off = {"max |WᵀW - I|": (W.mT @ W - torch.eye(HIDDEN)).abs().max().item()}
+    return model, losses(model.loss, (symbols[1000:2000],), (symbols[:1000],)) | off
 
 
 if __name__ == "__main__":

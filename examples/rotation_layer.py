@@ -28,18 +28,19 @@ def gram_schmidt(A):  # of two columns; the third is their cross product (Zhou e
 WAYS = {"riemopt": SO3.project, "SVD by hand": by_factors, "six numbers": gram_schmidt}
 
 
-class Pose(nn.Module):
+class Pose(nn.Sequential):
     def __init__(self, rotation):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(192, 128), nn.SiLU(), nn.Linear(128, 9))
+        super().__init__(nn.Linear(192, 128), nn.SiLU(), nn.Linear(128, 9))
         self.rotation = rotation
 
     def forward(self, x):
-        return self.rotation(self.net(x).unflatten(-1, (3, 3)))
+        return self.rotation(super().forward(x).unflatten(-1, (3, 3)))
+
+    def loss(self, x, R):
+        return (self(x) - R).square().sum((-2, -1)).mean()
 
 
-def turned(images):
-    """Digits as clouds of 64 points, brightness being height, each turned by R; and R."""
+def turned(images):  # as clouds of 64 points, brightness being height, each by another R
     places = torch.cartesian_prod(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8))
     clouds = torch.cat([places.expand(len(images), 64, 2), images.unsqueeze(-1)], -1)
     R = SO3.random_point(len(images), 3, 3)
@@ -48,15 +49,11 @@ def turned(images):
 
 def train(way, seed, steps):
     torch.manual_seed(seed)
-    (images, _), (test, _) = digits(seed)
-    data, test, model = turned(images.repeat(4, 1)), turned(test), Pose(WAYS[way])
-
-    def loss(x, R):
-        return (model(x) - R).square().sum((-2, -1)).mean()
-
-    fit(loss, data, torch.optim.Adam(model.parameters(), lr=3e-3), steps, seed)
+    (x, R), test = (turned(images.repeat(4, 1)) for images, _ in digits(seed))
+    model = Pose(WAYS[way])
+    fit(model.loss, (x, R), torch.optim.Adam(model.parameters(), lr=3e-3), steps, seed)
     angles = SO3.dist(model(test[0]).detach(), test[1]).rad2deg() / 2**0.5
-    return model, losses(loss, data, test) | {"median angle in °": angles.median().item()}
+    return model, losses(model.loss, (x, R), test) | {"median angle in °": angles.median().item()}
 
 
 if __name__ == "__main__":
