@@ -160,6 +160,35 @@ def test_a_rotation_layer_may_start_at_the_identity(recipe):
     assert not gradients["SVD by hand"].isfinite().all()
 
 
+# The replaced way; what the test loss is less than; and how much of that way's it may be.
+IN_FULL = {
+    "unit_norm_transformer": ("normalised after a step", 2.5, 1.02),
+    "orthonormal_heads": ("parametrized", 0.25, 1.25),
+    "oft_blocks": ("Cayley map", 0.25, 1.1),
+    "orthogonal_rnn": ("parametrized", 0.01, 3),
+    "sparse_autoencoder": ("projected, normalised", 18, 1.01),
+    "arcface": ("normalised in forward", 0.9, 1.05),
+    "spd_network": ("matrix_exp", 0.75, 1.1),
+    "rotation_layer": ("SVD by hand", 0.01, 1.05),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_in_full(name, recipe):
+    steps = int(re.search(r"compare\(train, \w+, steps=(\d+)\)", _text(name))[1])
+    replaced, bound, share = IN_FULL[name]
+    module = recipe(name)
+    _, ours = module.train("riemopt", 0, steps)
+    _, theirs = module.train(replaced, 0, steps)
+    assert ours["test loss"] < bound
+    assert ours["test loss"] < share * theirs["test loss"]
+
+
+def _text(name):
+    return (EXAMPLES / f"{name}.py").read_text()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_command_line(name, recipe, monkeypatch, capsys):
     ways = list(vars(recipe(name))["LR" if name != "rotation_layer" else "WAYS"])
@@ -174,7 +203,7 @@ def test_command_line(name, recipe, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", sorted(SECTIONS))
 def test_a_recipe_is_short(name):
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60
+    assert len(_text(name).splitlines()) <= 60
 
 
 def test_every_recipe_has_a_section():
@@ -187,6 +216,6 @@ def test_the_lines_that_the_page_shows_are_those_of_the_recipes():
     for section in sections:
         for code in re.findall(r"^```py\n(.*?)^```", section, re.M | re.S):
             (name,) = re.findall(r"python examples/(\w+)\.py", section)
-            lines = iter(map(str.strip, (EXAMPLES / f"{name}.py").read_text().splitlines()))
+            lines = iter(map(str.strip, _text(name).splitlines()))
             for line in filter(None, map(str.strip, code.splitlines())):
                 assert line == "…" or line in lines, f"{name}: {line}"  # in this order
