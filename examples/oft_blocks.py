@@ -25,7 +25,7 @@ class FiveTerms(nn.Module):
 class Turned(nn.Module):
     def __init__(self, layer, way):
         super().__init__()
-        self.layer, self.gain = layer.requires_grad_(False), nn.Parameter(torch.tensor(1.0))
+        self.layer = layer.requires_grad_(False)
         self.blocks = nn.Parameter(torch.eye(BLOCK).repeat(layer.in_features // BLOCK, 1, 1))
         if way == "riemopt":
             constrain(self, "blocks", SpecialOrthogonal())
@@ -36,7 +36,7 @@ class Turned(nn.Module):
 
     def forward(self, x):
         turned = x.unflatten(-1, (-1, 1, BLOCK)) @ self.blocks
-        return self.gain * self.layer(turned.flatten(-3))
+        return self.layer(turned.flatten(-3))
 
 
 def train(way, seed, steps):

@@ -17,7 +17,7 @@ from riemopt import ManifoldParameter, RiemannianAdam, constrain
 from riemopt.manifolds import Stiefel
 
 CONTEXT, RANK = 48, 4
-LR = {"riemopt": 0.03, "LoRA": 0.01}
+LR = {"riemopt": 0.03, "LoRA": 0.03}
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 

@@ -30,18 +30,22 @@ def compare(
     parser.add_argument("--seeds", type=int, default=seeds)
     args = parser.parse_args()
     torch.set_num_threads(1)  # sums are split by threads: with one, a seed gives the same numbers
-    print(f"{args.steps} steps; median of {args.seeds} seeds (least to greatest)")
-    for number, way in enumerate(ways):
+    rows = []
+    for way in ways:
         runs = [train(way, seed, args.steps)[1] for seed in range(args.seeds)]
-        if number == 0:
-            print(" " * 28 + "".join(f"{name:26}" for name in runs[0]).rstrip())
-        cells = [_spread([figures[name] for figures in runs]) for name in runs[0]]
-        print(f"{way:28}" + "".join(f"{cell:26}" for cell in cells).rstrip())
+        rows.append([way, *(_spread([figures[name] for figures in runs]) for name in runs[0])])
+    rows.insert(0, ["", *runs[0]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"{args.steps} steps; median of {args.seeds} seeds (least–greatest)")
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _spread(values: list[float]) -> str:
     middle, least, greatest = statistics.median(values), min(values), max(values)
-    return f"{middle:.3g} ({least:.3g} to {greatest:.3g})" if len(values) > 1 else f"{middle:.3g}"
+    spread = f" ({least:.3g}–{greatest:.3g})" if len(values) > 1 else ""
+    return f"{middle:.3g}{spread}"
 
 
 def fit(

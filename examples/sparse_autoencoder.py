@@ -4,7 +4,7 @@ python examples/sparse_autoencoder.py
 """
 
 import torch
-from shared import compare, fit, losses, mnist, normalise_after_steps
+from shared import compare, fit, mnist, normalise_after_steps
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -47,8 +47,9 @@ def train(way, seed, steps):
         unexplained = model.error(x) / (x - x.mean(0)).square().sum(-1).mean()
         active = (model.codes(x) > 0).float().sum(-1).mean()
         greatest = weight.norm(dim=0).max()
-    figures = {"unexplained": unexplained, "active codes": active, "greatest norm": greatest}
-    return model, losses(model.loss, data, (x, y)) | {k: v.item() for k, v in figures.items()}
+        figures = {"test loss": model.loss(x, y), "unexplained": unexplained}
+    figures |= {"active codes": active, "greatest norm": greatest}
+    return model, {name: figure.item() for name, figure in figures.items()}
 
 
 if __name__ == "__main__":

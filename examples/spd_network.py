@@ -12,7 +12,7 @@ from riemopt import RiemannianAdam, constrain, linalg
 from riemopt.manifolds import SPD, Stiefel
 
 KEPT = 12
-LR = {"riemopt": 0.01, "householder": 0.01, "matrix_exp": 0.01, "no constraint": 0.01}
+LR = {"riemopt": 0.03, "householder": 0.03, "matrix_exp": 0.03, "no constraint": 0.03}
 
 
 class SPDNet(nn.Module):
@@ -54,4 +54,4 @@ def train(way, seed, steps):
 
 
 if __name__ == "__main__":
-    compare(train, LR, steps=400)
+    compare(train, LR, steps=300)

@@ -197,8 +197,8 @@ def test_command_line(name, recipe, monkeypatch, capsys):
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("2 steps; median of 2 seeds")
     assert len(lines) == len(ways)
-    assert all(line.startswith(way) for line, way in zip(lines, ways, strict=True))
-    assert all(re.search(r"\S+ \(\S+ to \S+\)", line) for line in lines)
+    assert all(line.startswith(f"{way}  ") for line, way in zip(lines, ways, strict=True))
+    assert all(re.search(r"\S+ \(\S+–\S+\)", line) for line in lines)
 
 
 @pytest.mark.parametrize("name", sorted(SECTIONS))
