@@ -13,7 +13,7 @@ from riemopt import RiemannianAdam, constrain
 from riemopt.manifolds import SpecialOrthogonal
 
 BLOCK = 16
-LR = {"riemopt": 0.1, "Cayley map": 0.1, "Cayley map, 5 terms": 0.03}
+LR = {"riemopt": 0.03, "Cayley map": 0.03, "Cayley map, 5 terms": 0.03}
 
 
 class FiveTerms(nn.Module):

@@ -17,7 +17,7 @@ from riemopt import ManifoldParameter, RiemannianAdam, constrain
 from riemopt.manifolds import Stiefel
 
 CONTEXT, RANK = 48, 4
-LR = {"riemopt": 0.03, "LoRA": 0.03}
+LR = {"riemopt": 0.03, "LoRA": 0.03, "riemopt, lr too high": 0.1, "LoRA, lr too high": 0.1}
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
@@ -48,7 +48,7 @@ def train(way, seed, steps):
     fit(loss, windows(manual(), CONTEXT)[0], optimizer, 200, seed, batch=16)
     model = get_peft_model(model, LoraConfig(r=RANK, target_modules="all-linear"))
     for layer in list(model.modules()):
-        if way == "riemopt" and hasattr(layer, "lora_A"):
+        if way.startswith("riemopt") and hasattr(layer, "lora_A"):
             constrain(layer.lora_A["default"], "weight", Stiefel())  # Vᵀ: orthonormal rows
             layer.lora_B["default"] = US(layer.lora_B["default"])
     code, held_out = windows(inspect.getsource(argparse), CONTEXT)  # what it is adapted to

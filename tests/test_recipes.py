@@ -164,7 +164,7 @@ def test_a_rotation_layer_may_start_at_the_identity(recipe):
 IN_FULL = {
     "unit_norm_transformer": ("normalised after a step", 2.5, 1.02),
     "orthonormal_heads": ("parametrized", 0.25, 1.25),
-    "oft_blocks": ("Cayley map", 0.25, 1.1),
+    "oft_blocks": ("Cayley map", 0.4, 1.1),
     "orthogonal_rnn": ("parametrized", 0.01, 3),
     "sparse_autoencoder": ("projected, normalised", 18, 1.01),
     "arcface": ("normalised in forward", 0.9, 1.05),
