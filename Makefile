@@ -10,7 +10,7 @@ help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
 	@echo "make test       install and run the test suite"
 	@echo "make test-slow  long runs, and the pairs of shape and dtype that make test leaves out"
-	@echo "make test-frameworks  Lightning, Hugging Face's Trainer and Accelerate, which it installs"
+	@echo "make test-frameworks  Lightning, Hugging Face's Trainer, Accelerate and PEFT, which it installs"
 	@echo "make docs       the site, into site/; warnings are errors"
 	@echo "make test-page  the benchmark's page in headless Chromium, which must be there"
 	@echo "make release-check  build sdist and wheel, and try the wheel as a user would"

@@ -1,10 +1,11 @@
-"""Lightning, Hugging Face's Trainer and Accelerate train a constrained model as any other.
+"""Lightning, Hugging Face's Trainer, Accelerate and PEFT train a constrained model as any other.
 
 They are not among the packages of `make test`; `make test-frameworks` installs them. Models and
 data are made here: nothing is fetched.
 """
 
 import copy
+import importlib
 import os
 import pathlib
 import re
@@ -302,6 +303,62 @@ def test_accelerate_saves_and_loads_its_state(name, mixed_precision, tmp_path):
     _accelerated_epoch(accelerator, again)
     _assert_same(resumed, net)
     assert all(c.satisfied for c in constraints(resumed))
+
+
+# --- PEFT ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapters(monkeypatch):
+    """The recipe of examples/peft_adapters.py."""
+    pytest.importorskip("peft")
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "examples"))
+    return importlib.import_module("peft_adapters")
+
+
+def _logits(model):
+    text = torch.arange(96).view(2, 48)
+    with torch.no_grad():
+        return model(text).logits
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_peft_stay_orthonormal_and_merge(adapters):
+    model, figures = adapters.train("riemopt", 0, 60)
+    found = constraints(model)
+    assert len(found) == 2 * 2 * 7  # U and V of seven linear layers in each of two blocks
+    assert all(c.satisfied for c in found), found
+    free = {n for n, p in model.named_parameters() if p.requires_grad} - {c.name for c in found}
+    assert {name.rpartition(".")[2] for name in free} == {"S"}
+    _, lora = adapters.train("LoRA", 0, 60)
+    assert figures["test loss"] < lora["test loss"] + 0.1
+
+    expected = _logits(model)
+    with model.disable_adapter():
+        assert (_logits(model) - expected).abs().max() > 0.1
+    merged = model.merge_and_unload()
+    assert not constraints(merged)
+    torch.testing.assert_close(_logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_peft_are_saved_and_loaded(adapters, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, _ = adapters.train("riemopt", 0, 5)
+    state = peft.get_peft_model_state_dict(model)
+    assert {name.rpartition(".")[2] for name in state} == {"U", "S", "weight"}
+    torch.save(state, tmp_path / "adapters.pt")
+    other, _ = adapters.train("riemopt", 0, 1)  # the same frozen model
+    assert not torch.equal(_logits(other), _logits(model))
+    peft.set_peft_model_state_dict(other, torch.load(tmp_path / "adapters.pt", weights_only=True))
+    assert torch.equal(_logits(other), _logits(model))
+    assert all(c.satisfied for c in constraints(other))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_peft_start_at_nothing(adapters):
+    start = adapters.US(nn.Linear(adapters.RANK, 8, bias=False))
+    assert torch.equal(start.weight, torch.zeros(8, adapters.RANK))
 
 
 @pytest.mark.filterwarnings("ignore")
