@@ -185,6 +185,7 @@ OPTIMIZERS = {
         p, lr=0.1, amsgrad=True, second_moment="point", **o
     ),
     "carried": lambda p, **o: riemopt.RiemannianAdam(p, lr=0.1, second_moment="carried", **o),
+    "muon": lambda p, **o: riemopt.RiemannianMuon(p, lr=0.1, adamw={"lr": 0.1, **o}),
 }
 
 

@@ -9,6 +9,7 @@ from riemopt.optim.classes import (
     RiemannianSparseAdam,
     riemannian,
 )
+from riemopt.optim.muon import RiemannianMuon
 from riemopt.optim.off_manifold import OffManifoldWarning
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
@@ -18,6 +19,7 @@ __all__ = [
     "RiemannianAdagrad",
     "RiemannianAdam",
     "RiemannianAdamW",
+    "RiemannianMuon",
     "RiemannianNAdam",
     "RiemannianOptimizer",
     "RiemannianRMSprop",
