@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from riemopt.linalg import backends
+from riemopt.linalg.orthonormal import tangent_to_columns
 from riemopt.linalg.products import (
     add_identity,
     add_product,
@@ -23,7 +24,6 @@ from riemopt.linalg.products import (
     product,
     right_multiply,
     skew,
-    sym,
 )
 from riemopt.linalg.qr import inverse_factor
 
@@ -147,7 +147,7 @@ def steepest_along_columns(x: Tensor, m: Tensor, steps: int, eps: float = EPS) -
     what M has across it.
     """
     if is_wide(x):
-        return steepest_along_columns(x.mH, m.mH, steps, eps).mH
+        return steepest_along_columns(x.mH, m.mH, steps, eps).mH.resolve_conj()
     n, p = x.shape[-2:]
     if 2 * p <= n:
         return _steepest_in_basis(x, m, steps, eps)
@@ -183,5 +183,4 @@ def _steepest_in_basis(x: Tensor, m: Tensor, steps: int, eps: float) -> Tensor:
     K = msign_skew(torch.cat([top, bottom], -2), steps, eps)
     along, across = K[..., :p, :p], product(inverse, K[..., p:, :p])
     # Rounding leaves R not quite normal to X, and T⁻¹ makes much of that where M is singular.
-    along = along - sym(product(gram(x, R), across))
-    return add_product(product(x, along), R, across)
+    return tangent_to_columns(x, add_product(product(x, along), R, across))

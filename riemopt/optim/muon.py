@@ -255,7 +255,9 @@ class RiemannianMuon(RiemannianOptimizer, Muon):
         own, others = ([_of_kind(a, by_adamw, kind) for a in before] for kind in (False, True))
         adamw._skipped, adamw._shortened = self._skipped, self._shortened
         adamw.state = self.state
-        adamw.param_groups, adamw._manifolds, adamw._seen = others
+        groups, adamw._manifolds, adamw._seen = others
+        # Copies: torch.compile takes a dict of another optimizer's groups for one of this one.
+        adamw.param_groups = [dict(group) for group in groups]
         self.param_groups, self._manifolds, self._seen = own
         try:
             work, other_work = self._work(), adamw._work()
