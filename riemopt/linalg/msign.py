@@ -69,7 +69,7 @@ def coefficients(steps: int) -> list[Quintic]:
     return safe + [last] * (steps - len(safe))
 
 
-def msign(a: Tensor, steps: int, eps: float = EPS) -> Tensor:
+def msign(a: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
     """UVᴴ of A = USVᴴ, `(*, n, p)`, up to what singular values lack of 1 after `steps` steps.
 
     Shorter where ‖A‖ is below `eps`, and 0 of 0. Of matrices far from square by products of p×p
@@ -89,7 +89,7 @@ def msign(a: Tensor, steps: int, eps: float = EPS) -> Tensor:
     return X.to(a.dtype)
 
 
-def msign_skew(k: Tensor, steps: int, eps: float = EPS) -> Tensor:
+def msign_skew(k: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
     """`msign` of skew-Hermitian K, `(*, m, m)`: skew-Hermitian to the last bit."""
     if k.numel() == 0:
         return k.clone()
@@ -116,7 +116,7 @@ def _by_gram_matrices(x: Tensor, taken: list[Quintic]) -> Tensor:
     return right_multiply(x, Q)
 
 
-def _normalised(a: Tensor, eps: float) -> Tensor:
+def _normalised(a: Tensor, eps: float | Tensor) -> Tensor:
     """A/max(‖A‖, eps), of spectral norm up to 1."""
     norm = torch.linalg.vector_norm(a, dim=(-2, -1), keepdim=True)
     return a / norm.clamp(min=eps)
@@ -128,11 +128,8 @@ def _rounded(a: Tensor) -> Tensor:
     The steps correct each other's rounding, so that singular values end within .01 of 1. What is
     exact, that K is skew and Φ tangent, is made so afterwards, in the dtype that was given.
     """
-    return a.bfloat16() if _is_rounded(a) else a
-
-
-def _is_rounded(a: Tensor) -> bool:
-    return backends.multiplies_bfloat16(a) and min(a.shape[-2:]) >= _WORTH_ROUNDING
+    fast = backends.multiplies_bfloat16(a) and min(a.shape[-2:]) >= _WORTH_ROUNDING
+    return a.bfloat16() if fast else a
 
 
 # --- tangent steps of unit spectral norm --------------------------------------------------------
@@ -144,7 +141,7 @@ def steepest_along_columns(x: Tensor, m: Tensor, steps: int, eps: float = EPS) -
     x, m: `(*, n, p)`, X with orthonormal columns, or rows where n < p ("Skewon", arXiv 2608.06218,
     proposition 1 and theorem 2). skew(MXᴴ) is n×n of rank up to 2p. A square X is taken to the
     other side, X·msign(skew(XᴴM)); for p ≤ n/2 it is reduced to 2p×2p, in the basis of X and of
-    what M has across it.
+    what M has across it. Shorter where the tangent part of M is below `eps`, or is rounding.
     """
     if is_wide(x):
         return steepest_along_columns(x.mH, m.mH, steps, eps).mH.resolve_conj()
@@ -152,15 +149,17 @@ def steepest_along_columns(x: Tensor, m: Tensor, steps: int, eps: float = EPS) -
     if 2 * p <= n:
         return _steepest_in_basis(x, m, steps, eps)
     if is_square(x):
-        return product(x, msign_skew(_skew_product(x.mH, m), steps, eps))
-    return product(msign_skew(_skew_product(m, x.mH), steps, eps), x)
+        return product(x, msign_skew(skew(gram(x, m)), steps, _resolved(m, eps)))
+    return product(msign_skew(skew(product(m, x.mH)), steps, _resolved(m, eps)), x)
 
 
-def _skew_product(a: Tensor, b: Tensor) -> Tensor:
-    """skew(AB), known as well as what is made of it needs."""
-    if not _is_rounded(a):
-        return skew(product(a, b))
-    return skew(product(_rounded(a), _rounded(b)).to(a.dtype))
+def _resolved(m: Tensor, eps: float) -> Tensor:
+    """The norm that counts as 1 at least, for the tangent part of M: what is rounding stays small.
+
+    Steps enlarge singular values of 1e-3 and more to 1, and so a part of M from 8·eps on.
+    """
+    norm = torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True)
+    return (8e3 * torch.finfo(m.dtype).eps * norm).clamp(min=eps)
 
 
 def _steepest_in_basis(x: Tensor, m: Tensor, steps: int, eps: float) -> Tensor:
@@ -180,7 +179,7 @@ def _steepest_in_basis(x: Tensor, m: Tensor, steps: int, eps: float) -> Tensor:
     T = size * product(inverse.mH, C) / 2
     top = torch.cat([skew(A), -T.mH], -1)
     bottom = torch.cat([T, torch.zeros_like(T)], -1)
-    K = msign_skew(torch.cat([top, bottom], -2), steps, eps)
+    K = msign_skew(torch.cat([top, bottom], -2), steps, _resolved(m, eps))
     along, across = K[..., :p, :p], product(inverse, K[..., p:, :p])
     # Rounding leaves R not quite normal to X, and T⁻¹ makes much of that where M is singular.
     return tangent_to_columns(x, add_product(product(x, along), R, across))

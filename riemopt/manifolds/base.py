@@ -345,7 +345,7 @@ class Manifold(ABC):
             x: points, matrices in the last two dimensions.
             m: any tensor of the ambient space, such as a momentum of Euclidean gradients.
             steps: of the iteration that makes msign; see `riemopt.linalg.msign`.
-            eps: norm of a matrix below which it is taken as small, and Φ is shorter.
+            eps: norm of the tangent part of m below which Φ is shorter.
             exact: False for the formula above on manifolds that have a better one.
         """
         return self.proj_tangent(x, linalg.msign(self.proj_tangent(x, m), steps, eps))
