@@ -1,8 +1,8 @@
 """Matrix signs by products, msign(A) = UVᴴ of A = USVᴴ, and steepest steps of unit spectral norm.
 
-    >>> msign(M, steps=7)                    # the step of Muon
-    >>> msign_skew(S, steps=7)               # of skew-Hermitian S: skew-Hermitian
-    >>> steepest_along_columns(X, M)         # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
+    >>> msign(M, steps=6)                    # the step of Muon
+    >>> msign_skew(S, steps=6)               # of skew-Hermitian S: skew-Hermitian
+    >>> steepest_along_columns(X, M, 6)      # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
 
 Each step is an odd polynomial X(aI + bXᴴX + c(XᴴX)²), which moves singular values towards 1 and
 keeps singular vectors. Their number is fixed, so that no value is read: an iteration that is cut
@@ -96,7 +96,7 @@ def msign_skew(k: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
     K = _rounded(_normalised(k, eps))
     for a, b, c in coefficients(steps):
         K = _quintic(K, product(K, K), (a, -b, c))  # KᴴK = -K²
-    return skew(K.to(k.dtype))
+    return skew(K).to(k.dtype)
 
 
 def _quintic(x: Tensor, G: Tensor, coefficients: Quintic) -> Tensor:
@@ -140,13 +140,13 @@ def steepest_along_columns(x: Tensor, m: Tensor, steps: int, eps: float = EPS) -
 
     x, m: `(*, n, p)`, X with orthonormal columns, or rows where n < p ("Skewon", arXiv 2608.06218,
     proposition 1 and theorem 2). skew(MXᴴ) is n×n of rank up to 2p. A square X is taken to the
-    other side, X·msign(skew(XᴴM)); for p ≤ n/2 it is reduced to 2p×2p, in the basis of X and of
+    other side, X·msign(skew(XᴴM)); for p < n/2 it is reduced to 2p×2p, in the basis of X and of
     what M has across it. Shorter where the tangent part of M is below `eps`, or is rounding.
     """
     if is_wide(x):
         return steepest_along_columns(x.mH, m.mH, steps, eps).mH.resolve_conj()
     n, p = x.shape[-2:]
-    if 2 * p <= n:
+    if 2 * p < n:
         return _steepest_in_basis(x, m, steps, eps)
     if is_square(x):
         return product(x, msign_skew(skew(gram(x, m)), steps, _resolved(m, eps)))

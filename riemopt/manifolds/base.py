@@ -333,7 +333,7 @@ class Manifold(ABC):
         return None
 
     def spectral_direction(
-        self, x: Tensor, m: Tensor, steps: int = 7, *, eps: float = 1e-7, exact: bool = True
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
     ) -> Tensor:
         """A tangent Φ with ‖Φ‖₂ about 1 along which Re⟨m, Φ⟩ is large: the step of Muon.
 

@@ -353,7 +353,7 @@ class Product(Manifold):
 
     @override
     def spectral_direction(
-        self, x: Tensor, m: Tensor, steps: int = 7, *, eps: float = 1e-7, exact: bool = True
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
     ) -> Tensor:
         """That of each factor."""
 

@@ -139,7 +139,7 @@ class Scaled(Manifold):
     @override
     @upcast
     def spectral_direction(
-        self, x: Tensor, m: Tensor, steps: int = 7, *, eps: float = 1e-7, exact: bool = True
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
     ) -> Tensor:
         """That of the base at x/c, and x/c itself with the sign of ⟨m, x⟩: c moves by 1, too."""
         _, direction = self._split(x)

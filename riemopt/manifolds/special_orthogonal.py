@@ -86,7 +86,7 @@ class SpecialOrthogonal(ShortenedSteps):
     @override
     @upcast
     def spectral_direction(
-        self, x: Tensor, m: Tensor, steps: int = 7, *, eps: float = 1e-7, exact: bool = True
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
     ) -> Tensor:
         """X·msign(skew(XᴴM)), which has the largest Re⟨M, Φ⟩; if complex without the trace."""
         if x.is_complex():

@@ -178,7 +178,7 @@ class Stiefel(ShortenedSteps):
     @override
     @upcast
     def spectral_direction(
-        self, x: Tensor, m: Tensor, steps: int = 7, *, eps: float = 1e-7, exact: bool = True
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
     ) -> Tensor:
         """msign(skew(MXᴴ))·X, which has the largest Re⟨M, Φ⟩: see `steepest_along_columns`.
 

@@ -80,7 +80,7 @@ class SpectralStep(Step):
     By `Manifold.spectral_direction`, whose arguments these are, and `Manifold.spectral_curve`.
     """
 
-    msign_steps: int = 7
+    msign_steps: int = 6
     eps: float = 1e-7
     exact: bool = True
     decay: Scalar = 0.0
