@@ -8,6 +8,8 @@ import copy
 import io
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +34,9 @@ from riemopt.manifolds import (
 )
 from riemopt.optim import muon
 from tests.bounds import on_surface
+
+if not hasattr(torch.optim, "Muon"):
+    pytest.skip("torch has no Muon before 2.9", allow_module_level=True)
 
 MANIFOLDS = {
     "tall": (Stiefel(), (9, 3)),
@@ -429,6 +434,22 @@ def test_torch_without_muon_says_so(monkeypatch):
     monkeypatch.setattr(muon, "Muon", muon._NoMuon)
     with pytest.raises(NotImplementedError, match="RiemannianAdamW"):
         RiemannianMuon([torch.zeros(1, 1)])
+
+
+def test_the_package_is_imported_where_torch_has_no_muon():
+    code = """
+import torch
+del torch.optim.Muon
+import riemopt
+riemopt.RiemannianAdamW([torch.zeros(2)]).step()
+try:
+    riemopt.RiemannianMuon([torch.zeros(2, 2)])
+except NotImplementedError as error:
+    assert "torch 2.9" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- laws that all optimizers have, with AdamW beside ---------------------------------------------

@@ -189,7 +189,7 @@ def has_tf32(like: Tensor) -> bool:
 
 
 # A fact of the machine, asked once: a graph of torch.compile could not ask.
-_CPU_MULTIPLIES_BFLOAT16 = torch.cpu._is_amx_tile_supported()
+_CPU_MULTIPLIES_BFLOAT16 = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def multiplies_bfloat16(like: Tensor) -> bool:
