@@ -139,8 +139,17 @@ class RiemannianMuon(RiemannianOptimizer, Muon):
         self.direction, self.msign_steps = direction, msign_steps
         # Options are checked by torch, on a weight that it accepts.
         probe = torch.zeros(1, 1)
-        given: Any = lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps
-        defaults = Muon([probe], *given, adjust_lr_fn).defaults
+        options: dict[str, Any] = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        defaults = Muon([probe], **options).defaults
         self._adamw_defaults = torch.optim.AdamW([probe], **(adamw or {})).defaults
         if self._adamw_defaults.get("differentiable"):
             raise ValueError("Muon has no differentiable steps; adamw says differentiable=True.")
