@@ -80,7 +80,7 @@ def _methods_of(task: str) -> list[str]:
 
 
 def _losses(study: Study, task: str, method: str, figure: str, seeds: int) -> tuple[Any, float]:
-    lr = study.tune(task, method)
+    lr = study.tune(task, method, figure)
     rows = study.fresh(task, method, lr, seeds)
     values = [float("inf") if row.get(figure) is None else row[figure] for row in rows]
     return quartiles(values), lr
@@ -125,7 +125,8 @@ SeedsOption = Annotated[int, typer.Option(min=1, help="How many fresh seeds are 
 def _run(results: Path, task: str, method: str, seeds: int) -> None:
     torch.set_num_threads(1)
     study = Study(results, METHODS, CHOSEN)
-    study.fresh(task, method, study.tune(task, method), seeds)
+    figure = "loss" if task in NETWORKS else "test"
+    study.fresh(task, method, study.tune(task, method, figure), seeds)
 
 
 @app.command()

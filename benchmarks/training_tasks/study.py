@@ -95,13 +95,13 @@ class Study:
             row["test"] = _short(figures.test)
         return row
 
-    def tune(self, task: str, method: str) -> float:
-        """The rate with the least mean log loss over the tuning seeds."""
+    def tune(self, task: str, method: str, figure: str = "loss") -> float:
+        """The rate with the least mean log of a figure, "loss" or "test", over the tuning seeds."""
         middle = round(2 * math.log10(self.tasks[task].lr))
         scores: dict[int, float] = {}
         new = list(range(middle - 2, middle + 3))
         for _ in range(EXTENSIONS + 1):
-            scores |= {index: self._score(task, method, rate(index)) for index in new}
+            scores |= {index: self._score(task, method, rate(index), figure) for index in new}
             best = min(scores, key=lambda index: scores[index])
             if best == min(scores):
                 new = [best - 1]
@@ -111,11 +111,11 @@ class Study:
                 break
         return rate(best)
 
-    def _score(self, task: str, method: str, lr: float) -> float:
+    def _score(self, task: str, method: str, lr: float, figure: str) -> float:
         rows = [self.get(self._spec(task, method, lr, seed)) for seed in TUNING_SEEDS]
-        if any(row["loss"] is None for row in rows):
+        if any(row.get(figure) is None for row in rows):
             return math.inf
-        return math.fsum(math.log(row["loss"]) for row in rows) / len(rows)
+        return math.fsum(math.log(row[figure]) for row in rows) / len(rows)
 
     def fresh(self, task: str, method: str, lr: float, seeds: int) -> list[Row]:
         """The runs that are reported: seeds 0, 1, … at the rate that was tuned."""
