@@ -9,7 +9,6 @@ How rates are tuned and runs are kept: `training_tasks/study.py`. One thread, ab
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from riemopt_bench.environment import write_between
 from riemopt_bench.stats import quartiles
 from scipy.stats import bootstrap
 from training_tasks import TASKS, Training
@@ -207,8 +207,7 @@ def table(
     if page is None:
         print(text)
         return
-    between = re.compile("(?<=" + MARKS[0] + "\n).*(?=\n" + MARKS[1] + ")", re.DOTALL)
-    page.write_text(between.sub(lambda _: text, page.read_text()))
+    write_between(page, MARKS, text)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def make(name, params, **changed):
     return riemannian(BASES[name])(params, **{**OPTIONS[name], **changed})
 
 
+def counterparts(optimizer, params, copied):
+    """The parameters of a copy of the optimizer, in the order of `params`."""
+    groups = zip(optimizer.param_groups, copied.param_groups, strict=True)
+    pairs = {id(p): q for a, b in groups for p, q in zip(a["params"], b["params"], strict=True)}
+    return [pairs[id(p)] for p in params]
+
+
 def noise(shape, seed, dtype=torch.float32):
     generator = torch.Generator().manual_seed(10**6 + seed)
     return torch.randn(shape, generator=generator, dtype=dtype)

@@ -62,6 +62,9 @@ def methods_of(case, shape, dtype):
         "random_tangent": lambda: m.random_tangent(x, generator=generator(5)),
         "linearised_at": lambda: m.linearised_at(x).proj_tangent(x, a),
     }
+    if m.with_dims_from_end(x.ndim).spectral_shape(shape) is not None:
+        calls["spectral_direction"] = lambda: m.spectral_direction(x, a)
+        calls["spectral_curve"] = lambda: m.spectral_curve(x, u / 10, 0.5)[0]
     if "exp" in case.closed_forms:
         calls["exp"] = lambda: m.exp(x, u)
     if "log" in case.closed_forms:

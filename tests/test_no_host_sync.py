@@ -185,6 +185,7 @@ OPTIMIZERS = {
         p, lr=0.1, amsgrad=True, second_moment="point", **o
     ),
     "carried": lambda p, **o: riemopt.RiemannianAdam(p, lr=0.1, second_moment="carried", **o),
+    "muon": lambda p, **o: riemopt.RiemannianMuon(p, lr=0.1, adamw={"lr": 0.1, **o}),
 }
 
 
@@ -332,7 +333,9 @@ def test_stacks_and_unconstrained_parameters_are_compiled_into_one_graph(make):
     assert counts[5] <= 2
     assert counts[7] == counts[5]
     for p, q in zip(eager, compiled, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+        # Signs of matrices take rounding times 3,000 where singular values are small.
+        tolerance = 1e-3 if make == "muon" else 1e-4
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance / 10)
 
 
 @pytest.mark.slow

@@ -37,6 +37,9 @@ from tests.riemannian_cases import (
     weight,
 )
 
+# Options of Riemannian optimizers alone.
+OURS = ("second_moment", "direction", "msign_steps", "adamw")
+
 # --- the class ---------------------------------------------------------------------------------
 
 
@@ -55,9 +58,10 @@ def test_the_class(name):
     assert copy.deepcopy(cls) is cls
     expected = [*inspect.signature(base).parameters.values()]
     found = [*inspect.signature(cls).parameters.values()]
-    assert [p.name for p in found if p.name != "second_moment"] == [p.name for p in expected]
-    assert [p.default for p in found if p.name != "second_moment"] == [p.default for p in expected]
-    if name not in ("Adam", "AdamW", "SGD"):
+    found = [p for p in found if p.name not in OURS]
+    assert [p.name for p in found] == [p.name for p in expected]
+    assert [p.default for p in found] == [p.default for p in expected]
+    if name not in ("Adam", "AdamW", "SGD", "Muon"):
         assert inspect.signature(cls) == inspect.signature(base)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,17 @@ def write_rows(output: Path, rows: list[dict[str, Any]], *packages: str) -> None
     machine = describe() | {package: version(package) for package in packages}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Put `text` between two lines of a page.
+
+    Raises:
+        ValueError: the page does not have them.
+    """
+    first, last = marks
+    between = re.compile(f"(?<={re.escape(first)}\n).*?(?=^{re.escape(last)})", re.DOTALL | re.M)
+    written, count = between.subn(lambda _: f"{text}\n", page.read_text())
+    if count != 1:
+        raise ValueError(f"{page} needs the lines {first!r} and {last!r}, once each.")
+    page.write_text(written)

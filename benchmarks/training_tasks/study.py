@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from riemopt_bench.train.store import Store
 from torch.optim import Optimizer
 
 from training_tasks import TASKS
-from training_tasks.interface import Training, train
+from training_tasks.interface import Training, TrainingTask, train
 
 TUNING_SEEDS = (100, 101, 102)
 EXTENSIONS = 6  # after which the best rate is taken though it is at the edge
@@ -31,17 +31,18 @@ Method = Callable[[Training, float], Optimizer]
 
 
 class Spec(NamedTuple):
-    """What determines a run, beside the number of steps, which is the task's."""
+    """What determines a run."""
 
     task: str
     method: str
     lr: float
     seed: int
+    steps: int
 
     @property
     def key(self) -> str:
         """The name of the run in the results file."""
-        return "|".join(map(str, (*self, TASKS[self.task].steps)))
+        return "|".join(map(str, self))
 
 
 class MissingRunError(KeyError):
@@ -54,12 +55,20 @@ class Study:
     Args:
         path: the results, JSON lines; it is made if it is not there.
         methods: from a training and a learning rate to the optimizer.
+        tasks: by name.
         read_only: raise `MissingRunError` instead of running what the file lacks.
     """
 
-    def __init__(self, path: Path, methods: dict[str, Method], *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        methods: Mapping[str, Method],
+        tasks: Mapping[str, TrainingTask] = TASKS,
+        *,
+        read_only: bool = False,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.methods, self.read_only = methods, read_only
+        self.methods, self.tasks, self.read_only = methods, tasks, read_only
         self.store = Store(path.parent)
         self.store.path = path
         self.rows: dict[str, Row] = {row["key"]: row for row in self.store.rows()}
@@ -75,24 +84,24 @@ class Study:
         return self.rows[spec.key]
 
     def _run(self, spec: Spec) -> Row:
-        task = TASKS[spec.task]
+        task = self.tasks[spec.task]
         start = time.perf_counter()
         training = task.build(spec.seed)
-        figures = train(training, self.methods[spec.method](training, spec.lr), task.steps)
+        figures = train(training, self.methods[spec.method](training, spec.lr), spec.steps)
         seconds = round(time.perf_counter() - start, 2)
-        row: Row = {"key": spec.key, **spec._asdict(), "steps": task.steps, "seconds": seconds}
+        row: Row = {"key": spec.key, **spec._asdict(), "seconds": seconds}
         row["loss"] = _short(figures.loss) if figures else None
         if figures and figures.test is not None:
             row["test"] = _short(figures.test)
         return row
 
-    def tune(self, task: str, method: str) -> float:
-        """The rate with the least mean log loss over the tuning seeds."""
-        middle = round(2 * math.log10(TASKS[task].lr))
+    def tune(self, task: str, method: str, figure: str = "loss") -> float:
+        """The rate with the least mean log of a figure, "loss" or "test", over the tuning seeds."""
+        middle = round(2 * math.log10(self.tasks[task].lr))
         scores: dict[int, float] = {}
         new = list(range(middle - 2, middle + 3))
         for _ in range(EXTENSIONS + 1):
-            scores |= {index: self._score(task, method, rate(index)) for index in new}
+            scores |= {index: self._score(task, method, rate(index), figure) for index in new}
             best = min(scores, key=lambda index: scores[index])
             if best == min(scores):
                 new = [best - 1]
@@ -102,15 +111,18 @@ class Study:
                 break
         return rate(best)
 
-    def _score(self, task: str, method: str, lr: float) -> float:
-        rows = [self.get(Spec(task, method, lr, seed)) for seed in TUNING_SEEDS]
-        if any(row["loss"] is None for row in rows):
+    def _score(self, task: str, method: str, lr: float, figure: str) -> float:
+        rows = [self.get(self._spec(task, method, lr, seed)) for seed in TUNING_SEEDS]
+        if any(row.get(figure) is None for row in rows):
             return math.inf
-        return math.fsum(math.log(row["loss"]) for row in rows) / len(rows)
+        return math.fsum(math.log(row[figure]) for row in rows) / len(rows)
 
     def fresh(self, task: str, method: str, lr: float, seeds: int) -> list[Row]:
         """The runs that are reported: seeds 0, 1, … at the rate that was tuned."""
-        return [self.get(Spec(task, method, lr, seed)) for seed in range(seeds)]
+        return [self.get(self._spec(task, method, lr, seed)) for seed in range(seeds)]
+
+    def _spec(self, task: str, method: str, lr: float, seed: int) -> Spec:
+        return Spec(task, method, lr, seed, self.tasks[task].steps)
 
 
 def rate(index: int) -> float:

@@ -85,6 +85,7 @@ from riemopt.linalg.low_rank import (
     spaces,
     thin_parts,
 )
+from riemopt.linalg.msign import msign, msign_skew, steepest_along_columns
 from riemopt.linalg.numbers import divide, if_free, maximum, on_host_numbers, root_plus
 from riemopt.linalg.orthonormal import (
     across_columns,
@@ -102,6 +103,7 @@ from riemopt.linalg.polar import (
     polish,
     project_polar,
     small_correction,
+    turn_with_fraction,
 )
 from riemopt.linalg.polynomials import step_cap
 from riemopt.linalg.positive import log_ratio, positive_step
@@ -250,6 +252,8 @@ __all__ = [
     "mean_along_sphere",
     "mean_rotation",
     "move_and_normalise",
+    "msign",
+    "msign_skew",
     "nearest_of_determinant_one",
     "nearest_of_rank",
     "needs_functional_derivatives",
@@ -293,6 +297,7 @@ __all__ = [
     "small_correction",
     "spaces",
     "squared_norm",
+    "steepest_along_columns",
     "step_cap",
     "steps_are_known_to_count",
     "sum_multipliers",
@@ -309,6 +314,7 @@ __all__ = [
     "to_unit_factor",
     "total",
     "towards_symplectic",
+    "turn_with_fraction",
     "twice_generator",
     "unit_factor",
     "unit_factor_difference",

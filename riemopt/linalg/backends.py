@@ -210,6 +210,20 @@ def has_tf32(like: Tensor) -> bool:
     return like.device.type != "cpu" and like.dtype in (torch.float32, torch.complex64)
 
 
+# A fact of the machine, asked once: a graph of torch.compile could not ask.
+_CPU_MULTIPLIES_BFLOAT16 = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+
+
+def multiplies_bfloat16(like: Tensor) -> bool:
+    """Whether products of tensors like this one, in float32, are faster once rounded to bfloat16.
+
+    So they are on accelerators, and on a CPU that has matrix units.
+    """
+    if like.dtype != torch.float32 or like.is_meta:
+        return False
+    return _CPU_MULTIPLIES_BFLOAT16 if like.device.type == "cpu" else like.device.type == "cuda"
+
+
 def sums_exactly(a: Tensor) -> torch.dtype:
     """The dtype for sums of a few products that cancel: float64, if the device of `a` has it."""
     return torch.float32 if a.device.type == "mps" else torch.float64

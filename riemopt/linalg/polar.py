@@ -10,11 +10,17 @@ This file says what each computes. Which algorithm does it is decided here by a 
 elsewhere `polar_fixed`, which reads nothing. Both give the same to rounding.
 """
 
+import math
+
+import torch
 from torch import Tensor
 
 from riemopt.linalg import backends, polar_adaptive, polar_derivative, polar_fixed
 from riemopt.linalg.polynomials import WIDEST, evaluate
-from riemopt.linalg.products import product
+from riemopt.linalg.products import add_scaled, product
+
+LARGEST_TURN = math.pi / 4
+"""Of a turn, in radians."""
 
 
 def polar(y: Tensor) -> Tensor:
@@ -87,6 +93,41 @@ def cubic_step_with_fraction(
         return polar_adaptive.cubic_step(x, u, t), None
     y, fraction = polar_fixed.cubic_step(x, u, t)
     return y, fraction[..., 0, 0]
+
+
+def turn_with_fraction(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    """Polar factor of cos t·X + sin t·U for tangent U of ‖U‖₂ ≤ 2, and what fraction was taken.
+
+    Where UᴴU = I that sum is orthonormal itself: X turns by the angle t towards U, along a
+    geodesic, and the Gram matrix is all that is left to do. Otherwise YᴴY = I - sin²t·(I - UᴴU).
+    It is the polar step along tan t·U, and taken up to |t| = π/4: singular values of Y are at
+    least .7 then. The fraction is `(*,)`; None where `t` is a number and all of it was taken.
+    """
+    angle, fraction = _angle(u, t)
+    if isinstance(angle, Tensor):
+        y = angle.cos() * x + angle.sin() * u
+    else:
+        y = add_scaled(x if angle == 0 else math.cos(angle) * x, u, math.sin(angle))
+    if u.numel() == 0:
+        return y, fraction
+    if _reads_are_free(x, u, angle):
+        y, _ = polar_adaptive.polar(y)
+    else:
+        y = polar_fixed.polar_of_turned(y)
+    return y, fraction
+
+
+def _angle(u: Tensor, t: float | Tensor) -> tuple[float | Tensor, Tensor | None]:
+    """t up to `LARGEST_TURN` either way, and what fraction of it that is."""
+    batch = u.shape[:-2]
+    if not isinstance(t, Tensor):
+        if abs(t) <= LARGEST_TURN:
+            return t, None
+        fraction = torch.full(batch, LARGEST_TURN / abs(t), dtype=u.real.dtype, device=u.device)
+        return math.copysign(LARGEST_TURN, t), fraction
+    angle = t.to(u.real.dtype).clamp(-LARGEST_TURN, LARGEST_TURN)
+    fraction = torch.where(t == 0, 1, angle / t)
+    return angle, (fraction if t.ndim == 0 else fraction[..., 0, 0]).expand(batch)
 
 
 def _reads_are_free(x: Tensor, u: Tensor, t: float | Tensor) -> bool:

@@ -57,6 +57,7 @@ _POLAR = {
     for dtype in _DTYPES
 }
 _INEXACT_POLAR = sweeps(0.8, math.hypot(1, LONGEST_POLAR), 2.7e-3)
+_TURNED = {dtype: sweeps(_LOWEST, 1.6, 0.7 * torch.finfo(dtype).eps ** 0.5) for dtype in _DTYPES}
 
 
 # --- steps -------------------------------------------------------------------------------------
@@ -103,6 +104,18 @@ def _exact_polar_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         fraction = _fraction_within(gram(u, u), LONGEST_POLAR)
     y = add_scaled(x, u, fraction)
     return add_product(y, y, _root_defect(gram_defect(y), _POLAR[y.real.dtype])), fraction
+
+
+def polar_of_turned(y: Tensor) -> Tensor:
+    """Polar factor of a Y with singular values between .7 and 1.6."""
+    sweep = _TURNED[y.real.dtype]
+    with inexact_products(y):
+        if is_square(y):
+            for c in sweep:
+                y = add_product(y, y, gram_defect(y), -c)
+        else:
+            y = add_product(y, y, _root_defect(gram_defect(y), sweep))
+    return polish(y)
 
 
 def polish(y: Tensor) -> Tensor:

@@ -30,7 +30,12 @@ def inverse_cholesky(S: Tensor) -> Tensor:
     The identity where I + S is singular, as of a weight that is zero: the step after the next ends
     on the surface then, where a NaN would stay.
     """
-    L, info = torch.linalg.cholesky_ex(add_identity(S.clone(), 1))
-    eye = identity_like(S)
+    return inverse_factor(add_identity(S.clone(), 1))
+
+
+def inverse_factor(C: Tensor) -> Tensor:
+    """`inverse_cholesky` of C = RᴴR."""
+    L, info = torch.linalg.cholesky_ex(C)
+    eye = identity_like(C)
     inverse = torch.linalg.solve_triangular(L.mH, eye, upper=True)
     return torch.where((info == 0)[..., None, None], inverse, eye)

@@ -42,6 +42,8 @@ _COMPUTES = (
     "geodesic",
     "curve",
     "curve_with_fraction",
+    "spectral_direction",
+    "spectral_curve",
     "random_point",
     "random_tangent",
     "exp",
@@ -322,6 +324,42 @@ class Manifold(ABC):
         takes less of the step, or stays where it is.
         """
         return self.curve(x, u, t), None
+
+    # --- steps in the spectral norm ---
+
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Rows and columns of the matrices, in a tensor of `shape`, of `spectral_direction`.
+
+        None where it is not for them: `RiemannianMuon` steps such points by AdamW.
+        """
+        return None
+
+    def spectral_direction(
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
+    ) -> Tensor:
+        """A tangent Φ with ‖Φ‖₂ about 1 along which Re⟨m, Φ⟩ is large: the step of Muon.
+
+        P·msign(P·m), P the projection at x and msign(USVᴴ) = UVᴴ: Re⟨m, Φ⟩ is the sum of the
+        singular values of P·m, and 0 for m = 0 alone if m is tangent. A manifold overrides it
+        where the largest value with ‖Φ‖₂ ≤ 1 is known.
+
+        Args:
+            x: points, matrices in the last two dimensions.
+            m: any tensor of the ambient space, such as a momentum of Euclidean gradients.
+            steps: of the iteration that makes msign; see `riemopt.linalg.msign`.
+            eps: norm of the tangent part of m below which Φ is shorter.
+            exact: False for the formula above on manifolds that have a better one.
+        """
+        return self.proj_tangent(x, linalg.msign(self.proj_tangent(x, m), steps, eps))
+
+    def spectral_curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`curve_with_fraction`, for a `u` that is a `spectral_direction`.
+
+        A manifold overrides it where the way back from such a step is shorter.
+        """
+        return self.curve_with_fraction(x, u, t)
 
     def random_point(
         self,

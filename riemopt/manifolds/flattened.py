@@ -153,6 +153,8 @@ class Flattened(Manifold):
     retract = lifted(Manifold.retract, "point")
     curve = lifted(Manifold.curve, "point")
     curve_with_fraction = lifted(Manifold.curve_with_fraction, "point", "number")
+    spectral_direction = lifted(Manifold.spectral_direction, "point")
+    spectral_curve = lifted(Manifold.spectral_curve, "point", "number")
     carry = lifted(Manifold.carry, "point")
     carry_mean = lifted(Manifold.carry_mean, "point", "number")
     after_move = lifted(Manifold.after_move, "point")
@@ -190,6 +192,10 @@ class Flattened(Manifold):
         except ValueError as error:
             seen = f"{self!r} flattens a tensor of shape {tuple(shape)}"
             raise ValueError(f"{seen}: {error}") from None
+
+    @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return self.base.spectral_shape(self.flat_shape(shape))
 
     @override
     def dim(self, shape: Sequence[int], *, is_complex: bool = False) -> int:

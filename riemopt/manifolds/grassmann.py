@@ -56,6 +56,20 @@ class Grassmann(Bases):
         return linalg.mean_across_columns(x, m, g, decay)
 
     @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return shape[-2], shape[-1]
+
+    @override
+    @upcast
+    @exact_products
+    def spectral_curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """cos(t)·X + sin(t)·U, made orthonormal; of msign(M - XXᴴM), a geodesic."""
+        y, fraction = linalg.turn_with_fraction(x, u, t)
+        return y.contiguous(), fraction
+
+    @override
     def check_shape(self, shape: Sequence[int]) -> None:
         """Two or more dimensions; the last two not empty, and not equal."""
         if len(shape) < 2 or 0 in shape[-2:]:

@@ -332,12 +332,41 @@ class Product(Manifold):
         self, x: Tensor, u: Tensor, t: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """The curve of each factor; the fraction is the least of theirs at each point."""
+        return self._curves("curve_with_fraction", x, u, t)
+
+    def _curves(
+        self, method: str, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         numbers = self.cut.split_numbers(t, x.ndim)
         parts = zip(self.manifolds, self.cut.split(x), self.cut.split(u), numbers, strict=True)
-        results = [m.curve_with_fraction(x, u, t) for m, x, u, t in parts]
+        results = [getattr(m, method)(x, u, t) for m, x, u, t in parts]
         taken = [part for _, part in results if part is not None]
         least = self._side_by_side(taken, x).amin(-1) if taken else None
         return self.cut.join([y for y, _ in results]), least
+
+    @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """That of the factors, if they have the same."""
+        shapes = zip(self.manifolds, self.cut.point_shapes(shape), strict=True)
+        found = {factor.spectral_shape(own) for factor, own in shapes}
+        return found.pop() if len(found) == 1 else None
+
+    @override
+    def spectral_direction(
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
+    ) -> Tensor:
+        """That of each factor."""
+
+        def direction(factor: Manifold, x: Tensor, m: Tensor) -> Tensor:
+            return factor.spectral_direction(x, m, steps, eps=eps, exact=exact)
+
+        return self._map(direction, x, m)
+
+    def spectral_curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """That of each factor; the fraction is the least of theirs at each point."""
+        return self._curves("spectral_curve", x, u, t)
 
     @override
     def project(self, a: Tensor) -> Tensor:

@@ -133,6 +133,20 @@ class Scaled(Manifold):
         return (torch.hypot(radial, across) * self.base.retract(direction, v / radial)).contiguous()
 
     @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return self.base.spectral_shape(shape)
+
+    @override
+    @upcast
+    def spectral_direction(
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
+    ) -> Tensor:
+        """That of the base at x/c, and x/c itself with the sign of ⟨m, x⟩: c moves by 1, too."""
+        _, direction = self._split(x)
+        along = torch.sgn(self._radial(direction, m)) * direction
+        return self.base.spectral_direction(direction, m, steps, eps=eps, exact=exact) + along
+
+    @override
     @upcast
     def project(self, a: Tensor) -> Tensor:
         """The nearest point x of the base times c = ⟨a, x⟩/‖x‖², at least 1e-3."""

@@ -80,6 +80,30 @@ class SpecialOrthogonal(ShortenedSteps):
         return linalg.without_phase(y).contiguous(), fraction
 
     @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return shape[-2], shape[-1]
+
+    @override
+    @upcast
+    def spectral_direction(
+        self, x: Tensor, m: Tensor, steps: int = 6, *, eps: float = 1e-7, exact: bool = True
+    ) -> Tensor:
+        """X·msign(skew(XᴴM)), which has the largest Re⟨M, Φ⟩; if complex without the trace."""
+        if x.is_complex():
+            return super().spectral_direction(x, m, steps, eps=eps)
+        return linalg.steepest_along_columns(x, m, steps, eps)
+
+    @override
+    @upcast
+    @exact_products
+    def spectral_curve(
+        self, x: Tensor, u: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """cos(t)·X + sin(t)·U, made a rotation."""
+        y, fraction = linalg.turn_with_fraction(x, u, t)
+        return linalg.without_phase(y).contiguous(), fraction
+
+    @override
     @upcast
     @exact_products
     def project(self, a: Tensor) -> Tensor:

@@ -140,6 +140,13 @@ class Sphere(Slices):
         return linalg.move_and_normalise(x, u, t, self.event_dims(x.ndim), self.radius)
 
     @override
+    def spectral_shape(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Of matrices that are one point, and of one matrix whose rows or columns are points."""
+        dims = set(self.event_dims(len(shape)))
+        fits = dims == {-2, -1} or (len(shape) == 2 and dims < {-2, -1})
+        return (shape[-2], shape[-1]) if fits else None
+
+    @override
     @upcast
     def project(self, a: Tensor) -> Tensor:
         """r·a/‖a‖; a zero vector goes to the point whose entries are all equal."""

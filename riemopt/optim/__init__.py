@@ -10,6 +10,7 @@ from riemopt.optim.classes import (
     riemannian,
 )
 from riemopt.optim.lbfgs import RiemannianLBFGS
+from riemopt.optim.muon import RiemannianMuon
 from riemopt.optim.off_manifold import OffManifoldWarning
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
@@ -20,6 +21,7 @@ __all__ = [
     "RiemannianAdam",
     "RiemannianAdamW",
     "RiemannianLBFGS",
+    "RiemannianMuon",
     "RiemannianNAdam",
     "RiemannianOptimizer",
     "RiemannianRMSprop",

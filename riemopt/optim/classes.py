@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from riemopt.optim.adam import RiemannianAdam, RiemannianAdamW
 from riemopt.optim.lbfgs import RiemannianLBFGS
+from riemopt.optim.muon import RiemannianMuon
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.sgd import RiemannianSGD
 
@@ -76,6 +77,7 @@ _NAMED = {
         RiemannianAdam,
         RiemannianAdamW,
         RiemannianLBFGS,
+        RiemannianMuon,
         RiemannianNAdam,
         RiemannianRMSprop,
         RiemannianSGD,
@@ -83,7 +85,7 @@ _NAMED = {
     )
 }
 _BY_ENTRY = ("ASGD", "Adadelta", "Adamax", "RAdam", "Rprop")
-_DECOUPLED = {name: name in ("Adafactor", "Muon") for name in (*_BY_ENTRY, "Adafactor", "Muon")}
+_DECOUPLED = {name: name == "Adafactor" for name in (*_BY_ENTRY, "Adafactor")}
 _MADE: dict[Any, type[RiemannianOptimizer]] = {}
 _METACLASSES: dict[Any, Any] = {}
 _REFUSED = {

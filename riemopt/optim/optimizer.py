@@ -13,7 +13,7 @@ a group for sharded, moved, grown or pruned ones. Nothing of ours is in `param_g
 `state_dict()`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -69,13 +69,17 @@ class RiemannianOptimizer(Optimizer):
     if not TYPE_CHECKING:  # editors show the signature of the torch optimizer then
 
         def __init__(self, *args, **kwargs):
-            self._manifolds, self._seen, self._constrained = [], [], []
-            self._positions = Positions()
-            self._plans, self._written_out, self._unknown = {}, [], set()
-            self._skipped, self._shortened = Counter(), Counter()
-            self._places = table.Places()  # looked up once for all groups
+            self._start()
             super().__init__(*args, **kwargs)
             self._places = None
+
+    def _start(self) -> None:
+        """Have what `add_param_group` needs; called first by `__init__`."""
+        self._manifolds, self._seen, self._constrained = [], [], []
+        self._positions = Positions()
+        self._plans, self._written_out, self._unknown = {}, [], set()
+        self._skipped, self._shortened = Counter(), Counter()
+        self._places = table.Places()  # looked up once for all groups
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -91,6 +95,9 @@ class RiemannianOptimizer(Optimizer):
     def _has_own_rule(self, manifold: Manifold) -> bool:
         """Whether points of `manifold` are stepped by `_rule`, and not by torch's own step."""
         return type(self)._rule is not RiemannianOptimizer._rule
+
+    def _check_own(self, param: Tensor, manifold: Manifold) -> None:
+        """Raise where `_rule` cannot step this parameter; called before its first step."""
 
     def _request(self, group: dict[str, Any], stack: Stack) -> Request:
         """What `_rule` needs; called first for each stack in a step."""
@@ -208,11 +215,16 @@ class RiemannianOptimizer(Optimizer):
     @outside_autocast
     def _step_all(self) -> None:
         state.settle(self)
-        # Whatever is refused is refused here, before a parameter has moved.
-        work = [
+        self._take(self._work())
+
+    def _work(self) -> torch_rule.Work:
+        """What there is to step. Whatever is refused is refused here, before a weight has moved."""
+        return [
             (group, self._stacks(i, group, manifolds))
             for i, (group, manifolds) in enumerate(self._groups())
         ]
+
+    def _take(self, work: torch_rule.Work) -> None:
         self._step_by_own_rules(work)
         torch_rule.step(self, work)
 
@@ -306,9 +318,17 @@ class RiemannianOptimizer(Optimizer):
         table.listen(self)
 
     def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for manifold in (m for manifolds in self._manifolds for m in manifolds):
-            name = "unconstrained" if manifold is None else f"on {manifold}"
-            counts[name] = counts.get(name, 0) + 1
-        summary = ", ".join(f"{count} {name}" for name, count in counts.items())
-        return f"{super().__repr__()[:-1]}\nParameters: {summary}\n)"
+        return f"{super().__repr__()[:-1]}\n{self._summary()}\n)"
+
+    def _summary(self) -> str:
+        """How many parameters lie where."""
+        return f"Parameters: {counted(m for manifolds in self._manifolds for m in manifolds)}"
+
+
+def counted(manifolds: Iterable[Manifold | None]) -> str:
+    """How many parameters lie on each of these."""
+    counts: dict[str, int] = {}
+    for manifold in manifolds:
+        name = "unconstrained" if manifold is None else f"on {manifold}"
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -173,6 +173,7 @@ def check_step(
             "spread over processes: autograd does not record their sums. Use differentiable=False."
         )
     if optimizer._has_own_rule(manifold):
+        optimizer._check_own(param, manifold)
         return
     name = optimizer.base.__name__
     if is_dtensor(param) and not optimizer.acts_by_entry:

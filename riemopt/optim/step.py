@@ -40,6 +40,8 @@ class Request(NamedTuple):
     gradient: bool = False
     """Whether the gradient is needed by itself. It always is without momentum."""
     squared_norm: bool = False
+    ambient: bool = False
+    """Whether the gradient is the Euclidean one, and nothing else is asked for."""
 
 
 @dataclass
@@ -71,6 +73,20 @@ class Step:
     """True if `u` is not finite where what was carried is not, so that `u` alone is looked at."""
 
 
+@dataclass
+class SpectralStep(Step):
+    """A step in the spectral norm; `u` is any ambient tensor, of which the geometry makes one.
+
+    By `Manifold.spectral_direction`, whose arguments these are, and `Manifold.spectral_curve`.
+    """
+
+    msign_steps: int = 6
+    eps: float = 1e-7
+    exact: bool = True
+    decay: Scalar = 0.0
+    """Decoupled weight decay: the direction goes by the tangent part of decay·x besides."""
+
+
 class StepCheck(NamedTuple):
     """Which members of a stack take their step, as `(K,)` booleans."""
 
@@ -97,6 +113,8 @@ def carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried
 
 
 def _carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carried:
+    if request.ambient:
+        return Carried(None, g, None)
     m, decay, weight = request.momentum, request.decay, request.weight
     if m is not None and weight is not None:
         momentum = manifold.carry(x, m, g, decay, weight)
@@ -116,6 +134,12 @@ def _carry(manifold: Manifold, x: Tensor, g: Tensor, request: Request) -> Carrie
 
 def make_tangent(manifold: Manifold, x: Tensor, step: Step) -> None:
     """Project the direction of `step` where the rule left the tangent space."""
+    if isinstance(step, SpectralStep):
+        with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
+            step.u = manifold.spectral_direction(
+                x, step.u, step.msign_steps, eps=step.eps, exact=step.exact
+            )
+            return
     if not step.is_tangent and not manifold.allows_elementwise_scaling:
         with linalg.inexact_products(x, allowed=manifold.tangents_may_be_inexact):
             step.u = manifold.proj_tangent(x, step.u)
@@ -150,7 +174,11 @@ def decide(
     del source
     make_tangent(manifold, x, step)
     if (isinstance(shrink, Tensor) or shrink != 0) and not manifold.has_constant_norm:
-        step.u, step.t = step.t * step.u - shrink * manifold.proj_tangent(x, x), 1.0
+        outward = manifold.proj_tangent(x, x)
+        if isinstance(step, SpectralStep):  # whose curve is not that of t·u at 1
+            step.u = linalg.add_scaled(step.u, outward, step.decay)
+        else:
+            step.u, step.t = step.t * step.u - shrink * outward, 1.0
     return step, check(step.u, step.t, skip, largest)
 
 
@@ -205,17 +233,19 @@ def move(
     t: Scalar,
     checked: StepCheck | None,
     *,
+    spectral: bool = False,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Retract along t·u; a member whose step is zero keeps every bit, as does a refused one.
 
-    With `overwrite` the points may be written over x.
+    With `overwrite` the points may be written over x; `spectral` says of what kind u is.
 
     Returns:
         The points, and how many of a step that was to be taken took only a part of it; None where
         the manifold takes any step whole.
     """
-    y, fraction = manifold.curve_with_fraction(x, u, t)
+    curve = manifold.spectral_curve if spectral else manifold.curve_with_fraction
+    y, fraction = curve(x, u, t)
     shortened = None if fraction is None else fraction < 1
     if checked is not None:
         y = select(checked.moved, y, x, out=x if overwrite else None)
