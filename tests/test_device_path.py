@@ -5,6 +5,7 @@ That number, and the number of kernels, is counted on meta tensors.
 """
 
 import math
+import shutil
 
 import launches
 import pytest
@@ -293,6 +294,17 @@ def test_kernels_and_products(case):
     if products is not None:
         unit = launches.unit(weights.shape, weights.count)
         assert counted.multiplications <= products * unit
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("optimizer", launches.OPTIMIZERS)
+def test_a_compiled_step_on_spheres_is_one_graph_of_few_kernels(optimizer):
+    weights = launches.Weights("", Sphere(), (600, 256))
+    found = launches.compiled(weights, launches.OPTIMIZERS[optimizer])
+    assert found.graphs == 1
+    assert 1 <= found.kernels <= 3
+    assert found.library_calls == 0
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (1024, 512)])
