@@ -2,7 +2,7 @@
 
     python benchmarks/launches.py
     python benchmarks/launches.py --detail "Stiefel 512²"
-    python benchmarks/launches.py --compiled        # a minute or two
+    python benchmarks/launches.py --compiled        # some minutes
 
 Counted on meta tensors, so that no device is needed: each operator that is not a view is one
 kernel, and a matrix product counts by its multiplications, in units of one n×p×p product of the
