@@ -235,10 +235,12 @@ def test_training_in_autocast(device, make):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
-@on_devices("make,dtype", [(m, d) for m in OPTIMIZERS for d in HALF], [("adam", HALF[0])], ids=name)
+@on_devices("make,dtype", [(m, d) for m in OPTIMIZERS for d in HALF], [("adam", HALF[1])], ids=name)
 def test_half_weights_train(device, make, dtype):
     model = small_model(device, dtype)
-    optimizer = OPTIMIZERS[make](model.parameters())
+    # Adam's eps is 0 in float16, and torch steps biases in their own precision.
+    safe = {"eps": 1e-4} if make in ADAMS else {}
+    optimizer = OPTIMIZERS[make](model.parameters(), **safe)
     data = randn((64, 8), 0).to(device, dtype)
     losses = []
     for _ in range(20):
