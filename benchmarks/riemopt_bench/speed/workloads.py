@@ -118,15 +118,15 @@ def _one(
     name: str,
     title: str,
     shape: tuple[int, ...],
-    surface: Surface | None = None,
+    surface: Surface,
     **when: bool,
 ) -> Workload:
-    return Workload(name, title, (Item(shape, surface or Stiefel()),), **when)
+    return Workload(name, title, (Item(shape, surface),), **when)
 
 
 def matrix(n: int, p: int, **when: bool) -> Workload:
     """One Stiefel matrix."""
-    return _one(f"{n}x{p}", f"one {n}×{p} matrix", (n, p), **when)
+    return _one(f"{n}x{p}", f"one {n}×{p} matrix", (n, p), Stiefel(), **when)
 
 
 def separate(count: int, n: int, quick: bool = False) -> Workload:
@@ -137,7 +137,9 @@ def separate(count: int, n: int, quick: bool = False) -> Workload:
 
 def _batch(count: int, n: int, **when: bool) -> Workload:
     shape = (count, n, n)
-    return _one(f"{count}x{n}x{n}", f"one batch of {count:,} {n}×{n} matrices", shape, **when)
+    return _one(
+        f"{count}x{n}x{n}", f"one batch of {count:,} {n}×{n} matrices", shape, Stiefel(), **when
+    )
 
 
 def transformer(width: int, layers: int, vocabulary: int = 1000) -> tuple[Item, ...]:

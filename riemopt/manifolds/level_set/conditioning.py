@@ -7,6 +7,8 @@ k distinct eigenvalues on its range, k iterations are exact. On many sets k is s
 by the form of the equations: so it is looked at, at a weight and at points away from it.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -40,9 +42,8 @@ def iterations_enough(c: Residual, y: Tensor, linearise: Linearise) -> int | Non
         if count is None:
             return None
         most = max(most, count)
-        space = linearise(y)
-        u = space.tangent(_AWAY * lengths(y) / y.shape[1] ** 0.5 * noise(y))
-        y, _ = land(c, lambda space=space: space, y, u, 1.0, linearise)
+        u = linearise(y).tangent(_AWAY * lengths(y) / y.shape[1] ** 0.5 * noise(y))
+        y, _ = land(c, partial(linearise, y), y, u, 1.0, linearise)
     return most
 
 

@@ -276,8 +276,7 @@ class ManyEquations(NormalSpace):
 
     def tangent(self, u: Tensor) -> Tensor:
         """u - J⁺Ju, until the residual J(u - J⁺Ju) is rounding."""
-        tolerance = 2 * torch.finfo(u.dtype).eps
-        b, tolerance = self._jacobian.apply(u), tolerance * lengths(u)
+        b, tolerance = self._jacobian.apply(u), 2 * torch.finfo(u.dtype).eps * lengths(u)
         solution, _ = self._craig(b, tolerance, relative=False, ends_with_residual=False)
         return u - solution
 
