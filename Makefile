@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo docs test test-slow test-frameworks test-page release-check lint format catalogue notebooks clean
+.PHONY: help install demo docs test test-slow test-gpu test-frameworks test-page release-check lint format catalogue notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
 	@echo "make test       install and run the test suite"
 	@echo "make test-slow  long runs, and the pairs of shape and dtype that make test leaves out"
+	@echo "make test-gpu   what needs a GPU, with the torch, NumPy, pytest and hypothesis of PYTHON"
 	@echo "make test-frameworks  Lightning, Hugging Face's Trainer, Accelerate and PEFT, which it installs"
 	@echo "make docs       the site, into site/; warnings are errors"
 	@echo "make test-page  the benchmark's page in headless Chromium, which must be there"
@@ -31,10 +32,14 @@ demo: install
 	$(BIN)/riemopt bench run --suite demo
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --hypothesis-profile thorough -n 2 --dist worksteal
+
+# Installs nothing: a machine with a GPU has a torch of its own.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu tests/test_gpu*.py
 
 test-frameworks: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[frameworks]'

@@ -2,16 +2,23 @@
 
     python benchmarks/launches.py
     python benchmarks/launches.py --detail "Stiefel 512²"
+    python benchmarks/launches.py --compiled        # some minutes
 
 Counted on meta tensors, so that no device is needed: each operator that is not a view is one
 kernel, and a matrix product counts by its multiplications, in units of one n×p×p product of the
 weights. "exact" are the products in full float32; the others may take TF32 inputs. Lists of small
 weights that are copied by one foreach operator count as one. It is the second step that is counted,
 when all state is there.
+
+With `--compiled`, the step as inductor compiles it, on a GPU or else on the CPU: how many graphs it
+is (one, or torch.compile raises: so nothing is read on the host), how many kernels inductor has
+written for it, and how often it calls a library, for products. On a CPU one kernel may be several
+loops over memory.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -21,6 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -106,6 +114,41 @@ def unit(shape: Sequence[int], count: int) -> int:
     return count * n * p * p
 
 
+class Compiled(NamedTuple):
+    """What a compiled step is made of."""
+
+    graphs: int
+    kernels: int
+    library_calls: int
+
+
+_KERNELS = re.compile(r"^\s+(?:cpp_fused\w*\(|triton_\w+\.run\()", re.MULTILINE)
+_LIBRARY = re.compile(r"^\s+(?:\w+ = )?(?:extern_kernels\.|torch\.ops\.)", re.MULTILINE)
+
+
+def compiled(weights: Weights, make: Callable[[Any], torch.optim.Optimizer]) -> Compiled:
+    """What the second step is as one graph of `torch.compile`.
+
+    Raises:
+        torch._dynamo.exc.Unsupported: it is no single graph, as where a value is read on the host.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    points = [weights.manifold.random_point(*weights.shape) for _ in range(weights.count)]
+    params = [nn.Parameter(x.to(device)) for x in points]
+    optimizer = make([{"params": params, "manifold": weights.manifold}])
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch._dynamo.reset()
+    step = torch.compile(lambda: type(optimizer).step(optimizer), fullgraph=True)
+    _, codes = run_and_get_code(step)
+    calls = [code.partition("def call(")[2].partition("def benchmark")[0] for code in codes]
+    kernels, library = (
+        sum(len(pattern.findall(call)) for call in calls) for pattern in (_KERNELS, _LIBRARY)
+    )
+    return Compiled(len(codes), kernels, library)
+
+
 def _row(weights: Weights, name: str, counted: Launches) -> list[str]:
     wanted = {optimizer: (kernels, products) for optimizer, kernels, products in weights.wanted}
     kernels, products = wanted.get(name, (None, None))
@@ -125,8 +168,14 @@ def main(
     detail: Annotated[
         str | None, typer.Option(help="List the kernels of these weights, by name.")
     ] = None,
+    compile_steps: Annotated[
+        bool, typer.Option("--compiled", help="Instead: steps as inductor compiles them.")
+    ] = False,
 ) -> None:
     """Print kernels and matrix products of one step, with what is wanted."""
+    if compile_steps:
+        _print_compiled()
+        return
     table = Table(
         "weights", "optimizer", "kernels", "wanted", "products", "wanted", "of these exact"
     )
@@ -139,6 +188,16 @@ def main(
             if detail is not None:
                 kernels = ", ".join(f"{n} {k}" for k, n in counted.kernels.most_common())
                 Console().print(f"{name}: {kernels}")
+    Console().print(table)
+
+
+def _print_compiled() -> None:
+    table = Table("weights", "optimizer", "graphs", "kernels", "wanted", "library calls")
+    for weights in WEIGHTS:
+        wanted = "≤ 3" if isinstance(weights.manifold, Sphere) else ""
+        for name, make in OPTIMIZERS.items():
+            graphs, kernels, library = compiled(weights, make)
+            table.add_row(weights.name, name, str(graphs), str(kernels), wanted, str(library))
     Console().print(table)
 
 

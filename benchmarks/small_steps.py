@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from catalogue_speed import Build, ours, theirs
 from riemopt_bench import registry
 from riemopt_bench.environment import write_rows
 from riemopt_bench.speed.cost import OperatorCount
+from riemopt_bench.speed.devices import Device, processor_clock
 from riemopt_bench.speed.stepper import Stepper, stepper
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from riemopt_bench.speed.workloads import Item, Workload
@@ -185,7 +185,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     """The fixed cost and the time of our step, and its ratios with quartiles."""
     steppers = work.steppers()
     row = count(work, steppers[OURS])
-    timings = interleave(steppers, rounds, time.process_time)
+    timings = interleave(steppers, rounds, Device("cpu", processor_clock))
     own = timings[OURS]
     assert isinstance(own, Timing), own
     row["ms"] = _quartiles([1e3 * s for s in own.seconds.values()])

@@ -150,6 +150,10 @@ def speed(
         float | None,
         typer.Option(min=0.1, help="Seconds that one call may take.", show_default="120"),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
+    way: Annotated[
+        str, typer.Option(help="How steps are called: eager, compiled, or graph (on cuda).")
+    ] = "eager",
     out: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("results/speed"),
     own: Own = None,
 ) -> None:
@@ -171,6 +175,8 @@ def speed(
             threads=threads,
             limit=limit,
             directory=out,
+            device=device,
+            way=way,
         )
 
 

@@ -52,6 +52,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_report_header():
+    """Which device it is that tests marked `gpu` run on."""
+    if not torch.cuda.is_available():
+        return None
+    return (
+        f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+    )
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     # Sums are split by thread, and the matrices are too small for threads to help.

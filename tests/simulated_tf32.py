@@ -2,8 +2,11 @@
 
 with SimulatedTF32():
     optimizer.step()
+
+And what steps of such precision are judged by, here and on a GPU.
 """
 
+import math
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -12,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from riemopt import linalg
 from riemopt.linalg import backends
+from riemopt.manifolds import Manifold
 
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "baddbmm_": 1}
 """Where the first of two factors stands among the arguments."""
@@ -69,3 +74,48 @@ class SimulatedTF32(TorchDispatchMode):
 def nothing_is_read() -> Any:
     """A block in which the algorithms of accelerators serve every tensor."""
     return mock.patch.object(backends, "reads_are_free", return_value=False)
+
+
+# --- bounds ------------------------------------------------------------------------------------
+
+TF32 = 3e-4
+"""Error of a step relative to its length, where the inputs of products have 10 bits."""
+
+
+def tangent_of_norm(
+    manifold: Manifold, x: Tensor, kind: str, rho: float, random: torch.Generator
+) -> Tensor:
+    """Of spectral norm rho, in all directions ("random") or in a few ("rank 2")."""
+    if kind == "random":
+        a = torch.randn(x.shape, generator=random, dtype=x.dtype)
+    else:
+        left = torch.randn(*x.shape[:-1], 2, generator=random, dtype=x.dtype)
+        right = torch.randn(*x.shape[:-2], 2, x.shape[-1], generator=random, dtype=x.dtype)
+        a = left @ right
+    u = manifold.proj_tangent(x, a.to(x.device))
+    # Singular values would take most of a test's time on a GPU.
+    norm = torch.linalg.eigvalsh(linalg.gram(u, u))[..., -1:].sqrt().unsqueeze(-1)
+    return u * (rho / norm)
+
+
+def defect(x: Tensor) -> Tensor:
+    """max |XᴴX - I| of all matrices, in double precision."""
+    return linalg.gram_defect(_double(x)).abs().max()
+
+
+def bound_of_surface(x: Tensor) -> float:
+    """The promise for every stored point: 10·eps·√p."""
+    return 10 * torch.finfo(x.dtype).eps * math.sqrt(min(x.shape[-2:]))
+
+
+def relative_error(
+    manifold: Manifold, x: Tensor, u: Tensor, taken: Tensor | float, y: Tensor
+) -> Tensor:
+    """Of each step that was taken, against the eager one in double precision."""
+    v = _double(u) * taken
+    error = torch.linalg.matrix_norm(_double(y) - manifold.retract(_double(x), v))
+    return error / torch.linalg.matrix_norm(v)
+
+
+def _double(a: Tensor) -> Tensor:
+    return a.to(torch.complex128 if a.is_complex() else torch.float64)

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from riemopt_bench import processes, registry
+from riemopt_bench import environment, processes, registry
 from riemopt_bench.speed import breakdown, cost, figures, growth, probe, runner, tables, timing
 from riemopt_bench.speed.results import Measurement, SpeedResults, WorkloadResult, ratio, slope
 from riemopt_bench.speed.stepper import Stepper, stepper
-from riemopt_bench.speed.targets import TARGETS, Target, judge, verdicts
+from riemopt_bench.speed.targets import CUDA_TARGETS, TARGETS, Target, judge, verdicts
 from riemopt_bench.speed.workloads import WORKLOADS, Item, Workload, matrix
 from riemopt_bench.surfaces import Sphere, Stiefel, Symmetric
 from torch.utils.flop_counter import FlopCounterMode
@@ -268,7 +268,7 @@ def test_verdicts(target, dividend, divisor, answer, note):
 
 
 def test_targets_name_what_there_is():
-    for target in TARGETS:
+    for target in (*TARGETS, *CUDA_TARGETS):
         for name in target.workloads:
             for method in (target.dividend, target.divisor):
                 assert METHODS[method].times(WORKLOADS[name]), (target.title, name)
@@ -328,6 +328,61 @@ def test_a_run(tmp_path):
     assert found.environment["pogo-torch"] != "not installed"
 
 
+def test_compiled_steps_are_timed(tmp_path, monkeypatch):
+    """Without inductor, which would take its time."""
+    compiler = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(registry, "workloads", lambda: TINY)
+    chosen = ["--method=riemopt-adam", "--method=torch-adam-foreach", "--way=compiled"]
+    result = invoke("--rounds=1", "--workload=tall", *chosen, f"--out={tmp_path}")
+    assert result.exit_code == 0, result.output
+    found = SpeedResults.read(tmp_path / "speed.json")
+    assert found.settings["way"] == "compiled"
+    for row in found.workloads[0].rows:
+        assert row.status == "timed", row.note
+        assert row.cost.operators is None  # of a compiled step none is seen
+        assert row.cost.step_rms > 0
+
+
+def test_what_is_not_installed_is_left_out_with_a_line(tmp_path, monkeypatch):
+    version = environment.version
+    monkeypatch.setattr(
+        environment, "version", lambda p: "not installed" if p == "pogo-torch" else version(p)
+    )
+    chosen = ["--method=floor", "--method=pogo-adam"]
+    result = invoke("--quick", "--rounds=1", "--shape=64x64", *chosen, f"--out={tmp_path}")
+    assert result.exit_code == 0, result.output
+    assert "left out: pogo-adam, as pogo-torch is not installed" in result.output
+    rows = SpeedResults.read(tmp_path / "speed.json").workloads[0].rows
+    assert [row.method for row in rows] == ["floor"]
+    result = invoke("--shape=64x64", "--method=pogo-adam", f"--out={tmp_path}")
+    assert result.exit_code == 2
+    assert "pogo-adam needs pogo-torch" in result.stderr
+
+
+def test_large_workloads_are_for_a_gpu():
+    large = {name for name, workload in WORKLOADS.items() if workload.large}
+    assert large == {"4096x4096", "16384x1024", "10000x64x64"}
+    targets = {name for target in TARGETS for name in target.workloads}
+    assert not large & targets
+    assert large <= {name for target in CUDA_TARGETS for name in target.workloads}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["eager", "graph"])
+def test_a_run_on_a_gpu(way, tmp_path):
+    chosen = [f"--method={name}" for name in ("riemopt-adam", "floor", "torch-adam-fused")]
+    options = ("--device=cuda", f"--way={way}", f"--out={tmp_path}")
+    result = invoke("--quick", "--rounds=1", "--shape=64x64", *chosen, *options)
+    assert result.exit_code == 0, result.output
+    found = SpeedResults.read(tmp_path / "speed.json")
+    assert found.environment["gpu"] in result.output
+    assert all(row.status == "timed" for row in found.workloads[0].rows), result.output
+    assert all(
+        row.cost.violation is None or row.cost.violation < 1e-5 for row in found.workloads[0].rows
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "text"),
     [
@@ -357,6 +412,15 @@ def test_what_is_too_slow_or_fails_is_a_row(answer, status, text, tmp_path, monk
         (["--profile", "--growth"], "two runs"),
         (["--profile", "--method", "geotorch"], "leave out geotorch"),
         (["--profile", "--limit", "1"], "leave out --limit"),
+        (["--device", "tpu"], "no device called 'tpu'. There are: cpu, cuda"),
+        (["--way", "fast"], "no way of stepping called 'fast'. There are: eager, compiled, graph"),
+        (["--way", "graph"], "on CUDA only"),
+        (["--profile", "--way", "compiled"], "eager steps on the CPU"),
+        pytest.param(
+            ["--device", "cuda"],
+            "there is no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_what_cannot_be_run(arguments, text, tmp_path):
@@ -369,7 +433,7 @@ def test_what_cannot_be_run(arguments, text, tmp_path):
 def test_help_names_every_option():
     result = CliRunner().invoke(app, ["bench", "speed", "--help"], env={"COLUMNS": "200"})
     options = ("workload", "shape", "method", "quick", "growth", "profile", "rounds", "threads")
-    for option in (*options, "limit"):
+    for option in (*options, "limit", "device", "way"):
         assert f"--{option}" in result.output
 
 

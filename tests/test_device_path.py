@@ -5,6 +5,7 @@ That number, and the number of kernels, is counted on meta tensors.
 """
 
 import math
+import shutil
 
 import launches
 import pytest
@@ -17,36 +18,21 @@ from riemopt.linalg import polar_fixed
 from riemopt.manifolds import Grassmann, SpecialOrthogonal, Sphere, Stiefel
 from tests.bounds import eps
 from tests.manifold_cases import generator, name
-from tests.simulated_tf32 import SimulatedTF32, nothing_is_read, round_to_tf32
+from tests.simulated_tf32 import (
+    TF32,
+    SimulatedTF32,
+    bound_of_surface,
+    defect,
+    nothing_is_read,
+    relative_error,
+    round_to_tf32,
+    tangent_of_norm,
+)
 
-TF32 = 3e-4
-"""Error of a step relative to its length, where the inputs of products have 10 bits."""
 FULL = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 SHAPES = [(48, 48), (160, 24), (24, 160), (300, 150)]  # the last is wider than `NARROW`
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 over_kinds = pytest.mark.parametrize("kind", ["random", "rank 2"])
-
-
-def tangent(manifold, x, kind, rho, random):
-    """Of spectral norm rho, in all directions or in a few."""
-    if kind == "random":
-        a = torch.randn(x.shape, generator=random, dtype=x.dtype)
-    else:
-        left = torch.randn(*x.shape[:-1], 2, generator=random, dtype=x.dtype)
-        right = torch.randn(*x.shape[:-2], 2, x.shape[-1], generator=random, dtype=x.dtype)
-        a = left @ right
-    u = manifold.proj_tangent(x, a)
-    return u * (rho / torch.linalg.matrix_norm(u, 2, keepdim=True))
-
-
-def violation(x):
-    double = torch.complex128 if x.is_complex() else torch.float64
-    return linalg.gram_defect(x.to(double)).abs().max()
-
-
-def on_surface(x):
-    """The promise for every stored point: 10·eps·√p."""
-    return 10 * eps(x.dtype) * math.sqrt(min(x.shape[-2:]))
 
 
 # --- the simulation itself ---------------------------------------------------------------------
@@ -90,7 +76,7 @@ def test_an_exact_gram_matrix_is_needed():
     x = Stiefel().random_point(48, 48, generator=generator(0))
     with SimulatedTF32(), linalg.inexact_products(x):
         y = linalg.cubic_step(x, torch.zeros_like(x))
-    assert violation(y) > 1e-5
+    assert defect(y) > 1e-5
 
 
 # --- the surface -------------------------------------------------------------------------------
@@ -100,7 +86,7 @@ def feasible_after(shape, dtype, kind, rho, count):
     random, manifold = generator(0), Stiefel()
     x = manifold.random_point(*shape, generator=random, dtype=dtype)
     for _ in range(count):
-        u = tangent(manifold, x, kind, rho, random)
+        u = tangent_of_norm(manifold, x, kind, rho, random)
         with SimulatedTF32():
             x = manifold.retract(x, u)
     return x
@@ -111,7 +97,7 @@ def feasible_after(shape, dtype, kind, rho, count):
 @pytest.mark.parametrize("rho", [0.01, 0.1, 1.0, 3.0, 8.0, 1e6])
 def test_steps_end_on_the_surface(shape, kind, rho):
     x = feasible_after(shape, torch.float32, kind, rho, 10)
-    assert violation(x) <= on_surface(x) / (3 if rho <= 3 else 1)
+    assert defect(x) <= bound_of_surface(x) / (3 if rho <= 3 else 1)
 
 
 @pytest.mark.slow
@@ -121,7 +107,7 @@ def test_steps_end_on_the_surface(shape, kind, rho):
 def test_a_thousand_steps_end_on_the_surface(shape, kind, rho):
     """Nothing adds up."""
     x = feasible_after(shape, torch.float32, kind, rho, 1000)
-    assert violation(x) <= on_surface(x) / (3 if rho <= 3 else 1)
+    assert defect(x) <= bound_of_surface(x) / (3 if rho <= 3 else 1)
 
 
 @pytest.mark.parametrize("dtype", FULL, ids=name)
@@ -129,7 +115,7 @@ def test_a_thousand_steps_end_on_the_surface(shape, kind, rho):
 def test_every_dtype_stays_on_the_surface(shape, dtype):
     for rho in (0.1, 3.0):
         x = feasible_after(shape, dtype, "random", rho, 3)
-        assert violation(x) <= on_surface(x)
+        assert defect(x) <= bound_of_surface(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name)
@@ -141,19 +127,19 @@ def test_half_weights_are_as_near_as_they_can_be(dtype):
         p.grad = torch.randn(40, 40, generator=generator(i)).to(dtype)
         with SimulatedTF32():
             optimizer.step()
-    assert violation(p.detach()) <= 2 * eps(dtype)
+    assert defect(p.detach()) <= 2 * eps(dtype)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (160, 24)])
 def test_a_point_that_is_off_comes_back(shape):
     """As of a rounded checkpoint, in one step; farther off, in some."""
     x = Stiefel().random_point(*shape, generator=generator(0))
-    u = tangent(Stiefel(), x, "random", 0.05, generator(1))
+    u = tangent_of_norm(Stiefel(), x, "random", 0.05, generator(1))
     for y, count in ((x.bfloat16().float(), 1), (0.75 * x, 1), (1.3 * x, 1), (0.3 * x, 6)):
         for _ in range(count):
             with SimulatedTF32():
                 y = Stiefel().retract(y, u)
-        assert violation(y) <= on_surface(y), float(violation(y))
+        assert defect(y) <= bound_of_surface(y), float(defect(y))
 
 
 @pytest.mark.parametrize("word", ["qr", "cayley", "polar"])
@@ -162,10 +148,10 @@ def test_other_retractions_stay_on_the_surface(word, shape):
     manifold, random = Stiefel(word), generator(0)
     x = manifold.random_point(*shape, generator=random)
     for rho in (0.01, 1.0, 30.0, 1e6):
-        u = tangent(manifold, x, "random", rho, random)
+        u = tangent_of_norm(manifold, x, "random", rho, random)
         with SimulatedTF32():
             x = manifold.retract(x, u)
-        assert violation(x) <= on_surface(x)
+        assert defect(x) <= bound_of_surface(x)
 
 
 @pytest.mark.parametrize("radius", [1.0, 3.0, 1e-16])
@@ -186,15 +172,6 @@ def test_spheres(dtype, radius):
 # --- one map -----------------------------------------------------------------------------------
 
 
-def relative_error(manifold, x, u, taken, y):
-    """Of the step that was taken, against the eager one in double precision."""
-    double = torch.complex128 if x.is_complex() else torch.float64
-    u = u.to(double) * taken
-    expected = manifold.retract(x.to(double), u)
-    error = torch.linalg.matrix_norm(y.to(double) - expected)
-    return float(error / torch.linalg.matrix_norm(u))
-
-
 def assert_one_map(manifold, x, u):
     """To 3e-4 of the step with TF32 inputs, and without to rounding, of X and of the step."""
     eps_x = eps(x.dtype)
@@ -212,7 +189,7 @@ def assert_one_map(manifold, x, u):
 @pytest.mark.parametrize("rho", [0.01, 0.1, 0.5, 1.0, 3.0])
 def test_an_eager_step_leads_to_the_same_point(shape, kind, rho, dtype):
     x = Stiefel().random_point(*shape, generator=generator(0), dtype=dtype)
-    assert_one_map(Stiefel(), x, tangent(Stiefel(), x, kind, rho, generator(1)))
+    assert_one_map(Stiefel(), x, tangent_of_norm(Stiefel(), x, kind, rho, generator(1)))
 
 
 @pytest.mark.parametrize("word", ["qr", "cayley"])
@@ -220,14 +197,14 @@ def test_an_eager_step_leads_to_the_same_point(shape, kind, rho, dtype):
 @pytest.mark.parametrize("rho", [0.01, 0.1, 1.0, 3.0])
 def test_so_it_is_with_other_retractions(word, shape, rho):
     x = Stiefel().random_point(*shape, generator=generator(0))
-    assert_one_map(Stiefel(word), x, tangent(Stiefel(), x, "random", rho, generator(1)))
+    assert_one_map(Stiefel(word), x, tangent_of_norm(Stiefel(), x, "random", rho, generator(1)))
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (160, 24)])
 def test_the_users_setting_changes_nothing(shape, monkeypatch):
     manifold = Stiefel()
     x = manifold.random_point(*shape, generator=generator(0))
-    u = tangent(manifold, x, "random", 0.1, generator(1))
+    u = tangent_of_norm(manifold, x, "random", 0.1, generator(1))
     with SimulatedTF32() as mode:
         y = manifold.retract(x, u)
     before = torch.get_float32_matmul_precision()
@@ -317,6 +294,17 @@ def test_kernels_and_products(case):
     if products is not None:
         unit = launches.unit(weights.shape, weights.count)
         assert counted.multiplications <= products * unit
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("optimizer", launches.OPTIMIZERS)
+def test_a_compiled_step_on_spheres_is_one_graph_of_few_kernels(optimizer):
+    weights = launches.Weights("", Sphere(), (600, 256))
+    found = launches.compiled(weights, launches.OPTIMIZERS[optimizer])
+    assert found.graphs == 1
+    assert 1 <= found.kernels <= 3
+    assert found.library_calls == 0
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (1024, 512)])

@@ -41,7 +41,8 @@ def law_retract_stays_on_surface(
 def law_batch_equals_loop(manifold: Manifold, x: Tensor, gen: Generator) -> None:
     """A batch of steps of mixed sizes gives what each gives by itself."""
     from_end = manifold.with_dims_from_end(x.ndim)
-    points = [manifold.random_point(*x.shape, generator=gen, dtype=x.dtype) for _ in SIZES]
+    drawn = [manifold.random_point(*x.shape, generator=gen, dtype=x.dtype) for _ in SIZES]
+    points = [y.to(x.device) for y in drawn]
     steps = [tangent(manifold, y, gen, size) for y, size in zip(points, SIZES, strict=True)]
     vectors = [ambient(x, gen) for _ in SIZES]
     batch = from_end.retract(torch.stack(points), torch.stack(steps))

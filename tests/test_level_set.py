@@ -3,13 +3,15 @@
 import copy
 import functools
 import pickle
+from contextlib import nullcontext
 
+import launches
 import pytest
 import torch
 from torch import Tensor, nn
 
 import riemopt
-from riemopt import RiemannianAdam, RiemannianSGD, constrain
+from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD, constrain
 from riemopt.manifolds import LevelSet, Sphere, Stiefel, Symmetric
 from riemopt.manifolds.level_set import newton
 from riemopt.manifolds.level_set.equations import follow
@@ -25,6 +27,7 @@ from tests.level_set_gallery import (
     unit_determinant,
 )
 from tests.manifold_cases import equals_its_adjoint, generator, name, orthonormal_columns, unit_norm
+from tests.simulated_tf32 import nothing_is_read
 
 EPS = torch.finfo(torch.float64).eps
 OPTIMIZERS = {
@@ -677,3 +680,84 @@ def test_random_points_are_drawn_again_where_newton_fails():
         manifold.project(a)
     x = manifold.random_point(200, 2, generator=generator(0), dtype=torch.float64)
     torch.testing.assert_close(x.norm(dim=1), torch.full((200,), 2.0, dtype=torch.float64))
+
+
+# --- where nothing may be read -------------------------------------------------------------------
+
+
+def columns_of_two_norms(x):
+    return torch.cat([x[:40].square().sum(-1) - 1, x[40:].square().sum(-1) - 4])
+
+
+def of_an_ellipsoid(x):
+    weights = torch.linspace(0.5, 1.5, len(x), dtype=x.dtype, device=x.device)
+    return x.mT @ (weights[:, None] * x) - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+
+
+@pytest.mark.parametrize(
+    ("c", "shape", "enough"),
+    [
+        (orthonormal_columns, (20, 8), 1),
+        (orthonormal_columns, (8, 8), 1),
+        (lambda x: x.square().sum(-1) - 1, (50, 5), 1),
+        (columns_of_two_norms, (80, 5), 2),
+        (of_an_ellipsoid, (20, 8), None),
+    ],
+)
+def test_how_many_iterations_are_enough_is_seen_when_a_weight_comes_in(c, shape, enough):
+    """As many as JJᵀ has eigenvalues, at each point of the set."""
+    manifold = LevelSet(c)
+    start = torch.randn(shape, generator=generator(0))
+    ManifoldParameter(start, manifold)
+    assert manifold._enough == {(shape, False): enough}
+    # What is known goes along with a weight, and another manifold of these functions asks anew.
+    assert manifold.with_dims_from_end(2)._enough is manifold._enough
+    assert LevelSet(c)._enough == {}
+
+
+@pytest.mark.parametrize("c", [orthonormal_columns, of_an_ellipsoid, columns_of_two_norms])
+@pytest.mark.parametrize("rho", [0.01, 0.3, 1.0, 3.0, 30.0])
+def test_steps_that_read_nothing_end_where_others_do(c, rho):
+    """Whole, up to one radius of curvature; the part that is taken beyond."""
+    manifold, shape = LevelSet(c), (80, 5)
+    for dtype in (torch.float32, torch.float64):
+        x = manifold.project(torch.randn(shape, generator=generator(0), dtype=dtype))
+        eps = torch.finfo(dtype).eps
+        u = manifold.proj_tangent(x, torch.randn(shape, generator=generator(1), dtype=dtype))
+        u = u * (rho / torch.linalg.matrix_norm(u, 2))
+        with nothing_is_read():
+            v = manifold.proj_tangent(x, u)
+            y, taken = manifold.curve_with_fraction(x, u, 1.0)
+        size = torch.linalg.vector_norm(x)
+        assert torch.linalg.vector_norm(v - u) <= 64 * eps * torch.linalg.vector_norm(u)
+        assert manifold.violation(y.double()) <= 64 * eps
+        assert rho > 3 or taken > 0
+        assert rho > 0.3 or taken == 1
+        expected = manifold.retract(x.double(), u.double() * taken)
+        error = torch.linalg.vector_norm(y.double() - expected)
+        assert error <= 64 * eps * (size + torch.linalg.vector_norm(u))
+
+
+def test_a_step_that_reads_nothing_takes_few_products():
+    """26 of size n×p×p, with Adam; of 216 without knowing that one iteration is enough."""
+    manifold = LevelSet(orthonormal_columns)
+    manifold.prepare(Stiefel().random_point(100, 20, generator=generator(0)))
+    weights = launches.Weights("", manifold, (100, 20))
+    counted = launches.launches(weights, launches.OPTIMIZERS[launches.POINT])
+    assert counted.multiplications <= 26 * launches.unit(weights.shape, 1)
+
+
+@pytest.mark.parametrize("c", [equals_its_adjoint, unit_norm, orthonormal_columns])
+def test_differentiable_steps_that_read_nothing(c):
+    """Where nothing has to be corrected, too."""
+    manifold = LevelSet(c)
+    x = manifold.project(torch.randn(3, 3, generator=generator(0), dtype=torch.float64))
+    g = torch.randn(3, 3, generator=generator(1), dtype=torch.float64)
+    for size in (0.0, 0.1):
+        u = size * manifold.random_tangent(x, generator=generator(2))
+        gradients = []
+        for block in (nullcontext(), nothing_is_read()):
+            v = u.clone().requires_grad_()
+            with block:
+                gradients.append(torch.autograd.grad((g * manifold.retract(x, v)).sum(), v)[0])
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)

@@ -391,31 +391,6 @@ def test_a_compiled_step_takes_a_scaled_weight_to_the_sphere(scale):
     assert optimizer.skipped_steps == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make", OPTIMIZERS)
-def test_a_cuda_graph_replays_the_step_without_synchronising(make):
-    options = {"capturable": True} if make not in ("sgd", "momentum") else {}
-    net = Net().cuda()
-    optimizer = OPTIMIZERS[make](net.parameters(), **options)
-    for p in net.parameters():
-        p.grad = torch.randn_like(p)
-    for _ in range(3):
-        optimizer.step()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
-    before = [p.detach().clone() for p in net.parameters()]
-    graph.replay()
-    assert all(not torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
-    assert all(c.satisfied for c in constraints(net))
-
-
 def test_constrain_does_not_interfere_with_a_compiled_model():
     layer = constrain(nn.Linear(4, 6), "weight", Stiefel(), tangent_grad=True)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from riemopt_bench import registry
+from riemopt_bench import environment, registry
 from riemopt_bench.interface import Method, Problem
 from riemopt_bench.train.suites import SUITES, Suite
 
@@ -122,26 +122,50 @@ def speed(
     threads: int | None,
     limit: float | None,
     directory: Path,
+    device: str = "cpu",
+    way: str = "eager",
 ) -> None:
     """Time optimizer steps; print tables, targets and the path of the results."""
     from riemopt_bench.speed import breakdown
+    from riemopt_bench.speed.devices import reason_against
     from riemopt_bench.speed.runner import SpeedRunner, default_settings
 
-    known = {n: w for n, w in registry.workloads().items() if w.quick or workloads or not quick}
+    reason = reason_against(device, way)
+    if reason is not None:
+        raise UsageError(reason)
+    known = {
+        name: w
+        for name, w in registry.workloads().items()
+        if workloads or (w.quick if quick else device == "cuda" or not w.large)
+    }
     chosen = _choose("workload", workloads, known)
     wanted = methods or (breakdown.METHODS if profile else None)
     some = _choose("method", wanted, registry.step_methods())
     _refuse_contradictions(workloads, methods, growth, profile, limit)
+    if profile and (device, way) != ("cpu", "eager"):
+        raise UsageError("--profile counts the operators of eager steps on the CPU.")
+    missing = {method.name: _missing(method) for method in some}
+    some = [method for method in some if not missing[method.name]]
     heavy = [method.name for method in some if method.timed.heavy]
     if profile and heavy:
         raise UsageError(
             f"--profile takes methods whose step is short; leave out {', '.join(heavy)}."
         )
     if not any(m.times(w) for m in some for w in chosen):
-        raise UsageError("nothing to run: none of the methods applies to any of the workloads.")
+        raise UsageError(
+            "nothing to run: none of the methods applies to any of the workloads"
+            + "".join(
+                f"; {name} needs {packages}" for name, packages in missing.items() if packages
+            )
+            + "."
+        )
     _make_writable(directory)
     console = _console()
-    runner = SpeedRunner(default_settings(quick, rounds, threads, limit), directory, console)
+    for name, packages in missing.items():
+        if packages:
+            console.print(f"left out: {name}, as {packages} is not installed", style="yellow")
+    settings = default_settings(quick, rounds, threads, limit, device, way)
+    runner = SpeedRunner(settings, directory, console)
     try:
         if growth:
             runner.growth()
@@ -152,6 +176,11 @@ def speed(
     except KeyboardInterrupt:
         console.print(f"Interrupted. Finished workloads are in {directory}.", highlight=False)
         raise SystemExit(130) from None
+
+
+def _missing(method: Method) -> str:
+    """Which of the packages that a method measures are not installed."""
+    return ", ".join(p for p in method.packages if environment.version(p) == "not installed")
 
 
 def _refuse_contradictions(

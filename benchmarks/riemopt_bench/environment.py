@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,29 @@ def load() -> float | None:
         return None
 
 
-def describe() -> dict[str, Any]:
-    """Machine and versions, with no name of host or user."""
-    return {
+def driver() -> str:
+    """The version of NVIDIA's driver."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "not known"
+    return found.stdout.partition("\n")[0].strip()
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Machine and versions, with no name of host or user; with the card, where it is "cuda"."""
+    card: dict[str, Any] = {}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        card = {
+            "gpu": properties.name,
+            "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+            "driver": driver(),
+            "cuda": torch.version.cuda,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        }
+    return card | {
         "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),

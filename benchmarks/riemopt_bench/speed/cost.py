@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt_bench.memory import bytes_of
+from riemopt_bench.speed.devices import DEVICES, Device
 from riemopt_bench.speed.stepper import Stepper
 from riemopt_bench.speed.workloads import Workload
 
@@ -82,7 +84,13 @@ class OperatorCount(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def measure(workload: Workload, stepper: Stepper, seconds: float, budget: float) -> Cost:
+def measure(
+    workload: Workload,
+    stepper: Stepper,
+    seconds: float,
+    budget: float,
+    device: Device = DEVICES["cpu"],
+) -> Cost:
     """The cost of a step after warm-up, which takes about `seconds`.
 
     The violation is taken after 100 steps, or as many as fit into `budget` seconds.
@@ -101,7 +109,7 @@ def measure(workload: Workload, stepper: Stepper, seconds: float, budget: float)
                 stepper.call()
             flops = counter.get_total_flops()
     if operators is None or operators <= MOST_OPERATORS:
-        peak = peak_bytes(stepper) / workload.group_bytes
+        peak = (device.peak or peak_bytes)(stepper.call) / workload.group_bytes
     state = (bytes_of(stepper.held()) - weight_bytes) / weight_bytes
     steps = min(max(int(budget / seconds), 1), STEPS)
     largest = feasibility(stepper, steps)
@@ -118,16 +126,16 @@ def _step_rms(stepper: Stepper) -> float:
     return math.sqrt(squares / sum(a.numel() for a in before))
 
 
-def peak_bytes(stepper: Stepper) -> int:
+def peak_bytes(call: Callable[[], object]) -> int:
     """The most memory that torch's allocator hands out during a call, beyond what was there before.
 
     The profiler does not see memory allocated before it started, so the second of two calls under
     it is looked at.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        stepper.call()
+        call()
         with record_function(_SECOND):
-            stepper.call()
+            call()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     begin = next(event.start_ns() for event in events if event.name() == _SECOND)
@@ -145,7 +153,7 @@ def feasibility(stepper: Stepper, steps: int = STEPS, seed: int = 1) -> float | 
     if not any(surface for surface, _ in stepper.weights()):
         return None
     stepper.put_back()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(stepper.gradients[0].device).manual_seed(seed)
     for _ in range(steps):
         for gradient in stepper.gradients:
             _refill(gradient, generator)

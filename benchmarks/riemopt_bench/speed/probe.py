@@ -7,7 +7,6 @@ ended at the time limit, and may not take more memory than the machine has free.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ import torch
 
 from riemopt_bench import registry
 from riemopt_bench.processes import Child, describe
+from riemopt_bench.speed.devices import DEVICES
 from riemopt_bench.speed.stepper import stepper
 from riemopt_bench.speed.timing import settle_allocator
 from riemopt_bench.speed.workloads import Workload
@@ -36,9 +36,11 @@ class Probe:
     phase: Phase = "call"
 
 
-def probe(workload: Workload, method: str, limit: float, threads: int) -> Probe:
+def probe(
+    workload: Workload, method: str, limit: float, threads: int, device: str = "cpu"
+) -> Probe:
     """Build and call once, with at most `limit` seconds for each of the two."""
-    child = Child(_work, workload, method, threads)
+    child = Child(_work, workload, method, threads, device)
     try:
         child.receive()  # imports are done
         phase: Phase
@@ -55,18 +57,18 @@ def probe(workload: Workload, method: str, limit: float, threads: int) -> Probe:
         child.end()
 
 
-def _work(workload: Workload, method: str, threads: int, sender: Connection) -> None:
+def _work(workload: Workload, method: str, threads: int, device: str, sender: Connection) -> None:
     torch.set_num_threads(threads)
-    task = workload.build()
+    task = workload.build(device=device)
     settle_allocator()
     sender.send("ready")
-    with contextlib.suppress(BrokenPipeError), _bounded_memory():
+    # CUDA reserves more addresses than there is memory, and has an end of memory of its own.
+    bounded = _bounded_memory() if device == "cpu" else contextlib.nullcontext()
+    with contextlib.suppress(BrokenPipeError), bounded:
         try:
             step = stepper(registry.step_methods()[method], task).call
             sender.send(0.0)
-            begin = time.perf_counter()
-            step()
-            sender.send(time.perf_counter() - begin)
+            sender.send(DEVICES[device].clock(step, 1))
         except Exception as error:
             sender.send(describe(error))
 

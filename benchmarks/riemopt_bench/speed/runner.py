@@ -20,10 +20,11 @@ from riemopt_bench.processes import describe
 from riemopt_bench.progress import Ticker
 from riemopt_bench.registry import step_methods
 from riemopt_bench.speed import breakdown, cost, figures, growth, tables
+from riemopt_bench.speed.devices import DEVICES, Device
 from riemopt_bench.speed.probe import probe
 from riemopt_bench.speed.results import Measurement, SpeedResults, WorkloadResult
 from riemopt_bench.speed.stepper import Stepper, stepper
-from riemopt_bench.speed.targets import Verdict, verdicts
+from riemopt_bench.speed.targets import CUDA_TARGETS, TARGETS, Verdict, verdicts
 from riemopt_bench.speed.timing import Timing, interleave, settle_allocator
 from riemopt_bench.speed.workloads import Workload
 
@@ -35,7 +36,8 @@ ONCE_SECONDS = 1.0  # a call that takes longer is not taken into the rounds
 class Settings:
     """`limit`: seconds that one call of a heavy method may take, and as many to set it up.
 
-    `cost_seconds`: about how long each method may take for its 100 steps with new gradients.
+    `device` and `way` are names of `DEVICES` and `WAYS`. `cost_seconds`: about how long each method
+    may take for its 100 steps with new gradients.
     """
 
     rounds: int
@@ -43,10 +45,17 @@ class Settings:
     limit: float
     cost_seconds: float
     quick: bool = False
+    device: str = "cpu"
+    way: str = "eager"
 
 
 def default_settings(
-    quick: bool, rounds: int | None, threads: int | None, limit: float | None
+    quick: bool,
+    rounds: int | None,
+    threads: int | None,
+    limit: float | None,
+    device: str = "cpu",
+    way: str = "eager",
 ) -> Settings:
     """What is not given: few rounds and short limits if quick, all cores."""
     return Settings(
@@ -55,6 +64,8 @@ def default_settings(
         limit=limit or (2.0 if quick else 120.0),
         cost_seconds=0.3 if quick else 10.0,
         quick=quick,
+        device=device,
+        way=way,
     )
 
 
@@ -81,7 +92,7 @@ class SpeedRunner:
                 results.workloads.append(result)
                 results.write(path)
                 self.console.print(tables.workload_table(workload, result))
-        judged = verdicts(results)
+        judged = verdicts(results, CUDA_TARGETS if self.settings.device == "cuda" else TARGETS)
         if judged:
             self.console.print(tables.target_table(judged))
             self.console.print(tables.summary(judged))
@@ -116,7 +127,7 @@ class SpeedRunner:
         plan = [(w, [m for m in methods if m.times(w)]) for w in workloads]
         with Ticker(self.console, "profile", sum(len(chosen) for _, chosen in plan)) as ticker:
             for workload, chosen in plan:
-                task, found = workload.build(), []
+                task, found = workload.build(device=self.settings.device), []
                 for method in chosen:
                     step = stepper(method, copy.deepcopy(task))
                     found.append(breakdown.measure(method.name, step, self.settings.rounds))
@@ -138,7 +149,10 @@ class SpeedRunner:
         torch.set_num_threads(self.settings.threads)
         settle_allocator()
         versions = {name: environment.version(name) for name in ("pogo-torch", "geotorch")}
-        described = {**environment.describe(), **versions}
+        described = {**environment.describe(self.settings.device), **versions}
+        if self.settings.device == "cuda":
+            said = ("gpu", "driver", "torch", "cuda")
+            self.console.print(", ".join(f"{key}: {described[key]}" for key in said))
         return SpeedResults(kind, vars(self.settings).copy(), described)
 
     def _finish(self, path: Path, figure: Figure | None, name: str) -> None:
@@ -154,7 +168,7 @@ class SpeedRunner:
         """One row per method, in their order."""
         rows: dict[str, Measurement] = {}
         steppers: dict[str, Stepper] = {}
-        task = workload.build()
+        task = workload.build(device=self.settings.device)
         load = environment.load()
 
         def add(row: Measurement) -> None:
@@ -165,12 +179,12 @@ class SpeedRunner:
             row = self._tried(workload, method) if method.timed.heavy else None
             if row is None:
                 try:
-                    steppers[method.name] = stepper(method, copy.deepcopy(task))
+                    steppers[method.name] = stepper(method, copy.deepcopy(task), self.settings.way)
                 except Exception as error:
                     row = Measurement(method.name, "failed", note=describe(error))
             if row is not None:
                 add(row)
-        for name, timing in interleave(steppers, self.settings.rounds).items():
+        for name, timing in interleave(steppers, self.settings.rounds, self._device).items():
             if isinstance(timing, Timing):
                 row = Measurement(name, "timed", timing.seconds, timing.calls)
                 if costs:
@@ -180,10 +194,14 @@ class SpeedRunner:
             add(row)
         return WorkloadResult(workload.name, workload.title, [rows[m.name] for m in methods], load)
 
+    @property
+    def _device(self) -> Device:
+        return DEVICES[self.settings.device]
+
     def _tried(self, workload: Workload, method: Method) -> Measurement | None:
         """The row of a heavy method, or None if it is quick enough for the rounds."""
         limit = self.settings.limit
-        found = probe(workload, method.name, limit, self.settings.threads)
+        found = probe(workload, method.name, limit, self.settings.threads, self._device.name)
         if found.status == "failed":
             return Measurement(method.name, "failed", note=found.text)
         if found.status == "late":
@@ -198,7 +216,8 @@ class SpeedRunner:
     def _add_cost(self, workload: Workload, step: Stepper, row: Measurement) -> None:
         try:
             seconds = row.quartiles.median
-            row.cost = cost.measure(workload, step, seconds, self.settings.cost_seconds)
+            budget = self.settings.cost_seconds
+            row.cost = cost.measure(workload, step, seconds, budget, self._device)
         except Exception as error:
             row.note = f"cost: {describe(error)}"
 

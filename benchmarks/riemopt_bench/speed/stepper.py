@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from riemopt_bench.interface import Attached, Method, Task
+from riemopt_bench.speed.devices import WAYS
 from riemopt_bench.surfaces import Surface
 
 
@@ -51,8 +52,8 @@ class Stepper:
             torch._foreach_copy_(self._anchors, self._targets)
 
 
-def stepper(method: Method, task: Task) -> Stepper:
-    """The step of a method on a task, with the task's first batch.
+def stepper(method: Method, task: Task, way: str = "eager") -> Stepper:
+    """The step of a method on a task, with the task's first batch, called in one of `WAYS`.
 
     Of a workload, whose loss is ⟨W, C⟩, that batch is C. Where only the optimizer's step is timed,
     one backward puts the gradient, which is C, in place.
@@ -70,14 +71,14 @@ def stepper(method: Method, task: Task) -> Stepper:
         call = attached.step
         gradients = [p.grad for p in moved if p.grad is not None]
     return Stepper(
-        call,
+        WAYS[way](call, attached.optimizer.param_groups),
         moved,
         gradients,
         weights=partial(_weights, task, names, method.constrained),
         held=partial(attached.held, task),
         # At its start, `original` is zero, and the exponential of zero costs less than others.
         drifts=bool(attached.originals()),
-        eager=attached.eager,
+        eager=attached.eager and way == "eager",
     )
 
 

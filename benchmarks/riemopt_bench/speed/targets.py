@@ -94,6 +94,20 @@ TARGETS = (
 )
 
 
+_ALL = (*SQUARE, *TALL, *SMALL, "4096x4096", "16384x1024", "10000x64x64")
+CUDA_TARGETS = (
+    Target(
+        "POGO VectorAdam against riemopt Adam",
+        "pogo-adam",
+        _ADAM,
+        "≥",
+        2,
+        ("1024x1024", "4096x4096"),
+    ),
+    Target("POGO VectorAdam against riemopt Adam, not slower", "pogo-adam", _ADAM, "≥", 1, _ALL),
+)
+
+
 def verdicts(results: SpeedResults, targets: Iterable[Target] = TARGETS) -> list[Verdict]:
     """A verdict for each target on each workload that was run, whether or not it was timed."""
     found = []

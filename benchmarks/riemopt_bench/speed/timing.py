@@ -12,12 +12,13 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
+from riemopt_bench.speed.devices import DEVICES, Device
 from riemopt_bench.speed.stepper import Stepper
 
 BLOCK_SECONDS, MOST_CALLS = 0.02, 20
@@ -30,13 +31,11 @@ METHOD_SECONDS, FEWEST_ROUNDS = 6.0, 3
 class Timing:
     """Seconds per call of each block, by round.
 
-    `calls` is the size of a block, `leading` the number of calls before it that are not timed;
-    `clock` says what time it is.
+    `calls` is the size of a block, `leading` the number of calls before it that are not timed.
     """
 
     calls: int
     leading: int = 0
-    clock: Callable[[], float] = time.perf_counter
     seconds: dict[int, float] = field(default_factory=dict)
 
 
@@ -53,7 +52,7 @@ def settle_allocator() -> None:
     del block
 
 
-def warm_up(stepper: Stepper) -> float:
+def warm_up(stepper: Stepper, device: Device = DEVICES["cpu"]) -> float:
     """Call until caches, state and momentum have settled; return the quickest call's seconds."""
     fewest, most = WARM_UP_CALLS
     begin = time.perf_counter()
@@ -61,42 +60,37 @@ def warm_up(stepper: Stepper) -> float:
     while len(seconds) < fewest or (
         len(seconds) < most and time.perf_counter() - begin < WARM_UP_SECONDS
     ):
-        seconds.append(_block(stepper, Timing(calls=1)))
+        seconds.append(_block(stepper, Timing(calls=1), device))
     stepper.settle()
     return min(seconds[fewest - 1 :])
 
 
-def _block(stepper: Stepper, timing: Timing) -> float:
+def _block(stepper: Stepper, timing: Timing, device: Device) -> float:
     stepper.put_back()
-    call = stepper.call
     for _ in range(timing.leading):
-        call()
-    begin = timing.clock()
-    for _ in range(timing.calls):
-        call()
-    return (timing.clock() - begin) / timing.calls
+        stepper.call()
+    return device.clock(stepper.call, timing.calls) / timing.calls
 
 
 def interleave(
-    steppers: Mapping[str, Stepper],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    steppers: Mapping[str, Stepper], rounds: int, device: Device = DEVICES["cpu"]
 ) -> dict[str, Timing | Exception]:
     """Warm all up, then time them in turns. An exception ends the method that raised it only.
 
     A slow method takes part in every second, third, … round, and so spends about
-    `METHOD_SECONDS`. With `clock=time.process_time` it is the time of the processor that counts.
+    `METHOD_SECONDS`.
     """
     results: dict[str, Timing | Exception] = {}
     every: dict[str, int] = {}
+    device.warm()
     for name, one in steppers.items():
         try:
-            seconds = warm_up(one)
+            seconds = warm_up(one, device)
         except Exception as error:
             results[name] = error
             continue
         calls = min(max(int(BLOCK_SECONDS / max(seconds, 1e-9)), 1), MOST_CALLS)
-        timing = Timing(calls, leading=int(seconds < LEADING_SECONDS), clock=clock)
+        timing = Timing(calls, _leading(seconds, device))
         results[name] = timing
         every[name] = _every(rounds, (timing.leading + calls) * seconds)
     shuffle = random.Random(0).shuffle
@@ -108,10 +102,16 @@ def interleave(
                 entry = results[name]
                 if isinstance(entry, Timing):
                     try:
-                        entry.seconds[number] = _block(steppers[name], entry)
+                        entry.seconds[number] = _block(steppers[name], entry, device)
                     except Exception as error:
                         results[name] = error
     return results
+
+
+def _leading(seconds: float, device: Device) -> int:
+    if seconds >= LEADING_SECONDS:
+        return 0
+    return min(max(int(device.leading_seconds / max(seconds, 1e-9)), 1), MOST_CALLS)
 
 
 def _every(rounds: int, block_seconds: float) -> int:

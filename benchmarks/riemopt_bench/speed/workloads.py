@@ -38,12 +38,16 @@ class Holder(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """Tensors that one optimizer steps together. `quick` ones are part of a quick run."""
+    """Tensors that one optimizer steps together.
+
+    `quick` ones are part of a quick run, `large` ones of runs on a GPU, or where they are named.
+    """
 
     name: str
     title: str
     items: tuple[Item, ...]
     quick: bool = False
+    large: bool = False
 
     @property
     def surfaces(self) -> frozenset[Surface]:
@@ -79,14 +83,17 @@ class Workload:
             totals[key] = totals.get(key, 0) + 4 * item.numel
         return max(totals.values())
 
-    def build(self, seed: int = 0) -> Task:
-        """The loss is ⟨W, C⟩; the entries of C, which is the gradient, are N(0, 1)."""
+    def build(self, seed: int = 0, device: str = "cpu") -> Task:
+        """The loss is ⟨W, C⟩; the entries of C, which is the gradient, are N(0, 1).
+
+        They are the same on each device.
+        """
         generator = torch.Generator().manual_seed(seed)
         holders, surfaces, targets = nn.ModuleList(), {}, []
         for item in self.items:
             for _ in range(item.count):
-                noise = torch.randn(item.shape, generator=generator)
-                targets.append(torch.randn(item.shape, generator=generator))
+                noise = torch.randn(item.shape, generator=generator).to(device)
+                targets.append(torch.randn(item.shape, generator=generator).to(device))
                 if item.surface is not None:
                     surfaces[f"{len(holders)}.weight"] = item.surface
                     holders.append(Holder(item.surface.start(noise)))
@@ -111,15 +118,15 @@ def _one(
     name: str,
     title: str,
     shape: tuple[int, ...],
-    surface: Surface | None = None,
-    quick: bool = False,
+    surface: Surface,
+    **when: bool,
 ) -> Workload:
-    return Workload(name, title, (Item(shape, surface or Stiefel()),), quick)
+    return Workload(name, title, (Item(shape, surface),), **when)
 
 
-def matrix(n: int, p: int, quick: bool = False) -> Workload:
+def matrix(n: int, p: int, **when: bool) -> Workload:
     """One Stiefel matrix."""
-    return _one(f"{n}x{p}", f"one {n}×{p} matrix", (n, p), quick=quick)
+    return _one(f"{n}x{p}", f"one {n}×{p} matrix", (n, p), Stiefel(), **when)
 
 
 def separate(count: int, n: int, quick: bool = False) -> Workload:
@@ -128,9 +135,11 @@ def separate(count: int, n: int, quick: bool = False) -> Workload:
     return Workload(f"{count}-of-{n}x{n}", f"{count:,} separate {n}×{n} matrices", (item,), quick)
 
 
-def _batch(count: int, n: int, quick: bool = False) -> Workload:
+def _batch(count: int, n: int, **when: bool) -> Workload:
     shape = (count, n, n)
-    return _one(f"{count}x{n}x{n}", f"one batch of {count:,} {n}×{n} matrices", shape, quick=quick)
+    return _one(
+        f"{count}x{n}x{n}", f"one batch of {count:,} {n}×{n} matrices", shape, Stiefel(), **when
+    )
 
 
 def transformer(width: int, layers: int, vocabulary: int = 1000) -> tuple[Item, ...]:
@@ -156,14 +165,17 @@ WORKLOADS = {
         matrix(256, 256, quick=True),
         matrix(512, 512),
         matrix(1024, 1024),
+        matrix(4096, 4096, large=True),
         matrix(1024, 64, quick=True),
         matrix(4096, 64),
         matrix(16384, 128),
+        matrix(16384, 1024, large=True),
         separate(64, 64),
         separate(1000, 16),
         _batch(1000, 16, quick=True),
         _batch(100, 64),
         _batch(10000, 3),
+        _batch(10000, 64, large=True),
         _one(
             "conv-256x128x3x3",
             "a 3×3 convolution, 128 to 256 channels",

@@ -44,6 +44,11 @@ class Equations:
         self._event = tuple(event)
         self._is_complex = is_complex
 
+    @property
+    def kind(self) -> tuple[tuple[int, ...], bool]:
+        """The shape of a point, and whether it is complex: what is asked about once."""
+        return self._event, self._is_complex
+
     def flatten(self, a: Tensor) -> Tensor:
         """`(*batch, *event)` as real vectors `(B, n)`."""
         if self._is_complex:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from riemopt import linalg
 from riemopt.linalg import HALF, can_be_read, exact_products, upcast
 from riemopt.manifolds.base import Manifold
-from riemopt.manifolds.level_set import nearest, newton, smoothness
+from riemopt.manifolds.level_set import conditioning, nearest, newton, smoothness
 from riemopt.manifolds.level_set.equations import Equations, PointFunction, follow, name_of
 from riemopt.manifolds.level_set.normal_space import NormalSpace, normal_space, rank
 
@@ -56,8 +56,9 @@ class LevelSet(Manifold):
             differ (by 1e6 in float32); from there on products with J and conjugate gradients do,
             made for equations of one scale.
         cg_iterations: of conjugate gradients; None lets them run until the residual is small, or,
-            where that cannot be read without a synchronisation, takes 8. One is enough on spheres
-            and Stiefel manifolds.
+            where that cannot be read without a synchronisation, takes as many as have been seen to
+            be exact when the weight came in, and 8 if there is no such number. One is enough on
+            spheres and Stiefel manifolds.
 
     Dimension: n - rank J for n entries a point, J = Dc(x).
 
@@ -92,6 +93,7 @@ class LevelSet(Manifold):
         _discrete: dict[tuple[tuple[int, ...], bool], bool]
         _here: _Linearised | None
         _admitted: set[tuple[tuple[int, ...], bool]]
+        _enough: dict[tuple[tuple[int, ...], bool], int | None]
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class LevelSet(Manifold):
             "_discrete": {},
             "_here": None,
             "_admitted": set(),
+            "_enough": {},
         }
         for name in values:
             object.__setattr__(self, name, values[name])
@@ -189,7 +192,7 @@ class LevelSet(Manifold):
             return
         with torch.no_grad():
             c(c.flatten(x)[:1])  # a wrong function fails here, not in a step
-            if self._kind(x) not in self._admitted and can_be_read(x) and x.isfinite().all():
+            if c.kind not in self._admitted and can_be_read(x) and x.isfinite().all():
                 self._reach(x, admit=True)
 
     @override
@@ -220,7 +223,8 @@ class LevelSet(Manifold):
     def _linearise(self, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
         # Conjugate gradients end where the solution is right, but not yet its derivative.
         few = sys.maxsize if _recorded(vectors, *others) else self.dense_up_to
-        return normal_space(c, vectors, few=few, iterations=self.cg_iterations)
+        iterations, enough = self.cg_iterations, self._enough.get(c.kind)
+        return normal_space(c, vectors, few=few, iterations=iterations, enough=enough)
 
     def _space(self, x: Tensor, c: Equations, vectors: Tensor, *others: Any) -> NormalSpace:
         """The normal space at x; `others` are the arguments besides x."""
@@ -388,10 +392,6 @@ class LevelSet(Manifold):
 
     # --- what c has to be ---
 
-    def _kind(self, x: Tensor) -> tuple[tuple[int, ...], bool]:
-        """What points are asked about once."""
-        return self._event(x.shape), x.is_complex()
-
     def _require_recorded(self, c: Equations, vector: Tensor) -> None:
         """Raise `ValueError` where a function gives autograd nothing to differentiate."""
         for function in c.unrecorded(vector):
@@ -411,7 +411,11 @@ class LevelSet(Manifold):
                 f"{self!r} is no manifold of points of shape {self._event(x.shape)}: {reason}"
             )
         if bool(found.all()):
-            self._admitted.add(self._kind(x))
+            self._admitted.add(c.kind)
+            if self.cg_iterations is None and c(vectors[:1]).shape[1] > self.dense_up_to:
+                self._enough[c.kind] = conditioning.iterations_enough(
+                    c, vectors, lambda y: self._linearise(c, y)
+                )
 
     def _in_double(self, x: Tensor) -> tuple[Equations, Tensor]:
         """The equations and the points in float64, or as they are where c cannot do that."""

@@ -140,8 +140,10 @@ def _limit(c: Residual, space: NormalSpace, x: Tensor, v: Tensor, length: Tensor
     """What part of v is one radius of curvature long, `(B, 1)`; 1 at most."""
     # c(x + v) - c(x) is half the second derivative along v, and as a distance |v|²/2 radii.
     sagitta = space.distance(c(x + v) - space.value)
-    part = _RADII * length / (2 * sagitta)
-    return torch.where(part < 1, part, torch.where(sagitta.isfinite(), 1, 1 / 8))
+    bends = 2 * sagitta > _RADII * length
+    # Nothing is divided by 0, as the derivative of what is not chosen would be NaN.
+    part = torch.where(bends, _RADII * length / torch.where(bends, 2 * sagitta, 1), 1)
+    return torch.where(sagitta.isfinite(), part, 1 / 8)
 
 
 def _attempt(
@@ -155,12 +157,13 @@ def _attempt(
 ) -> tuple[Tensor, Tensor]:
     """Try a step v of this length: the point, and whether it came back."""
     start = x + v
-    y, found, way = iteration(c, linearise(start), start, length, linearise)
+    there = linearise(start)
+    y, found, way = iteration(c, there, start, length, linearise)
     allowed = _UNDONE * length + _tolerance(x)
     undone = way > allowed
     if not known_all(~undone):
         # The defect that x itself had is corrected, too.
-        found = found & (way <= allowed + 2 * space.distance(space.value))
+        found = found & (way <= allowed + 2 * there.guess(space.value))
     return y, found
 
 
@@ -214,7 +217,8 @@ def _so_many_times(
         if k > 0:
             space, tolerance = linearise(at.y), _tolerance(at.y)
         at = _advance(at, *space.nudge(at.y, space.value), tolerance, space.accuracy, first=k == 0)
-    at = _advance(at, *space.correct(at.y, c(at.y)), tolerance, space.accuracy, first=False)
+    chord = space.nudge if space.is_direct else space.correct
+    at = _advance(at, *chord(at.y, c(at.y)), tolerance, space.accuracy, first=False)
     return at.y, _has_arrived(at, tolerance), at.way
 
 

@@ -24,6 +24,9 @@ from riemopt.manifolds.level_set.derivative import Derivative, derivative
 
 Residual = Callable[[Tensor], Tensor]
 
+FIXED = 8
+"""Iterations of conjugate gradients where nothing can be read, and nothing is known of the set."""
+
 
 class NormalSpace(ABC):
     """J at `(B, n)` points, and what follows from it."""
@@ -57,12 +60,19 @@ class NormalSpace(ABC):
         """`distance`, by what the last `nudge` has seen of J."""
         return self.distance(r)
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether a `nudge` does all that `correct` does, where nothing can be read."""
+        return False
+
     @abstractmethod
     def sizes(self) -> Tensor:
         """The norms of the rows of J, `(B, m)`, or an estimate for all of them, `(B, 1)`."""
 
 
-def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) -> NormalSpace:
+def normal_space(
+    c: Residual, x: Tensor, *, few: int, iterations: int | None, enough: int | None = None
+) -> NormalSpace:
     """The normal space of c at `(B, n)` points.
 
     Args:
@@ -70,7 +80,7 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
         x: the points.
         few: with more equations than that, J is not formed.
         iterations: of conjugate gradients where it is not; None leaves it to the residual, or
-            takes a fixed number where that cannot be read.
+            takes a fixed number where that cannot be read: `enough`, if that is known, or 8.
     """
     d = derivative(c, x)
     m = d.value.shape[1]
@@ -79,7 +89,7 @@ def normal_space(c: Residual, x: Tensor, *, few: int, iterations: int | None) ->
     if m <= few:
         rows = d.rows()
         return FewEquations(d.value, rows, _is_noise(c, x, rows))
-    return ManyEquations(d, iterations)
+    return ManyEquations(d, iterations, enough)
 
 
 def rank(c: Residual, x: Tensor) -> int:
@@ -220,20 +230,19 @@ class FewEquations(NormalSpace):
         """y - Jᵀλ, JJᵀλ = r."""
         b = (r * self._inverse_norms).unsqueeze(-1)
         multipliers, left = self._solve(b)
-        squared = (multipliers.mT @ (b - left)).squeeze(-1)
-        distance = squared.clamp(min=0).sqrt()
+        correction = (multipliers.mT @ self._rows).squeeze(-2)
+        distance = lengths(correction)
         # The rows have norm 1: what of the residual is left is a distance.
         unseen = (lengths(left.squeeze(-1)) - _noise(y, b.shape[1] ** 0.5)).clamp(min=0)
         largest = self._norms.amax(1, keepdim=True)
         lost = self._flat & (r.abs() > _noise(y, largest * y.shape[1] ** 0.5))
         singular = (unseen > distance) | lost.any(-1, keepdim=True)
-        corrected = y - (multipliers.mT @ self._rows).squeeze(-2)
-        return corrected, _refuse(distance + unseen, singular)
+        return y - correction, _refuse(distance + unseen, singular)
 
     def distance(self, r: Tensor) -> Tensor:
-        """√(λᵀJJᵀλ)."""
-        b = (r * self._inverse_norms).unsqueeze(-1)
-        return (self._solve(b)[0].mT @ b).squeeze(-1).clamp(min=0).sqrt()
+        """‖Jᵀλ‖."""
+        multipliers, _ = self._solve((r * self._inverse_norms).unsqueeze(-1))
+        return lengths((multipliers.mT @ self._rows).squeeze(-2))
 
     def sizes(self) -> Tensor:
         """The norms of the rows; for a row that is noise, the largest norm, whose noise it is."""
@@ -252,22 +261,33 @@ class ManyEquations(NormalSpace):
     Reference: Golub & Van Loan (2013), §11.3.9 (CGNE); Craig (1955).
     """
 
-    _FIXED = 8
     _AT_MOST = 100
     # The next Newton step corrects what this one leaves.
     accuracy = 1e-3
 
-    def __init__(self, jacobian: Derivative, iterations: int | None) -> None:
+    def __init__(
+        self, jacobian: Derivative, iterations: int | None, enough: int | None = None
+    ) -> None:
         self.value = jacobian.value
         self._jacobian = jacobian
         self._iterations = iterations
+        self._fixed = min(self.value.shape[1], enough or FIXED)
         self._sigma: Tensor | None = None
 
     def tangent(self, u: Tensor) -> Tensor:
         """u - J⁺Ju, until the residual J(u - J⁺Ju) is rounding."""
-        tolerance = 2 * torch.finfo(u.dtype).eps
-        solution, _ = self._craig(self._jacobian.apply(u), tolerance * lengths(u), relative=False)
+        b, tolerance = self._jacobian.apply(u), 2 * torch.finfo(u.dtype).eps * lengths(u)
+        solution, _ = self._craig(b, tolerance, relative=False, ends_with_residual=False)
         return u - solution
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether one iteration is all there are."""
+        return len(self._steps(self.value)) == 1
+
+    def unsolved(self, b: Tensor) -> Tensor:
+        """‖b - JJ⁺b‖ as the iterations leave it, `(B, 1)`."""
+        return self._craig(b, torch.zeros_like(b[:, :1]), relative=True)[1]
 
     def correct(self, y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """y - J⁺r, to a relative residual of `accuracy`."""
@@ -293,24 +313,30 @@ class ManyEquations(NormalSpace):
 
         All iterations where what the first one leaves cannot be seen, unless one is enough.
         """
-        if self._iterations != 1 and not adaptive(y):
+        if not adaptive(y) and not self.is_direct:
             tolerance = torch.full_like(r[:, :1], self.accuracy)
-            solution, _ = self._craig(r, tolerance, relative=True)
+            solution, _ = self._craig(r, tolerance, relative=True, ends_with_residual=False)
             return y - solution, lengths(solution)
         p, size = self._jacobian.adjoint(r), lengths(r)
         self._sigma = lengths(p) / size
         factor = size.square() * _inverse(lengths(p).square())
-        return torch.addcmul(y, p, factor, value=-1), lengths(p) * factor
+        useless = (self._sigma == 0) & (size > 0)
+        return torch.addcmul(y, p, factor, value=-1), _refuse(lengths(p) * factor, useless)
 
     def guess(self, r: Tensor) -> Tensor:
-        """‖r‖/σ, σ being what J did to the residual of the nudge."""
-        assert self._sigma is not None
-        return lengths(r) / self._sigma
+        """‖r‖/σ, σ being what J did to the residual of the nudge; `distance` without one."""
+        return self.distance(r) if self._sigma is None else lengths(r) * _inverse(self._sigma)
 
     def _craig(
-        self, b: Tensor, tolerance: Tensor, *, relative: bool, floor: Tensor | None = None
+        self,
+        b: Tensor,
+        tolerance: Tensor,
+        *,
+        relative: bool,
+        floor: Tensor | None = None,
+        ends_with_residual: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """x = J⁺b and ‖b - Jx‖.
+        """x = J⁺b, and ‖b - Jx‖, or if not `ends_with_residual` that before the last iteration.
 
         The tolerance is one of ‖b - Jx‖/‖b‖, or, not relative, of the distance ‖b - Jx‖/σ, σ being
         the size of J as seen in ‖Jᵀb‖/‖b‖. A distance of `floor` is enough in any case: of what
@@ -332,6 +358,8 @@ class ManyEquations(NormalSpace):
                 break
             alpha = _quotient(rr, qq, active)
             x = p * alpha if x is None else torch.addcmul(x, p, alpha)
+            if step == steps[-1] and not ends_with_residual:
+                break
             r = torch.addcmul(r, self._jacobian.apply(p), alpha, value=-1)
             new = lengths(r).square()
             if step == steps[-1] or known_all(new <= limit):
@@ -353,5 +381,4 @@ class ManyEquations(NormalSpace):
     def _steps(self, b: Tensor) -> range:
         if self._iterations is not None:
             return range(self._iterations)
-        m = b.shape[1]
-        return rounds(b, at_most=min(m, self._AT_MOST), fixed=min(m, self._FIXED))
+        return rounds(b, at_most=min(b.shape[1], self._AT_MOST), fixed=self._fixed)
