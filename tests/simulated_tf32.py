@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.linalg import backends
 
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "baddbmm_": 1}
@@ -58,7 +59,7 @@ class SimulatedTF32(TorchDispatchMode):
         if first is not None and args[first].dtype in (torch.float32, torch.complex64):
             a, b = args[first : first + 2]
             multiplications = a.numel() * b.shape[-1]
-            if torch.backends.cuda.matmul.fp32_precision == "tf32":
+            if CUDA_PRODUCTS.fp32_precision == "tf32":
                 self.inexact += multiplications
                 args = (*args[:first], round_to_tf32(a), round_to_tf32(b), *args[first + 2 :])
             else:

@@ -13,6 +13,7 @@ from torch import nn
 
 import riemopt
 from riemopt import linalg
+from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.linalg import polar_fixed
 from riemopt.manifolds import Grassmann, SpecialOrthogonal, Sphere, Stiefel
 from tests.bounds import eps
@@ -77,7 +78,7 @@ def test_a_block_leaves_the_setting_as_it_was():
             seen.append(setting.fp32_precision)
             raise KeyboardInterrupt
 
-    seen, setting = [], torch.backends.cuda.matmul
+    seen, setting = [], CUDA_PRODUCTS
     before = setting.fp32_precision
     with pytest.raises(KeyboardInterrupt):
         interrupted()

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import linalg
+from riemopt._torch_versions import check_graph_capture
 from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
@@ -193,7 +194,7 @@ class RiemannianOptimizer(Optimizer):
         """
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
             if "capturable" in self.defaults:
-                self._accelerator_graph_capture_health_check()
+                check_graph_capture(self)
             loss = None
             if closure is not None:
                 with torch.enable_grad():

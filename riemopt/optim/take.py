@@ -13,6 +13,7 @@ from riemopt.linalg import HALF
 from riemopt.manifolds import Manifold
 from riemopt.optim import sharded_step
 from riemopt.optim import step as steps
+from riemopt.optim.parameters import decay_is_decoupled
 from riemopt.optim.stack import Stack
 from riemopt.optim.step import Step, StepCheck
 
@@ -48,7 +49,7 @@ def take(optimizer: RiemannianOptimizer, group: dict[str, Any], stack: Stack) ->
     skip = optimizer._skip(stack.device)
     x, g = stack.points(), stack.gradients(getattr(optimizer, "grad_scale", None))
     manifold = stack.manifold.linearised_at(x)
-    decay, decoupled = group.get("weight_decay", 0.0), group.get("decoupled_weight_decay", False)
+    decay, decoupled = group.get("weight_decay", 0.0), decay_is_decoupled(optimizer, group)
     g = steps.descent(manifold, x, g, 0.0 if decoupled else decay, group.get("maximize", False))
     step, checked = steps.decide(
         manifold,
