@@ -3,6 +3,9 @@
 docs/compatibility.md says what each of them was tried with. At the site stands a name of this file,
 so that a line below goes when the oldest supported torch has what it names.
 
+compiled steps (2.13)
+    Before, torch.compile raises or computes something else where a torch optimizer's own step is
+    in it. A step is refused where one graph is asked for, and else runs in eager mode.
 capture of graphs (2.10)
     `capturable=True` is checked on every accelerator, before on CUDA, under another name.
 precision of products (2.9)
@@ -18,10 +21,15 @@ AdamW as a kind of Adam (2.7)
 """
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.optim import Adam, Optimizer
+from torch.torch_version import TorchVersion
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _OnePrecision:
@@ -63,6 +71,25 @@ def may_have_saved_tensor_hooks() -> bool:
     """Whether hooks for what autograd saves may be set; True where torch does not tell."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top is None or top(True) is not None
+
+
+COMPILES_STEPS = TorchVersion(torch.__version__) >= (2, 13)
+"""Whether torch.compile makes a graph of the step of any optimizer here."""
+
+
+def not_compiled(function: _Function) -> _Function:
+    """Decorator of a step: torch.compile leaves it alone, with all it calls, if it cannot trace it.
+
+    It runs in eager mode then. With `fullgraph=True` torch raises Unsupported, which shows no more
+    of what we know than the name of the function: so that says it.
+    """
+    if COMPILES_STEPS:
+        return function
+    left_alone = _disable_dynamo(function)
+    left_alone.__name__ = left_alone.__qualname__ = (
+        "one graph of an optimizer's step needs torch 2.13 or newer: leave out fullgraph=True"
+    )
+    return left_alone
 
 
 check_graph_capture: Any = getattr(

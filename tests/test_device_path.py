@@ -16,6 +16,7 @@ from riemopt import linalg
 from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.linalg import polar_fixed
 from riemopt.manifolds import Grassmann, SpecialOrthogonal, Sphere, Stiefel
+from tests import needs
 from tests.bounds import eps
 from tests.manifold_cases import generator, name
 from tests.simulated_tf32 import SimulatedTF32, nothing_is_read, round_to_tf32
@@ -361,6 +362,7 @@ def test_the_exact_product_is_an_operator_of_its_own(wide):
     torch.testing.assert_close(mapped, x @ x[0].mT)
 
 
+@needs.compiled_steps
 @pytest.mark.parametrize(
     ("method", "shape"), [*((m, (12, 12)) for m in launches.OPTIMIZERS), (launches.POINT, (12, 5))]
 )

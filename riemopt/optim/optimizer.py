@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import linalg
-from riemopt._torch_versions import check_graph_capture
+from riemopt._torch_versions import check_graph_capture, not_compiled
 from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
@@ -202,6 +202,7 @@ class RiemannianOptimizer(Optimizer):
             self._step_all()
         return loss
 
+    @not_compiled
     @outside_autocast
     def _step_all(self) -> None:
         state.settle(self)
