@@ -46,6 +46,7 @@ test-frameworks: install
 test-torch:
 	@test -n "$(TORCH)" || { echo "Say which torch: make test-torch TORCH=2.6.0"; exit 2; }
 	test -x $(TORCH_BIN)/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_BIN)/python -m pip install --quiet --upgrade pip
 	$(TORCH_BIN)/python -m pip install --quiet torch==$(TORCH) --editable '.[bench,test]'
 	$(TORCH_BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(TESTS)
 

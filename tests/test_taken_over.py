@@ -33,6 +33,7 @@ from riemopt import (
     unconstrain,
 )
 from riemopt.manifolds import FixedSum, Sphere, Stiefel, Symmetric
+from tests import needs
 
 
 def by_constrain(manifold):
@@ -366,6 +367,7 @@ def test_functional_calls_leave_the_parameter_alone():
     assert [c.manifold for c in constraints(new)] == [Stiefel()]
 
 
+@needs.compiled_forward
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_compiled_forward_has_no_breaks(make):
     layer = make(Stiefel())
