@@ -237,6 +237,8 @@ CASES += [(take, COLLECTED) for take in ("another layer", "wrapper", "export", "
 @pytest.mark.parametrize(("take", "fate"), CASES)
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_constraint_goes_with_the_parameter(make, take, fate):
+    if (take, fate) == ("export", COLLECTED) and needs.VERSION < (2, 7):
+        pytest.skip("torch.export keeps the module that it was given")
     box = [make(Stiefel())]
     if make is after_to_empty and (take in COPIES or take.startswith("tied")):
         assert constraints(box[0])  # they keep of a Parameter what has been looked at

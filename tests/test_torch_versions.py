@@ -90,7 +90,7 @@ def test_the_table_has_the_releases_that_the_package_asks_for():
     """Both ends of torch's range, and each Python of the classifiers, were tried."""
     text = (ROOT / "pyproject.toml").read_text()
     rows = re.findall(
-        r"^\| (2\.\d+)\.\d+ \| (3\.\d+) \| ([\d.]+) \|",
+        r"^\| (2\.\d+)\.\d+ [^|]*\| (3\.\d+) \|",
         (ROOT / "docs" / "compatibility.md").read_text(),
         re.MULTILINE,
     )
