@@ -1,10 +1,14 @@
-# Everything a user or CI runs. `make demo` and `make test` need only Python 3.11 or newer.
+# Everything a user or CI runs. What CI installs is for Python 3.11 or newer; riemopt needs 3.10.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# `make test-torch` has an environment for each torch and Python.
+TORCH_VENV = .venv-torch-$(TORCH)-python$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])')
+TORCH_BIN  = $(TORCH_VENV)/bin
 
-.PHONY: help install demo docs test test-slow test-gpu test-frameworks test-page release-check lint format catalogue notebooks clean
+.PHONY: help install demo docs test test-slow test-gpu test-torch test-frameworks test-page release-check lint format catalogue notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
@@ -12,6 +16,7 @@ help:
 	@echo "make test-slow  long runs, and the pairs of shape and dtype that make test leaves out"
 	@echo "make test-gpu   what needs a GPU, with the torch, NumPy, pytest and hypothesis of PYTHON"
 	@echo "make test-frameworks  Lightning, Hugging Face's Trainer, Accelerate and PEFT, which it installs"
+	@echo "make test-torch TORCH=2.6.0 PYTHON=python3.10  the suite with that torch (some GB)"
 	@echo "make docs       the site, into site/; warnings are errors"
 	@echo "make test-page  the benchmark's page in headless Chromium, which must be there"
 	@echo "make release-check  build sdist and wheel, and try the wheel as a user would"
@@ -58,6 +63,14 @@ release-check: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
 	.ci/release-check
 
+# Not with constraints.txt: each torch and Python has its own numpy, the newest that pip finds.
+test-torch:
+	@test -n "$(TORCH)" || { echo "Say which torch: make test-torch TORCH=2.6.0"; exit 2; }
+	test -x $(TORCH_BIN)/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_BIN)/python -m pip install --quiet --upgrade pip
+	$(TORCH_BIN)/python -m pip install --quiet torch==$(TORCH) --editable '.[bench,test]'
+	$(TORCH_BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal $(TESTS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -75,4 +88,4 @@ notebooks: install
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from riemopt import RiemannianAdam, RiemannianSGD
+from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.manifolds import Manifold, Sphere, Stiefel, Symmetric
 
 NO_KERNEL = {"detach", "empty", "empty_like", "empty_strided", "lift_fresh", "_unsafe_view"}
@@ -58,7 +59,7 @@ class Launches(TorchDispatchMode):
         if name in FACTORS:
             a, b = args[FACTORS[name] : FACTORS[name] + 2]
             self.multiplications += a.numel() * b.shape[-1]
-            if torch.backends.cuda.matmul.fp32_precision != "tf32":
+            if CUDA_PRODUCTS.fp32_precision != "tf32":
                 self.exact_multiplications += a.numel() * b.shape[-1]
         return result
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from riemopt import linalg
+from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.linalg import backends
 from riemopt.manifolds import Manifold
 
@@ -63,7 +64,7 @@ class SimulatedTF32(TorchDispatchMode):
         if first is not None and args[first].dtype in (torch.float32, torch.complex64):
             a, b = args[first : first + 2]
             multiplications = a.numel() * b.shape[-1]
-            if torch.backends.cuda.matmul.fp32_precision == "tf32":
+            if CUDA_PRODUCTS.fp32_precision == "tf32":
                 self.inexact += multiplications
                 args = (*args[:first], round_to_tf32(a), round_to_tf32(b), *args[first + 2 :])
             else:

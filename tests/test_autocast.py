@@ -14,6 +14,7 @@ from riemopt.interop import parametrize
 from riemopt.manifolds import AffineSubspace, Flattened, LevelSet, Manifold, Sphere, Stiefel
 from riemopt.nn.swa_utils import get_ema_avg_fn
 from riemopt.testing import check_manifold
+from tests import needs
 from tests.manifold_cases import generator, orthonormal_columns, over, point
 
 OPTIMIZERS = {
@@ -258,6 +259,7 @@ def test_checks_of_a_manifold():
         assert check_manifold(Stiefel(), (4, 2), repeats=2)
 
 
+@needs.compiled_steps
 @pytest.mark.parametrize("name", ["SGD", "Adam", "Adam point"])
 def test_a_compiled_step(name):
     def weight():

@@ -14,8 +14,10 @@ from torch import nn
 
 import riemopt
 from riemopt import linalg
+from riemopt._torch_versions import CUDA_PRODUCTS
 from riemopt.linalg import polar_fixed
 from riemopt.manifolds import Grassmann, SpecialOrthogonal, Sphere, Stiefel
+from tests import needs
 from tests.bounds import eps
 from tests.manifold_cases import generator, name
 from tests.simulated_tf32 import (
@@ -63,7 +65,7 @@ def test_a_block_leaves_the_setting_as_it_was():
             seen.append(setting.fp32_precision)
             raise KeyboardInterrupt
 
-    seen, setting = [], torch.backends.cuda.matmul
+    seen, setting = [], CUDA_PRODUCTS
     before = setting.fp32_precision
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -348,6 +350,7 @@ def test_the_exact_product_is_an_operator_of_its_own(wide):
     torch.testing.assert_close(mapped, x @ x[0].mT)
 
 
+@needs.compiled_steps
 @pytest.mark.parametrize(
     ("method", "shape"), [*((m, (12, 12)) for m in launches.OPTIMIZERS), (launches.POINT, (12, 5))]
 )

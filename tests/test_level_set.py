@@ -15,6 +15,7 @@ from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD, constrain
 from riemopt.manifolds import LevelSet, Sphere, Stiefel, Symmetric
 from riemopt.manifolds.level_set import newton
 from riemopt.manifolds.level_set.equations import follow
+from tests import needs
 from tests.level_set_gallery import (
     CLOSED_FORMS,
     GALLERY,
@@ -333,6 +334,7 @@ def test_what_is_held_twice_is_moved_once_and_everywhere(held):
 COMPILED = {**FOLLOWED, "module and its parts": through_parts(network())}
 
 
+@needs.compiled_steps
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("held", COMPILED)
 def test_a_step_with_moved_tensors_is_compiled(held):

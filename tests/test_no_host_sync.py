@@ -49,6 +49,7 @@ from riemopt.manifolds import (
     Toeplitz,
 )
 from riemopt.manifolds.curved import Curved
+from tests import needs
 from tests.level_set_gallery import ellipsoid
 from tests.manifold_cases import (
     POSE,
@@ -264,6 +265,7 @@ COMPILED = [
 ]
 
 
+@needs.compiled_steps
 @pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize(("make", "names"), COMPILED)
@@ -299,6 +301,7 @@ def test_a_compiled_step_is_the_eager_step_in_one_graph(make, names):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+@needs.compiled_steps
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_stacks_and_unconstrained_parameters_are_compiled_into_one_graph(make):
@@ -338,6 +341,7 @@ def test_stacks_and_unconstrained_parameters_are_compiled_into_one_graph(make):
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance / 10)
 
 
+@needs.compiled_steps
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("shape", [(600, 256)])
@@ -376,6 +380,7 @@ def test_a_compiled_step_on_a_sphere_that_cannot_be_represented_is_not_taken():
     torch.testing.assert_close(y[1], x[1])
 
 
+@needs.compiled_steps
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-3, 1e3])
 def test_a_compiled_step_takes_a_scaled_weight_to_the_sphere(scale):
     p = riemopt.ManifoldParameter(torch.randn(4, 5), Sphere())

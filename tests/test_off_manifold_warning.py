@@ -16,6 +16,7 @@ from riemopt import ManifoldParameter, OffManifoldWarning, constrain, riemannian
 from riemopt.manifolds import Euclidean, Sphere, Stiefel
 from riemopt.nn import table
 from riemopt.optim import torch_steps
+from tests import needs
 
 
 def model():
@@ -226,6 +227,7 @@ def test_zero_redundancy_optimizer(tmp_path):
         distributed.destroy_process_group()
 
 
+@needs.compiled_steps
 def test_a_compiled_step_is_not_broken():
     net = model()
     net(torch.ones(3, 4)).square().sum().backward()

@@ -9,6 +9,7 @@ from torch import nn
 
 import riemopt
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, RiemannianSGD, linalg
+from riemopt._torch_versions import ALL_PRODUCTS
 from riemopt.linalg import polar_adaptive
 from riemopt.manifolds import (
     Circulant,
@@ -565,11 +566,12 @@ def test_gram_matrices_of_a_step_are_made_in_full_precision(lowered_precision, m
     gram_defect = linalg.gram_defect
 
     def spy(x):
-        seen.append(torch.backends.cuda.matmul.fp32_precision)
-        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        seen.extend(setting.fp32_precision for setting in ALL_PRODUCTS)
         return gram_defect(x)
 
     monkeypatch.setattr(polar_adaptive, "host_gram_defect", spy)
+    before = [setting.fp32_precision for setting in ALL_PRODUCTS]
     walk(steps=1)
     assert set(seen) == {"ieee"}
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert [setting.fp32_precision for setting in ALL_PRODUCTS] == before
+    assert {"tf32", "bf16"} & set(before)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianAdamW, RiemannianSGD
+from riemopt._torch_versions import ALL_PRODUCTS
 from riemopt.manifolds import Flattened, Sphere, Stiefel, Symmetric
 from tests.bounds import eps, smaller_side, wide
 from tests.laws import assert_on_surface
@@ -218,12 +219,7 @@ def _interrupted(action, number):
 
 
 def _settings():
-    backends = torch.backends
-    return (
-        torch.is_grad_enabled(),
-        backends.cuda.matmul.fp32_precision,
-        backends.mkldnn.matmul.fp32_precision,
-    )
+    return (torch.is_grad_enabled(), *(setting.fp32_precision for setting in ALL_PRODUCTS))
 
 
 @pytest.mark.sampled(3)

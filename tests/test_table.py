@@ -19,6 +19,7 @@ import riemopt
 from riemopt import LostManifoldError, ManifoldParameter, constrain, constraints, manifold_of
 from riemopt.manifolds import Sphere, Stiefel, Symmetric
 from riemopt.nn import table
+from tests import needs
 
 
 class Net(nn.Module):
@@ -357,6 +358,7 @@ def test_under_a_fake_tensor_mode():
         assert manifold_of(layer.weight) == Stiefel()
 
 
+@needs.fully_shard_on_cpu
 def test_fully_shard_on_one_process(tmp_path):
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available():

@@ -33,6 +33,7 @@ from riemopt import (
     unconstrain,
 )
 from riemopt.manifolds import FixedSum, Sphere, Stiefel, Symmetric
+from tests import needs
 
 
 def by_constrain(manifold):
@@ -236,6 +237,8 @@ CASES += [(take, COLLECTED) for take in ("another layer", "wrapper", "export", "
 @pytest.mark.parametrize(("take", "fate"), CASES)
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_constraint_goes_with_the_parameter(make, take, fate):
+    if (take, fate) == ("export", COLLECTED) and needs.VERSION < (2, 7):
+        pytest.skip("torch.export keeps the module that it was given")
     box = [make(Stiefel())]
     if make is after_to_empty and (take in COPIES or take.startswith("tied")):
         assert constraints(box[0])  # they keep of a Parameter what has been looked at
@@ -366,6 +369,7 @@ def test_functional_calls_leave_the_parameter_alone():
     assert [c.manifold for c in constraints(new)] == [Stiefel()]
 
 
+@needs.compiled_forward
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_compiled_forward_has_no_breaks(make):
     layer = make(Stiefel())

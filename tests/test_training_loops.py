@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 import riemopt
 from riemopt import constrain, constraints
 from riemopt.manifolds import SkewSymmetric, Sphere, Stiefel, Symmetric
+from tests import needs
 
 
 class Net(nn.Module):
@@ -289,6 +290,7 @@ def test_clipped_gradients_are_what_the_step_takes(make, clip):
         torch.testing.assert_close(p, q)
 
 
+@needs.compiled_steps
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("make", [_sgd, _adam])
 def test_compiled_model_and_compiled_step_train_as_eager_ones(make):

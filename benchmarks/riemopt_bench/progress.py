@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +42,7 @@ class Ticker:
             )
             self.task = self.bar.add_task("", total=total)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Ticker:
         if self.bar:
             self.bar.start()
         return self

@@ -18,7 +18,8 @@ Summand = Tensor | Hermitian
 def numbers(summand: Summand) -> Tensor:
     """The real numbers that stand for a summand."""
     if isinstance(summand, Hermitian):
-        summand = summand.matrix[..., *_upper_triangle(summand.matrix)]
+        rows, columns = _upper_triangle(summand.matrix)
+        summand = summand.matrix[..., rows, columns]
     return torch.view_as_real(summand.resolve_conj()) if summand.is_complex() else summand
 
 

@@ -13,10 +13,12 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from riemopt._torch_versions import current_accelerator
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_ACCELERATOR = torch.accelerator.current_accelerator()
+_ACCELERATOR = current_accelerator()
 _DEVICE_TYPES = ("cpu",) if _ACCELERATOR is None else ("cpu", _ACCELERATOR.type)
 
 

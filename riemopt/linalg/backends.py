@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riemopt._torch_versions import may_have_saved_tensor_hooks
+
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -103,7 +105,7 @@ def internal_graph() -> AbstractContextManager[Any]:
     if is_traced() or not (
         torch.is_inference_mode_enabled()
         or torch.is_anomaly_enabled()
-        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        or may_have_saved_tensor_hooks()
     ):
         return torch.enable_grad()
     return _in_other_modes()

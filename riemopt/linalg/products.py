@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from riemopt import _torch_workarounds
+from riemopt._torch_versions import ALL_PRODUCTS, CUDA_PRODUCTS
 from riemopt.linalg import backends
 from riemopt.linalg.backends import is_recorded_outside, is_traced, reads_are_free
 from riemopt.linalg.sums import LONG, long_product, norm, total
@@ -65,16 +66,15 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if is_traced():
             return function(*args, **kwargs)
-        onednn: Any = torch.backends.mkldnn
-        backends = (torch.backends.cuda.matmul, onednn.matmul)
-        lowered = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
-        for backend, _ in lowered:
-            backend.fp32_precision = "ieee"
+        settings = [(s, s.fp32_precision) for s in ALL_PRODUCTS]
+        lowered = [(s, precision) for s, precision in settings if precision in ("tf32", "bf16")]
+        for setting, _ in lowered:
+            setting.fp32_precision = "ieee"
         try:
             return function(*args, **kwargs)
         finally:
-            for backend, precision in lowered:
-                backend.fp32_precision = precision
+            for setting, precision in lowered:
+                setting.fp32_precision = precision
 
     return cast(_AnyFunction, wrapper)
 
@@ -94,13 +94,12 @@ _AS_IT_IS = nullcontext()
 
 @contextmanager
 def _tf32() -> Iterator[None]:
-    matmul: Any = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32"
+    before = CUDA_PRODUCTS.fp32_precision
+    CUDA_PRODUCTS.fp32_precision = "tf32"
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        CUDA_PRODUCTS.fp32_precision = before
 
 
 # --- parts and products of matrices ------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import override
 
 from riemopt import linalg
+from riemopt._torch_versions import decoupled_weight_decay_of_adam
 from riemopt.manifolds import Manifold
 from riemopt.optim.optimizer import RiemannianOptimizer
 from riemopt.optim.stack import Stack
@@ -143,78 +144,12 @@ def _quotient(m: Tensor, denominator: Any) -> Tensor:
     return linalg.divide(m, denominator)
 
 
-class RiemannianAdam(RiemannianOptimizer, torch.optim.Adam):
-    """`torch.optim.Adam` whose constrained parameters stay on their manifolds.
-
-    The arguments, their order and defaults, the layout of `state_dict()` and the numbers on
-    unconstrained parameters are torch's.
-
-    Args:
-        params: parameters, named parameters, or groups; a group may hold `"manifold": Stiefel()`.
-        lr: root mean square of the entries of a step.
-        betas: decay of the first and of the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: coefficient of the gradient of ½‖x‖², projected like any other: it is zero
-            on spheres and Stiefel manifolds.
-        amsgrad: use the largest second moment so far.
-        foreach: False steps constrained parameters one by one; None and True stack small ones of
-            equal shape.
-        maximize: ascend.
-        capturable: safe to capture in a CUDA graph.
-        differentiable: let autograd record the step; parameters must not be leaves then.
-        fused: torch's fused kernels; under a GradScaler constrained parameters are unscaled, and
-            skipped where it found an infinity.
-        decoupled_weight_decay: as `RiemannianAdamW`.
-        second_moment: what v is, and so what √v divides.
-            "tangent": torch's Adam itself, on the Riemannian gradient; m/√v is projected to the
-            tangent space. Trains best in most networks.
-            "carried": the same, and m is brought to each new point by projection.
-            "point": one number for each point, the mean square of the Riemannian gradient, and m is
-            carried: m/√v is tangent and does not depend on the coordinates (on Stiefel it commutes
-            with rotations on both sides), and the state is half as large. On linear manifolds
-            (`Symmetric`) it is elementwise.
-            `docs/choosing-an-optimizer.md` has what was measured.
-
-    Raises:
-        ValueError, TypeError, RuntimeError: as `torch.optim.Adam`; and as `add_param_group`.
-    """
+class _AdamRule(RiemannianOptimizer):
+    """What the two classes have in common: the rule of "carried" and "point", and its state."""
 
     tangent_state = ("exp_avg",)
-    decay_is_decoupled = False
     acts_by_entry = True
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        amsgrad: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        decoupled_weight_decay: bool = False,
-        second_moment: SecondMoment = "tangent",
-    ) -> None:
-        self._choose(second_moment)
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
+    second_moment: SecondMoment
 
     def _choose(self, second_moment: str) -> None:
         self.second_moment = _checked(second_moment)
@@ -301,7 +236,79 @@ def _checked(second_moment: str) -> SecondMoment:
     return second_moment  # type: ignore[return-value]
 
 
-class RiemannianAdamW(RiemannianAdam, torch.optim.AdamW):
+class RiemannianAdam(_AdamRule, torch.optim.Adam):
+    """`torch.optim.Adam` whose constrained parameters stay on their manifolds.
+
+    The arguments, their order and defaults, the layout of `state_dict()` and the numbers on
+    unconstrained parameters are torch's.
+
+    Args:
+        params: parameters, named parameters, or groups; a group may hold `"manifold": Stiefel()`.
+        lr: root mean square of the entries of a step.
+        betas: decay of the first and of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: coefficient of the gradient of ½‖x‖², projected like any other: it is zero
+            on spheres and Stiefel manifolds.
+        amsgrad: use the largest second moment so far.
+        foreach: False steps constrained parameters one by one; None and True stack small ones of
+            equal shape.
+        maximize: ascend.
+        capturable: safe to capture in a CUDA graph.
+        differentiable: let autograd record the step; parameters must not be leaves then.
+        fused: torch's fused kernels; under a GradScaler constrained parameters are unscaled, and
+            skipped where it found an infinity.
+        decoupled_weight_decay: as `RiemannianAdamW`.
+        second_moment: what v is, and so what √v divides.
+            "tangent": torch's Adam itself, on the Riemannian gradient; m/√v is projected to the
+            tangent space. Trains best in most networks.
+            "carried": the same, and m is brought to each new point by projection.
+            "point": one number for each point, the mean square of the Riemannian gradient, and m is
+            carried: m/√v is tangent and does not depend on the coordinates (on Stiefel it commutes
+            with rotations on both sides), and the state is half as large. On linear manifolds
+            (`Symmetric`) it is elementwise.
+            `docs/choosing-an-optimizer.md` has what was measured.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `torch.optim.Adam`; and as `add_param_group`.
+    """
+
+    decay_is_decoupled = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        second_moment: SecondMoment = "tangent",
+    ) -> None:
+        self._choose(second_moment)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            **decoupled_weight_decay_of_adam(decoupled_weight_decay),
+        )
+
+
+class RiemannianAdamW(_AdamRule, torch.optim.AdamW):
     """`RiemannianAdam` with decoupled weight decay, as `torch.optim.AdamW` has it.
 
     On a manifold the decay is the tangent part of -lr·weight_decay·x, of which spheres and Stiefel
@@ -327,7 +334,7 @@ class RiemannianAdamW(RiemannianAdam, torch.optim.AdamW):
         second_moment: SecondMoment = "tangent",
     ) -> None:
         self._choose(second_moment)
-        super(RiemannianAdam, self).__init__(
+        super().__init__(
             params,
             lr,
             betas,

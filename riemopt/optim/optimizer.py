@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from riemopt import linalg
+from riemopt._torch_versions import check_graph_capture, not_compiled
 from riemopt.distributed import exchange
 from riemopt.linalg import outside_autocast
 from riemopt.manifolds import Manifold
@@ -204,7 +205,7 @@ class RiemannianOptimizer(Optimizer):
         """
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable", False))):
             if "capturable" in self.defaults:
-                self._accelerator_graph_capture_health_check()
+                check_graph_capture(self)
             loss = None
             if closure is not None:
                 with torch.enable_grad():
@@ -212,6 +213,7 @@ class RiemannianOptimizer(Optimizer):
             self._step_all()
         return loss
 
+    @not_compiled
     @outside_autocast
     def _step_all(self) -> None:
         state.settle(self)
