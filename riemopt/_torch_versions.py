@@ -73,7 +73,7 @@ def may_have_saved_tensor_hooks() -> bool:
     return top is None or top(True) is not None
 
 
-COMPILES_STEPS = TorchVersion(torch.__version__) >= (2, 13)
+COMPILES_STEPS: bool = TorchVersion(torch.__version__) >= "2.13"
 """Whether torch.compile makes a graph of the step of any optimizer here."""
 
 
@@ -85,7 +85,7 @@ def not_compiled(function: _Function) -> _Function:
     """
     if COMPILES_STEPS:
         return function
-    left_alone = _disable_dynamo(function)
+    left_alone: Any = _disable_dynamo(function)
     left_alone.__name__ = left_alone.__qualname__ = (
         "one graph of an optimizer's step needs torch 2.13 or newer: leave out fullgraph=True"
     )
