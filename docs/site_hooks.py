@@ -15,6 +15,7 @@ MODULES = {
     "riemopt": "Constraints",
     "riemopt.manifolds": "Manifolds",
     "riemopt.optim": "Optimizers",
+    "riemopt.solvers": "Solvers",
     "riemopt.testing": "Testing",
     "riemopt.swa_utils": "Averages of weights",
     "riemopt.interop.parametrize": "Bridge to parametrize",

@@ -61,7 +61,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("manifold", "shape", "cost", "minimum"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("manifold", "shape", "cost", "minimum"), CASES, ids=[f"{m}-{s}" for m, s, *_ in CASES]
+)
 def test_known_minima(manifold, shape, cost, minimum, method):
     gen = torch.Generator().manual_seed(1)
     x0 = manifold.random_point(*shape, generator=gen, dtype=F64)

@@ -103,7 +103,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("search", [None, "strong_wolfe"])
-@pytest.mark.parametrize(("manifold", "shape", "cost"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("manifold", "shape", "cost"), CASES, ids=[f"{m}-{s}" for m, s, _ in CASES]
+)
 def test_minima_are_those_of_minimize(manifold, shape, cost, search):
     gen = torch.Generator().manual_seed(3)
     start = manifold.random_point(*shape, generator=gen, dtype=F64)

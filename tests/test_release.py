@@ -12,7 +12,12 @@ ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 # What a checklist calls NAME, for a file that exists.
-NAMES = {"riemopt/manifolds": "sphere", "tests": "fixed_rank", "problems": "pca"}
+NAMES = {
+    "riemopt/manifolds": "sphere",
+    "riemopt/solvers": "lbfgs",
+    "tests": "fixed_rank",
+    "problems": "pca",
+}
 
 
 def test_the_version_stands_in_one_place():
@@ -58,6 +63,7 @@ def test_targets_of_make_exist(target):
         ("CASES", "tests/manifold_cases.py"),
         ("FAMILIES", "docs/make_catalogue.py"),
         ("__all__", "riemopt/manifolds/__init__.py"),
+        ("METHODS", "riemopt/solvers/minimize.py"),
         ("PROBLEM", "benchmarks/riemopt_bench/problems/pca.py"),
     ],
 )
