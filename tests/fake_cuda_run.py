@@ -77,7 +77,7 @@ def build(make, case="stiefel", dtype=torch.float32, *, plain=True, **options):
     groups = [{"params": parameters(shape, dtype), "manifold": manifold}]
     if plain:
         groups.append({"params": parameters((5,), count=1)})
-    if make in ADAMS and "fused" not in options:
+    if make in (*ADAMS, "muon") and "fused" not in options:
         options["capturable"] = True
     return OPTIMIZERS[make](groups, **options)
 
@@ -181,23 +181,25 @@ def plants() -> dict[str, str]:
         lambda: step_twice(with_tensor_lr(build("sgd")))
     )
     for make in OPTIMIZERS:
-        for name, mistake in mistakes().items():
+        curve = "spectral_curve" if make == "muon" else "curve_with_fraction"
+        for name, mistake in mistakes(curve).items():
             with mistake:
                 found[f"{make} {name}"] = attempt(lambda make=make: step_twice(build(make)))
     return found
 
 
-def mistakes():
+def mistakes(curve: str):
+    """Some are planted in the method of a manifold by which an optimizer moves points."""
     return {
         "treats the device as the host": mock.patch.object(
             backends, "reads_are_free", return_value=True
         ),
         "polar factor by an SVD": mock.patch.object(
-            Stiefel, "curve_with_fraction", lambda self, x, u, t: (self.project(x + t * u), None)
+            Stiefel, curve, lambda self, x, u, t: (self.project(x + t * u), None)
         ),
         "asks whether to move": mock.patch.object(
             Stiefel,
-            "curve_with_fraction",
+            curve,
             lambda self, x, u, t: (x + t * u if u.isfinite().all() else x, None),
         ),
     }

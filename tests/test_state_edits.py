@@ -260,7 +260,7 @@ EDITS = [
     schedule,
 ]
 CLASSES = [
-    *((name, {}) for name in TORCH),
+    *((name, {}) for name in TORCH if name != "Muon"),  # AdamW steps what is no matrix to it
     ("SGD", {"momentum": 0.9, "nesterov": True, "dampening": 0.0}),
     ("RMSprop", {"centered": True, "momentum": 0.5}),
     ("Adam", {"second_moment": "carried"}),

@@ -96,9 +96,17 @@ def margin(dtype: torch.dtype) -> float:
     return _MARGINS[dtype]
 
 
+_DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+)
 _MARGINS = {
     dtype: math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for dtype in _DTYPES
 }
 
 
