@@ -395,9 +395,10 @@ def over(
 ) -> pytest.MarkDecorator:
     """Parametrise `(case, shape, dtype)` over the cases `where` holds and the shapes of `kinds`.
 
-    Small shapes only, if `kinds` is "small". Of shape × dtype one pair in three is run by
-    `make test`, in diagonals, and one in two where there are three dtypes or fewer; the others are
-    marked slow. Of a class with other options than in the first of its lines it is one in five.
+    Small shapes only, if `kinds` is "small". Of shape × dtype one pair in five is run by
+    `make test`, in diagonals, and one in three where there are three dtypes or fewer; the others
+    are marked slow. Of a class with other options than in the first of its lines it is one in
+    seven.
     """
     dtypes = list(dtypes)
     parameters = []
@@ -411,7 +412,7 @@ def over(
             if kinds is None
             or (kind not in ("large", "empty") if kinds == "small" else kind in kinds)
         ]
-        stride = 5 if type(case.manifold) in classes else 3 if len(dtypes) > 3 else 2
+        stride = 7 if type(case.manifold) in classes else 5 if len(dtypes) > 3 else 3
         classes.add(type(case.manifold))
         for i, (kind, shape) in enumerate(shapes):
             for j, dtype in enumerate(dtypes):

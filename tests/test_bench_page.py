@@ -79,7 +79,9 @@ def test_the_names_of_series_are_those_of_the_drawing():
     assert drawn.count("M ") + drawn.count("L ") == 3
 
 
-# --- in a browser ------------------------------------------------------------------------------
+# --- in a browser: by `make test-page` ---------------------------------------------------------
+
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
@@ -103,6 +105,7 @@ def browser(request):
     driver.quit()
 
 
+@slow
 def test_the_page_loads_without_an_error_and_asks_for_nothing(browser):
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -111,11 +114,13 @@ def test_the_page_loads_without_an_error_and_asks_for_nothing(browser):
     assert len({url for url in asked if not url.endswith("favicon.ico")}) == 1
 
 
+@slow
 def test_nothing_is_wider_than_the_window(browser):
     wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0
 
 
+@slow
 def test_every_picture_is_drawn(browser):
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('svg')].map((svg) => {"
@@ -125,6 +130,7 @@ def test_every_picture_is_drawn(browser):
     assert all(width > 50 and height > 10 and shown > 200 for width, height, shown in sizes)
 
 
+@slow
 def test_a_table_is_sorted_by_a_click(browser):
     click = (
         "const table = document.querySelector('table.sortable');"
@@ -137,6 +143,7 @@ def test_a_table_is_sorted_by_a_click(browser):
     assert sorted(original) == up
 
 
+@slow
 def test_values_are_shown_under_the_pointer_and_by_keys(browser):
     show = (
         "const svg = document.querySelector('#digits figure[data-series] svg[tabindex]');"
@@ -146,6 +153,7 @@ def test_values_are_shown_under_the_pointer_and_by_keys(browser):
     assert ": " in browser.execute_script(show)
 
 
+@slow
 def test_moving_pictures_stop_at_a_place(browser):
     place = (
         "const act = document.querySelectorAll('.act')[1];"

@@ -120,6 +120,7 @@ def test_ten_rotations_from_random_starts():
     assert float(re.search(r"worst of 10 starts: (\S+)°", run.stdout)[1]) < 3
 
 
+@pytest.mark.slow
 def test_two_equations_at_once_on_a_classifier():
     script = ROOT / "examples" / "constrain_anything.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
@@ -129,6 +130,7 @@ def test_two_equations_at_once_on_a_classifier():
     assert "satisfied: True" in run.stdout
 
 
+@pytest.mark.slow
 def test_a_matrix_is_completed_whole_and_as_factors():
     script = ROOT / "examples" / "low_rank_completion.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
