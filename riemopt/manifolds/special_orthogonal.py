@@ -107,7 +107,7 @@ class SpecialOrthogonal(ShortenedSteps):
     @upcast
     @exact_products
     def project(self, a: Tensor) -> Tensor:
-        """The nearest rotation to A, by an SVD ; not unique where the last two σ are equal."""
+        """The nearest rotation to A, by an SVD; not unique where the last two σ are equal."""
         return linalg.project_rotation(a).contiguous()
 
     @override
