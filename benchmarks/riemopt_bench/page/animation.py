@@ -111,7 +111,7 @@ def _target(angles: Sequence[float]) -> Iterable[tuple[float, float]]:
 
 
 def _one_step() -> dict[str, Any]:
-    """A sketch of a step of length 0.9 on the circle: x, x - lr·g, x + u, R(x + u) and the tangent line."""
+    """A sketch of a step of length 0.9 on the circle: x, x - lr·g, x + u, R(x + u), the tangent."""
     x, tangent = (-0.5, 0.75**0.5), (-(0.75**0.5), -0.5)
     normal_part, length = 0.55, 0.9
     ahead = [a + length * t for a, t in zip(x, tangent, strict=True)]
