@@ -52,17 +52,19 @@ def build(seed):
     )
 
 
-PROBLEM = Problem(
-    name="rows",
-    title="Rows of sum one",
-    description="The nearest matrix with rows of sum one.",
-    metric="mean square distance to the answer",
-    higher_is_better=False,
-    target=1e-6,
-    surfaces=frozenset({RowSum(1.0)}),
-    build=build,
-    log_metric=True,
-    budget=Budget(12, warmup=1, records=5),
+PROBLEMS = (
+    Problem(
+        name="rows",
+        title="Rows of sum one",
+        description="The nearest matrix with rows of sum one.",
+        metric="mean square distance to the answer",
+        higher_is_better=False,
+        target=1e-6,
+        surfaces=frozenset({RowSum(1.0)}),
+        build=build,
+        log_metric=True,
+        budget=Budget(12, warmup=1, records=5),
+    ),
 )
 
 

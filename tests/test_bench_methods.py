@@ -7,7 +7,16 @@ import torch
 from riemopt_bench import registry
 from riemopt_bench.interface import Budget
 from riemopt_bench.memory import LiveBytes, bytes_of
-from riemopt_bench.surfaces import Sphere, Stiefel, Symmetric
+from riemopt_bench.surfaces import (
+    LowRank,
+    PoincareBall,
+    PositiveDefinite,
+    Rotation,
+    Sphere,
+    Stiefel,
+    Subspace,
+    Symmetric,
+)
 from riemopt_bench.train import measure
 from riemopt_bench.train.suites import SUITES
 
@@ -96,6 +105,10 @@ def test_a_loss_that_is_not_finite_ends_the_run():
         (Symmetric(), (2, 7, 7)),
         (Sphere(), (7, 7)),
         (Sphere(dim=0), (7, 3)),
+        (Subspace(), (7, 3)),
+        (Rotation(), (2, 4, 4)),
+        (PositiveDefinite(), (2, 4, 4)),
+        (LowRank(2), (6, 5)),
     ],
     ids=str,
 )
@@ -117,6 +130,16 @@ def test_violation_of_known_matrices():
     assert Stiefel().violation(2 * torch.eye(3)) == 3
     assert Symmetric().violation(torch.tensor([[0.0, 1.0], [3.0, 0.0]])) == 2
     assert Sphere(dim=0).violation(torch.tensor([[3.0, 0.0], [4.0, 1.0]])) == 4
+    assert Rotation().violation(torch.diag(torch.tensor([1.0, 1.0, -1.0]))) == 2
+    assert PositiveDefinite().violation(torch.diag(torch.tensor([1.0, -3.0]))) == 3
+    assert LowRank(1).violation(torch.diag(torch.tensor([5.0, 2.0, 1.0]))) == 2
+
+
+def test_the_ball_leaves_its_points_where_they_are():
+    ball, inside, outside = PoincareBall(), torch.tensor([0.6, 0.7]), torch.tensor([3.0, 4.0])
+    assert torch.equal(ball.nearest(inside), inside)
+    assert ball.violation(inside) == 0 < ball.violation(outside) == 4
+    torch.testing.assert_close(ball.nearest(outside), torch.tensor([0.6, 0.8]), rtol=2e-5, atol=0)
 
 
 def test_recorded_steps_hold_both_ends():

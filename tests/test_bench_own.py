@@ -1,6 +1,7 @@
 """A surface, a problem, a method and a workload of the user's own, all in one file."""
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_workload_can_be_trained(own):
 
 def test_the_task_of_a_problem_can_be_stepped(own):
     method = registry.step_methods()["riemopt-adam"]
-    task = own.PROBLEM.build(0)
+    task = own.PROBLEMS[0].build(0)
     step = stepper(method, task)
     (_, weight), before = step.weights()[0], task.model.weight.detach().clone()
     step.call()
@@ -98,7 +99,7 @@ def test_the_task_of_a_problem_can_be_stepped(own):
 
 
 def test_libraries_say_what_they_do_not_know(own):
-    left_out = {m.name: m.skip(own.PROBLEM) for m in registry.methods().values()}
+    left_out = {m.name: m.skip(own.PROBLEMS[0]) for m in registry.methods().values()}
     assert left_out["riemopt-adam"] is left_out["project-after-adam"] is None
     assert left_out["lbfgs"] is left_out["adam-unconstrained"] is None
     assert "RowSum" in left_out["geoopt-adam"].reason
@@ -126,7 +127,7 @@ def watch_of(own, budget, solve):
 
 def test_lbfgs_solves_the_problem_within_the_budget(own):
     method, budget = registry.methods()["lbfgs"], Budget(12, records=5)
-    task, attached = measure.fresh(own.PROBLEM, method, 1.0, 0)
+    task, attached = measure.fresh(own.PROBLEMS[0], method, 1.0, 0)
     trace = measure.train(task, attached, budget)
     assert trace.step == measure.record_steps(12, 5)
     assert len(trace.forward_backward) == len(trace.optimizer) >= 12
@@ -140,12 +141,14 @@ def test_an_iteration_may_spend_several_steps(own):
 
     def solve(observe):
         while observe():
-            seen.append(observe.left)
+            seen.append(observe.rate)
             first, second = observe.evaluate(), observe.evaluate()
             assert first == second  # the same data
 
     trace = measure.train(*watch_of(own, Budget(5), solve))
-    assert seen == pytest.approx([1, 0.6, 0.2])
+    assert seen == pytest.approx(
+        [1, (1 - math.cos(0.6 * math.pi)) / 2, (1 - math.cos(0.2 * math.pi)) / 2]
+    )
     assert trace.step == [0, 1, 2, 3, 4, 5]
     assert len(trace.forward_backward) == 6
     assert trace.elapsed[1] == trace.elapsed[2] < trace.elapsed[3]

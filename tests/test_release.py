@@ -64,7 +64,7 @@ def test_targets_of_make_exist(target):
         ("FAMILIES", "docs/make_catalogue.py"),
         ("__all__", "riemopt/manifolds/__init__.py"),
         ("METHODS", "riemopt/solvers/minimize.py"),
-        ("PROBLEM", "benchmarks/riemopt_bench/problems/pca.py"),
+        ("PROBLEMS", "benchmarks/riemopt_bench/problems/pca.py"),
     ],
 )
 def test_lists_of_a_checklist_are_where_it_says(name, file):

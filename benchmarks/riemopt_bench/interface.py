@@ -3,7 +3,7 @@
 A task is a model, a loss and a table that says which weight lives on which surface. It knows
 nothing of how a weight is kept there. A method takes a task and makes it trainable.
 
-    PROBLEM = Problem(name="pca", ..., build=build)          # problems/pca.py
+    PROBLEMS = (Problem(name="pca", ..., build=build),)      # problems/pca.py
     METHODS = (Method(name="adam", ..., attach=attach),)     # libraries/plain.py
 
 The training benchmark takes its tasks from problems and trains them. The step benchmark takes its
@@ -13,9 +13,10 @@ tasks from workloads, whose loss is ⟨W, C⟩ with a fixed C, and times one ste
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from riemopt_bench.surfaces import Surface
 
 if TYPE_CHECKING:
     from riemopt_bench.speed.workloads import Workload
+
+
+Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Budget:
     A step is one evaluation of the loss and its gradient. All `steps` are taken, unless the loss
     stops being finite. `warmup` steps are taken on a throw-away copy. `records` is the number of
     steps at which metric and violations are written down, off the clock. A run that takes longer
-    than `time_limit` (seconds, whole process) has failed.
+    than `time_limit` (seconds, whole process) has failed. Over the budget the learning rate falls
+    to zero along half a cosine, or stays `constant`, for every method alike.
     """
 
     steps: int
@@ -80,27 +85,36 @@ class Budget:
     records: int = 40
     threads: int = 1
     time_limit: float = 600.0
+    schedule: Schedule = "cosine"
+
+    def rate(self, left: float) -> float:
+        """By what to multiply the learning rate when that part of the budget is left."""
+        return 1.0 if self.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
 
 
 class Case(Protocol):
     """What problems and workloads have in common: enough to say whether a method applies.
 
     `surfaces`: those that occur. `bounded`: the loss has a minimum without its constraints too.
+    `full_batch`: the batch is the same at every step, so that the loss is one function.
     """
 
     @property
     def surfaces(self) -> frozenset[Surface]: ...
     @property
     def bounded(self) -> bool: ...
+    @property
+    def full_batch(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Problem:
     """A family of tasks, one for each seed, and how the result is judged.
 
-    `target` is the metric value for time-to-target. Metric values smaller than `resolution` are
-    rounding and count as equal. With a `budget`, the problem is part of every suite, also of those
-    that do not name it.
+    `reference` says what the result stands beside: how the optimum is known, or what is published
+    or reached without the constraint. `target` is the metric value for time-to-target. Metric
+    values smaller than `resolution` are rounding and count as equal. With a `budget`, the problem
+    is part of every suite, also of those that do not name it.
     """
 
     name: str
@@ -111,7 +125,9 @@ class Problem:
     target: float
     surfaces: frozenset[Surface]
     build: Callable[[int], Task]
+    reference: str = ""
     bounded: bool = True
+    full_batch: bool = False
     log_metric: bool = False
     resolution: float = 0.0
     budget: Budget | None = None
@@ -150,8 +166,8 @@ class Observe(Protocol):
         """The method has computed loss and gradient; spends one step of the budget."""
 
     @property
-    def left(self) -> float:
-        """The part of the budget that is left, from 1 to 0: for schedules."""
+    def rate(self) -> float:
+        """By what to multiply the learning rate now: the budget's schedule, from 1 down."""
 
 
 @dataclass(frozen=True)

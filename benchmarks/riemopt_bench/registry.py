@@ -1,6 +1,6 @@
 """Finds problems, methods and workloads: those of this package, and those of files of your own.
 
-A problem is a file in `problems/` that defines `PROBLEM`, a library one in `libraries/` that
+A problem is a file in `problems/` that defines `PROBLEMS`, a library one in `libraries/` that
 defines `METHODS`; both are found by being there. A file of your own, given with `--with FILE`, may
 define either, and `WORKLOADS`.
 """
@@ -80,7 +80,7 @@ def _modules(package: ModuleType) -> list[ModuleType]:
 @functools.cache
 def problems() -> dict[str, Problem]:
     """All problems by name, those with the most surfaces first."""
-    found = [m.PROBLEM for m in _modules(problems_package) if hasattr(m, "PROBLEM")]
+    found = [p for m in _modules(problems_package) for p in getattr(m, "PROBLEMS", ())]
     found.sort(key=lambda problem: -len(problem.surfaces))
     return {problem.name: problem for problem in found}
 
@@ -129,4 +129,4 @@ def source(kind: Literal["problem", "method"], name: str) -> str:
 
 
 def _defines(module: ModuleType, value: Problem | Method) -> bool:
-    return value is getattr(module, "PROBLEM", None) or value in getattr(module, "METHODS", ())
+    return value in getattr(module, "PROBLEMS", ()) or value in getattr(module, "METHODS", ())

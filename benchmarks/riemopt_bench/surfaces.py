@@ -115,3 +115,81 @@ class Sphere(Surface):
     @override
     def nearest(self, weight: Tensor) -> Tensor:
         return weight / torch.linalg.vector_norm(weight, dim=self.dim, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Subspace(Stiefel):
+    """Orthonormal columns of which the loss sees the span alone: points of a Grassmann manifold."""
+
+
+@dataclass(frozen=True)
+class Rotation(Stiefel):
+    """Square matrices with orthonormal columns and determinant 1."""
+
+    @override
+    def residual(self, weight: Tensor) -> Tensor:
+        gram = super().residual(weight).flatten(-2)
+        return torch.cat([gram, torch.linalg.det(weight).unsqueeze(-1) - 1], dim=-1)
+
+    @override
+    def nearest(self, weight: Tensor) -> Tensor:
+        left, _, right = torch.linalg.svd(weight)
+        left[..., -1] *= torch.linalg.det(left @ right).sign().unsqueeze(-1)
+        return left @ right
+
+    @override
+    def start(self, noise: Tensor) -> Tensor:
+        q = torch.linalg.qr(noise.double()).Q
+        q[..., -1] *= torch.linalg.det(q).sign().unsqueeze(-1)
+        return q.to(noise.dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class PositiveDefinite(Surface):
+    """Symmetric positive definite matrices. `floor` is the least eigenvalue of `nearest`."""
+
+    floor: float = 1e-6
+
+    @override
+    def residual(self, weight: Tensor) -> Tensor:
+        least = torch.linalg.eigvalsh((weight + weight.mT) / 2)[..., :1]
+        return torch.cat([(weight - weight.mT).flatten(-2), least.clamp(max=0)], dim=-1)
+
+    @override
+    def nearest(self, weight: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh((weight + weight.mT) / 2)
+        return (vectors * values.clamp(min=self.floor).unsqueeze(-2)) @ vectors.mT
+
+
+@dataclass(frozen=True)
+class LowRank(Surface):
+    """Matrices of a rank. The residual holds the singular values beyond it."""
+
+    rank: int
+
+    @override
+    def residual(self, weight: Tensor) -> Tensor:
+        return torch.linalg.svdvals(weight)[..., self.rank :]
+
+    @override
+    def nearest(self, weight: Tensor) -> Tensor:
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        r = self.rank
+        return (left[..., :r] * values[..., None, :r]) @ right[..., :r, :]
+
+
+@dataclass(frozen=True)
+class PoincareBall(Surface):
+    """Rows inside the unit ball, with the hyperbolic metric of curvature -1 (Poincaré's model).
+
+    `nearest` leaves a point of the ball where it is, and puts others just inside.
+    """
+
+    @override
+    def residual(self, weight: Tensor) -> Tensor:
+        return (torch.linalg.vector_norm(weight, dim=-1) - 1).clamp(min=0)
+
+    @override
+    def nearest(self, weight: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+        return weight * (norm.clamp(max=1 - 1e-5) / norm.clamp(min=1e-30))

@@ -1,1 +1,1 @@
-"""One file per problem; each defines `PROBLEM`. Files that begin with `_` are shared parts."""
+"""One file per problem; each defines `PROBLEMS`. Files that begin with `_` are shared parts."""

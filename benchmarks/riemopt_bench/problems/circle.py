@@ -62,15 +62,17 @@ def build(seed: int) -> Task:
     )
 
 
-PROBLEM = Problem(
-    name="circle",
-    title="Circle and sphere",
-    description="A point on the circle, a unit vector in 1,000 dimensions; noisy gradients.",
-    metric="mean of 1 - cos(angle to the target)",
-    higher_is_better=False,
-    target=1e-2,
-    surfaces=frozenset({Sphere()}),
-    build=build,
-    bounded=False,
-    log_metric=True,
+PROBLEMS = (
+    Problem(
+        name="circle",
+        title="Circle and sphere",
+        description="A point on the circle, a unit vector in 1,000 dimensions; noisy gradients.",
+        metric="mean of 1 - cos(angle to the target)",
+        higher_is_better=False,
+        target=1e-2,
+        surfaces=frozenset({Sphere()}),
+        build=build,
+        bounded=False,
+        log_metric=True,
+    ),
 )

@@ -17,14 +17,16 @@ def build(seed: int) -> Task:
     return classifier_task(images, torch.tensor(digits.target), hidden=128, seed=seed)
 
 
-PROBLEM = Problem(
-    name="digits",
-    title="Digits classifier",
-    description="8×8 digits; 128×64 and 128×128 orthogonal layers, symmetric forms, unit "
-    "prototypes.",
-    metric="test accuracy",
-    higher_is_better=True,
-    target=0.95,
-    surfaces=frozenset(SURFACES.values()),
-    build=build,
+PROBLEMS = (
+    Problem(
+        name="digits",
+        title="Digits classifier",
+        description="8×8 digits; 128×64 and 128×128 orthogonal layers, symmetric forms, unit "
+        "prototypes.",
+        metric="test accuracy",
+        higher_is_better=True,
+        target=0.95,
+        surfaces=frozenset(SURFACES.values()),
+        build=build,
+    ),
 )

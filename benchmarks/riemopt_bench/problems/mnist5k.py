@@ -17,14 +17,16 @@ def build(seed: int) -> Task:
     return classifier_task(images, torch.tensor(labels), hidden=1024, seed=seed)
 
 
-PROBLEM = Problem(
-    name="mnist5k",
-    title="MNIST subset classifier",
-    description="28×28 digits; 1024×784 and 1024×1024 orthogonal layers, symmetric forms, unit "
-    "prototypes.",
-    metric="test accuracy",
-    higher_is_better=True,
-    target=0.9,
-    surfaces=frozenset(SURFACES.values()),
-    build=build,
+PROBLEMS = (
+    Problem(
+        name="mnist5k",
+        title="MNIST subset classifier",
+        description="28×28 digits; 1024×784 and 1024×1024 orthogonal layers, symmetric forms, unit "
+        "prototypes.",
+        metric="test accuracy",
+        higher_is_better=True,
+        target=0.9,
+        surfaces=frozenset(SURFACES.values()),
+        build=build,
+    ),
 )

@@ -60,6 +60,11 @@ class Workload:
         return False
 
     @property
+    def full_batch(self) -> bool:
+        """C is the same at every step."""
+        return True
+
+    @property
     def has_plain(self) -> bool:
         """Whether there are unconstrained tensors, as in a model."""
         return any(item.surface is None for item in self.items)

@@ -1,7 +1,6 @@
 """One run: train for a fixed number of steps, with the clock on forward, backward and step only.
 
-Evaluation and violations are taken off the clock, at a few recorded steps. Where the runner owns
-the loop, the learning rate falls linearly to zero over the budget, for every method alike.
+Evaluation and violations are taken off the clock, at a few recorded steps.
 """
 
 from __future__ import annotations
@@ -102,9 +101,9 @@ class Watch:
         self._batch: Any = None
 
     @property
-    def left(self) -> float:
-        """The part of the budget that is left."""
-        return max(1 - self._spent / self.budget.steps, 0.0)
+    def rate(self) -> float:
+        """The schedule's factor of the learning rate."""
+        return self.budget.rate(max(1 - self._spent / self.budget.steps, 0.0))
 
     @property
     def batch(self) -> Any:
@@ -213,7 +212,7 @@ def _step_by_step(attached: Attached, observe: Observe) -> None:
     initial = [float(group["lr"]) for group in optimizer.param_groups]
     while observe():
         for group, lr in zip(optimizer.param_groups, initial, strict=True):
-            group["lr"] = lr * observe.left
+            group["lr"] = lr * observe.rate
         observe.evaluate()
         attached.step()
         optimizer.zero_grad()
