@@ -20,7 +20,16 @@ from riemopt_bench.interface import (
     unknown,
 )
 from riemopt_bench.libraries._steps import ADAM_LR, MOMENTUM, SGD_LR
-from riemopt_bench.surfaces import Sphere, Stiefel, Surface, Symmetric
+from riemopt_bench.surfaces import (
+    LowRank,
+    PositiveDefinite,
+    Rotation,
+    Sphere,
+    Stiefel,
+    Subspace,
+    Surface,
+    Symmetric,
+)
 
 if TYPE_CHECKING:
     from riemopt_bench.speed.workloads import Workload
@@ -54,6 +63,26 @@ def _(surface: Symmetric) -> Manifold:
 @manifold.register
 def _(surface: Sphere) -> Manifold:
     return manifolds.Sphere(dim=surface.dim)
+
+
+@manifold.register
+def _(surface: Subspace) -> Manifold:
+    return manifolds.Grassmann()
+
+
+@manifold.register
+def _(surface: Rotation) -> Manifold:
+    return manifolds.SpecialOrthogonal()
+
+
+@manifold.register
+def _(surface: PositiveDefinite) -> Manifold:
+    return manifolds.SPD("affine")
+
+
+@manifold.register
+def _(surface: LowRank) -> Manifold:
+    return manifolds.FixedRank(surface.rank)
 
 
 def _constrain_all(task: Task) -> None:
