@@ -75,6 +75,6 @@ PROBLEMS = (
         bounded=False,
         log_metric=True,
         resolution=1e-6,  # of a weight in float32
-        budget=Budget(1000),
+        budget=Budget(600),
     ),
 )
