@@ -51,7 +51,7 @@ PROBLEMS = (
     Problem(
         name="adapters",
         title="U S Vᵀ adapters",
-        description="A frozen digits network, adapted to turned digits by rank 6; U, V orthonormal.",
+        description="A frozen network adapted to turned digits in rank 6; U and V orthonormal.",
         metric="test accuracy",
         higher_is_better=True,
         target=0.9,
