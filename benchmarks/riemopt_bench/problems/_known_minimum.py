@@ -10,7 +10,7 @@ that a weight beside the surface is not rewarded for a cost that no point of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,7 +41,7 @@ def one_weight(surface: Surface, start: Tensor, cost: Cost, data: Any, optimum: 
     """The task of minimising `cost(weight, data)` over the surface; the data never change."""
 
     def evaluate(model: nn.Module) -> Evaluation:
-        gap = relative_gap(surface, model.weight, lambda x: cost(x, data), optimum)
+        gap = relative_gap(surface, model, lambda x: cost(x, data), optimum)
         return Evaluation(metric=gap, selection=gap)
 
     return Task(
@@ -54,10 +54,10 @@ def one_weight(surface: Surface, start: Tensor, cost: Cost, data: Any, optimum: 
 
 
 def relative_gap(
-    surface: Surface, weight: Tensor, cost: Callable[[Tensor], Tensor], optimum: float
+    surface: Surface, model: nn.Module, cost: Callable[[Tensor], Tensor], optimum: float
 ) -> float:
-    """(f - f*)/max(1, |f*|) at the point nearest to the weight, in float64 on the CPU."""
-    nearest = surface.nearest(weight.detach().cpu().double())
+    """(f - f*)/max(1, |f*|) at the point nearest to a `Point`'s weight, in float64 on the CPU."""
+    nearest = surface.nearest(cast(Point, model).weight.detach().cpu().double())
     return (cost(nearest).item() - optimum) / max(1.0, abs(optimum))
 
 

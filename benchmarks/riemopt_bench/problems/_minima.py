@@ -5,6 +5,8 @@ They take a while. A problem of one size holds its minimum as a constant, found 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,7 +85,7 @@ def mean_by_fixed_point(A: Array, sweeps: int = 300) -> Array:
     return X
 
 
-def _of(A: Array, function) -> Array:
+def _of(A: Array, function: Callable[[Array], Array]) -> Array:
     """A function of symmetric matrices."""
     values, vectors = np.linalg.eigh(A)
     return (vectors * function(values)[..., None, :]) @ vectors.swapaxes(-1, -2)

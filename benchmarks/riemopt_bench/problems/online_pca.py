@@ -48,7 +48,7 @@ def build(seed: int) -> Task:
         return torch.randn(SAMPLES, SIZE, generator=noise) @ directions.mT
 
     def evaluate(model: nn.Module) -> Evaluation:
-        gap = relative_gap(surface, model.weight, lambda X: -(root.mT @ X).square().sum(), optimum)
+        gap = relative_gap(surface, model, lambda X: -(root.mT @ X).square().sum(), optimum)
         return Evaluation(metric=gap, selection=gap)
 
     return Task(

@@ -44,7 +44,7 @@ def build(seed: int) -> Task:
     start = surface.start(torch.randn(len(C), DIRECTIONS, generator=gen))
 
     def evaluate(model: nn.Module) -> Evaluation:
-        gap = relative_gap(surface, model.weight, lambda X: cost(X, C), best)
+        gap = relative_gap(surface, model, lambda X: cost(X, C), best)
         return Evaluation(metric=gap, selection=gap)
 
     return Task(

@@ -11,6 +11,7 @@ b = 0: it needs no constraint to be meaningful, and an unconstrained weight is j
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -36,7 +37,7 @@ def build(seed: int) -> Task:
         return drawn
 
     sought, model = layer().requires_grad_(False), layer()
-    deviations = torch.logspace(0.5, -0.5, SIDE, base=10.0)
+    deviations = torch.logspace(0.5, -0.5, SIDE)
 
     def risk(weight: Tensor, bias: Tensor) -> float:
         """E ‖Wx + b‖²."""
@@ -51,8 +52,8 @@ def build(seed: int) -> Task:
         return x, sought(x) + NOISE * torch.randn(SAMPLES, SIDE, generator=noise)
 
     def evaluate(model: nn.Module) -> Evaluation:
-        weight, bias = model.weight.cpu() - sought.weight, model.bias.cpu() - sought.bias
-        excess = risk(weight, bias) / whole
+        found = cast(nn.Linear, model)
+        excess = risk(found.weight.cpu() - sought.weight, found.bias.cpu() - sought.bias) / whole
         return Evaluation(metric=excess, selection=excess)
 
     return Task(
@@ -76,6 +77,7 @@ PROBLEMS = (
         build=build,
         reference="The layer that made the outputs is known, and its excess is 0.",
         log_metric=True,
+        resolution=1e-12,
         budget=Budget(800),
     ),
 )
