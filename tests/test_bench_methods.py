@@ -21,6 +21,7 @@ from riemopt_bench.train import measure
 from riemopt_bench.train.suites import SUITES
 
 PROBLEMS = {name: p for name, p in registry.problems().items() if name != "mnist5k"}
+OPEN = {PositiveDefinite(), PoincareBall()}
 PAIRS = [
     (p, m) for p in PROBLEMS.values() for m in registry.methods().values() if m.skip(p) is None
 ]
@@ -38,7 +39,8 @@ def test_a_few_steps(problem, method):
     stored = max(max(values) for values in trace.stored_violation.values())
     if method.constrained:
         assert used < 1e-4
-    assert (stored > 1e-4) == (method.family in ("parametrize", "unconstrained"))
+    if not problem.surfaces & OPEN:  # a few small steps do not leave an open set
+        assert (stored > 1e-4) == (method.family in ("parametrize", "unconstrained"))
     assert bool(trace.original_norm) == (method.family == "parametrize")
 
 

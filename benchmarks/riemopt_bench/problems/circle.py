@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from riemopt_bench.interface import Evaluation, Problem, Task
+from riemopt_bench.interface import Budget, Evaluation, Problem, Task
 from riemopt_bench.surfaces import Sphere
 
 DIMENSIONS = {"circle": 2, "sphere": 1000}
@@ -72,7 +72,10 @@ PROBLEMS = (
         target=1e-2,
         surfaces=frozenset({Sphere()}),
         build=build,
+        reference="The targets are known, and the gap is 0 at them.",
         bounded=False,
         log_metric=True,
+        resolution=1e-12,
+        budget=Budget(1000),
     ),
 )

@@ -57,6 +57,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-20,
-        budget=Budget(1000),
+        budget=Budget(400),
     ),
 )

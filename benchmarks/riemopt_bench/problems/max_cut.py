@@ -56,6 +56,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-12,
-        budget=Budget(1000),
+        budget=Budget(600),
     ),
 )

@@ -68,13 +68,13 @@ PROBLEMS = (
         "samples a step.",
         metric="relative gap to the optimum",
         higher_is_better=False,
-        target=1e-2,
+        target=3e-3,
         surfaces=frozenset({Stiefel()}),
         build=build,
         reference="The optimum is the sum of the leading eigenvalues of the true covariance.",
         bounded=False,
         log_metric=True,
-        resolution=1e-6,  # of a weight in float32
-        budget=Budget(1000),
+        resolution=1e-12,
+        budget=Budget(600),
     ),
 )

@@ -55,6 +55,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-13,
-        budget=Budget(1000),
+        budget=Budget(600),
     ),
 )

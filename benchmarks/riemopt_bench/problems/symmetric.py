@@ -76,6 +76,6 @@ PROBLEMS = (
         build=build,
         reference="The layer that made the outputs is known, and its excess is 0.",
         log_metric=True,
-        budget=Budget(1000),
+        budget=Budget(800),
     ),
 )
