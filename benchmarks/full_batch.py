@@ -10,6 +10,7 @@ tables of README.md. Run it on an otherwise idle machine; it takes some minutes.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import resource
@@ -26,12 +27,15 @@ import numpy as np
 import torch
 import typer
 from full_batch_problems import PROBLEMS
-from full_batch_problems.interface import Array, FullBatch, as_it_is, normal
-from full_batch_problems.means import mean_by_fixed_point, samples, squared_distances
-from full_batch_problems.rotations import procrustes_minimum
+from full_batch_problems.interface import Array, FullBatch, as_it_is
+from full_batch_problems.means import squared_distances
 from full_batch_problems.solvers import Solve, methods_for, pymanopts
 from rich.console import Console
 from riemopt_bench.environment import write_rows
+from riemopt_bench.problems import procrustes
+from riemopt_bench.problems._known_minimum import normal
+from riemopt_bench.problems._minima import mean_by_fixed_point
+from riemopt_bench.problems.karcher_mean import samples
 from riemopt_bench.speed.timing import settle_allocator
 from torch import Tensor
 
@@ -124,11 +128,11 @@ def means() -> list[Row]:
 def rotations() -> list[Row]:
     """A thousand Procrustes problems in space."""
     M = normal(22, MANY, 3, 3)
-    best = torch.from_numpy(procrustes_minimum(M.numpy()))
+    best = procrustes.minima(M)
     start = torch.eye(3, dtype=M.dtype).expand(MANY, 3, 3).contiguous()
 
     def cost_of(target: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda R: -(R * target).sum((-2, -1))
+        return functools.partial(procrustes.costs, M=target)
 
     def posed(i: int) -> FullBatch:
         from pymanopt.manifolds import SpecialOrthogonalGroup

@@ -10,14 +10,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from full_batch_problems import PROBLEMS
-from full_batch_problems.means import mean_by_fixed_point, samples, squared_distances
-from full_batch_problems.relaxations import (
+from full_batch_problems.means import squared_distances
+from full_batch_problems.spectral import brockett, dominant_subspace
+from riemopt_bench.problems._minima import (
+    mean_by_fixed_point,
     nearest_correlation_minimum,
     semidefinite_minimum,
 )
-from full_batch_problems.rotations import procrustes_minimum
-from full_batch_problems.spectral import brockett, dominant_subspace
-from full_batch_problems.thomson import MINIMA
+from riemopt_bench.problems.karcher_mean import samples
+from riemopt_bench.problems.procrustes import minima
+from riemopt_bench.problems.thomson import MINIMA
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -70,7 +72,7 @@ def test_procrustes_minimum_is_that_of_proper_rotations():
     R = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
     M = torch.randn(6, 2, 2, dtype=torch.float64)
     least = -(R[:, None] * M).sum((-2, -1)).amax(0)
-    np.testing.assert_allclose(procrustes_minimum(M.numpy()), least.numpy(), atol=1e-6)
+    torch.testing.assert_close(minima(M), least, atol=1e-6, rtol=0)
     assert len(torch.linalg.det(M).sign().unique()) == 2
 
 

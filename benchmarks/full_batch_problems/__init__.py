@@ -1,10 +1,11 @@
-"""Deterministic problems with known minima, for solvers that take the whole batch.
+"""Deterministic problems with known minima, posed to solvers that take the whole batch.
 
     from full_batch_problems import PROBLEMS
 
     problem = PROBLEMS["brockett"]()
 
-A file a family. The sizes are those of Manopt's and pymanopt's own examples, or larger.
+A file a family. Costs, data and minima come from `riemopt_bench.problems`. The sizes are those of
+Manopt's and pymanopt's own examples, or larger.
 """
 
 import functools

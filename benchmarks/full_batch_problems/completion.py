@@ -1,25 +1,20 @@
 """A matrix of low rank from some of its entries."""
 
+import functools
+
 import numpy as np
 import torch
+from riemopt_bench.problems.completion import cost, entries
 
-from full_batch_problems.interface import FullBatch, Theirs, normal
+from full_batch_problems.interface import FullBatch, Theirs
 from riemopt.manifolds import FixedRank
 
 
 def completion(n: int = 300, rank: int = 5, oversampling: float = 4.0) -> FullBatch:
-    """½‖P_Ω(X - M)‖² over matrices of M's rank; the minimum is 0 (Vandereycken 2013, §5).
-
-    Ω has `oversampling` times as many entries as X has degrees of freedom.
-    """
-    M = normal(12, n, rank) @ normal(13, rank, n)
-    count = int(oversampling * rank * (2 * n - rank))
-    gen = torch.Generator().manual_seed(14)
-    known = torch.randperm(n * n, generator=gen)[:count]
-    rows, columns, values = known // n, known % n, M.flatten()[known]
-
-    def cost(X: torch.Tensor) -> torch.Tensor:
-        return (X.flatten()[known] - values).square().sum() / 2
+    """Known entries, `oversampling` times as many as X has degrees of freedom."""
+    data = entries(n, rank, oversampling)
+    known, values = data
+    rows, columns = known // n, known % n
 
     def cost_of_factors(U: torch.Tensor, s: torch.Tensor, Vt: torch.Tensor) -> torch.Tensor:
         entries = ((U * s)[rows] * Vt.mT[columns]).sum(-1)
@@ -43,7 +38,7 @@ def completion(n: int = 300, rank: int = 5, oversampling: float = 4.0) -> FullBa
         f"Low-rank completion, {n}×{n} of rank {rank}",
         FixedRank(rank),
         (n, n),
-        cost,
+        functools.partial(cost, data=data),
         0.0,
         theirs,
     )

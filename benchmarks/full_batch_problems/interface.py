@@ -65,17 +65,6 @@ class FullBatch:
         return (float(self.cost(x)) - self.optimum) / max(1.0, abs(self.optimum))
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    """A standard normal tensor that follows from its seed."""
-    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def symmetric(seed: int, n: int) -> Tensor:
-    """½(G + Gᵀ) of a standard normal G."""
-    G = normal(seed, n, n)
-    return (G + G.mT) / 2
-
-
 def as_columns(manifold: Any, cost: Callable[[Tensor], Tensor]) -> Theirs:
     """For pymanopt's `Oblique`, whose points are unit columns where ours are unit rows."""
     return Theirs(

@@ -1,21 +1,18 @@
 """Products of rotations, and one rotation that makes many matrices diagonal."""
 
-import numpy as np
-import torch
+import functools
 
-from full_batch_problems.interface import Array, FullBatch, as_it_is, normal, off_stiefel
+from riemopt_bench.problems import ica
+from riemopt_bench.problems import procrustes as turns
+
+from full_batch_problems.interface import FullBatch, as_it_is, off_stiefel
 from riemopt.manifolds import SpecialOrthogonal, Stiefel
 
 
 def procrustes(k: int = 50, n: int = 3) -> FullBatch:
-    """-Σ tr RᵢᵀMᵢ over k rotations.
-
-    The minimum of each is -(σ₁ + … + s·σ_n), where s is the sign of det M (Kabsch 1976).
-    """
-    M = normal(5, k, n, n)
-
-    def cost(R: torch.Tensor) -> torch.Tensor:
-        return -(R * M).sum()
+    """Of k rotations, n×n."""
+    M = turns.targets(k, n)
+    cost = functools.partial(turns.cost, M=M)
 
     def theirs():
         from pymanopt.manifolds import SpecialOrthogonalGroup
@@ -28,7 +25,7 @@ def procrustes(k: int = 50, n: int = 3) -> FullBatch:
         SpecialOrthogonal(),
         (k, n, n),
         cost,
-        float(procrustes_minimum(M.numpy()).sum()),
+        float(turns.minima(M).sum()),
         theirs,
         None,
         off_stiefel,
@@ -36,14 +33,8 @@ def procrustes(k: int = 50, n: int = 3) -> FullBatch:
 
 
 def joint_diagonalisation(n: int = 10, k: int = 20) -> FullBatch:
-    """Σᵢ ‖off-diagonal of XᵀAᵢX‖², of k matrices that commute; the minimum is 0."""
-    Q = torch.linalg.qr(normal(6, n, n))[0]
-    A = (Q * normal(7, k, 1, n)) @ Q.mT
-    A = (A + A.mT) / 2
-    off = 1 - torch.eye(n, dtype=A.dtype)
-
-    def cost(X: torch.Tensor) -> torch.Tensor:
-        return (off * (X.mT @ A @ X)).square().sum()
+    """Of k commuting matrices, n×n."""
+    cost = functools.partial(ica.cost, A=ica.matrices(n, k))
 
     def theirs():
         from pymanopt.manifolds import Stiefel as Frames
@@ -66,10 +57,3 @@ def joint_diagonalisation(n: int = 10, k: int = 20) -> FullBatch:
         geoopt,
         off_stiefel,
     )
-
-
-def procrustes_minimum(M: Array) -> Array:
-    """-Σ of the singular values, the last with the sign of the determinant; of each matrix."""
-    sigma = np.linalg.svd(M, compute_uv=False)
-    sigma[..., -1] *= np.sign(np.linalg.det(M))
-    return -sigma.sum(-1)

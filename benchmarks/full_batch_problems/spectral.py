@@ -1,24 +1,20 @@
 """Eigenvalue problems: a sphere, a Grassmann and two Stiefel manifolds."""
 
-import torch
+import functools
 
-from full_batch_problems.interface import (
-    FullBatch,
-    as_it_is,
-    normal,
-    off_sphere,
-    off_stiefel,
-    symmetric,
-)
+import torch
+from riemopt_bench.problems import brockett as frames
+from riemopt_bench.problems import dominant_subspace as subspaces
+from riemopt_bench.problems import rayleigh as quotient
+from riemopt_bench.problems._known_minimum import normal
+
+from full_batch_problems.interface import FullBatch, as_it_is, off_sphere, off_stiefel
 from riemopt.manifolds import Grassmann, Sphere, Stiefel
 
 
 def rayleigh(n: int = 1000) -> FullBatch:
-    """-xᵀAx on the sphere; the minimum is -λ_max (Absil et al. 2008, §2.1)."""
-    A = symmetric(1, n)
-
-    def cost(x: torch.Tensor) -> torch.Tensor:
-        return -(x @ (A @ x))
+    """Of an n×n matrix."""
+    cost = functools.partial(quotient.cost, A=quotient.matrix(n))
 
     def theirs():
         from pymanopt.manifolds import Sphere as Unit
@@ -36,7 +32,7 @@ def rayleigh(n: int = 1000) -> FullBatch:
         Sphere(),
         (n,),
         cost,
-        -float(torch.linalg.eigvalsh(A)[-1]),
+        quotient.minimum(n),
         theirs,
         geoopt,
         off_sphere,
@@ -44,11 +40,8 @@ def rayleigh(n: int = 1000) -> FullBatch:
 
 
 def dominant_subspace(n: int = 500, p: int = 10) -> FullBatch:
-    """-tr XᵀAX on the Grassmann manifold; the minimum is minus the sum of the p largest λ."""
-    A = symmetric(2, n)
-
-    def cost(X: torch.Tensor) -> torch.Tensor:
-        return -(X * (A @ X)).sum()
+    """Of p dimensions, of an n×n matrix."""
+    cost = functools.partial(subspaces.cost, A=subspaces.matrix(n))
 
     def theirs():
         from pymanopt.manifolds import Grassmann as Subspaces
@@ -61,7 +54,7 @@ def dominant_subspace(n: int = 500, p: int = 10) -> FullBatch:
         Grassmann(),
         (n, p),
         cost,
-        -float(torch.linalg.eigvalsh(A)[-p:].sum()),
+        subspaces.minimum(n, p),
         theirs,
         _geoopt_stiefel,
         off_stiefel,
@@ -69,28 +62,21 @@ def dominant_subspace(n: int = 500, p: int = 10) -> FullBatch:
 
 
 def brockett(n: int = 100, p: int = 10) -> FullBatch:
-    """tr XᵀAXN with N = diag(1, …, p) on Stiefel (Absil et al. 2008, §4.8).
-
-    The minimum pairs the largest weight with the smallest eigenvalue.
-    """
-    A, weights = symmetric(3, n), torch.arange(1, p + 1, dtype=torch.float64)
-
-    def cost(X: torch.Tensor) -> torch.Tensor:
-        return (X * (A @ X) * weights).sum()
+    """Of an n×n matrix and p columns."""
+    cost = functools.partial(frames.cost, data=(frames.matrix(n), frames.weights(p)))
 
     def theirs():
         from pymanopt.manifolds import Stiefel as Frames
 
         return as_it_is(Frames(n, p), cost)
 
-    least = torch.linalg.eigvalsh(A)[:p]
     return FullBatch(
         "brockett",
         f"Brockett cost, Stiefel {n}×{p}",
         Stiefel(),
         (n, p),
         cost,
-        float((least * weights.flip(0)).sum()),
+        frames.minimum(n, p),
         theirs,
         _geoopt_stiefel,
         off_stiefel,

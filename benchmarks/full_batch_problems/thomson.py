@@ -1,21 +1,16 @@
 """Electrons on a sphere, as far apart as they can be."""
 
-import torch
+import functools
+
+from riemopt_bench.problems import thomson as electrons
 
 from full_batch_problems.interface import FullBatch, as_columns, off_sphere
 from riemopt.manifolds import Sphere
 
-MINIMA = {12: 49.165253058, 32: 412.261274651, 50: 1055.182314726}
-"""Energies of Wales & Ulker (2006), to the nine decimals that are printed there."""
-
 
 def thomson(n: int) -> FullBatch:
-    """Σ 1/‖xᵢ - xⱼ‖ over pairs of n unit vectors. There are local minima for n = 32 and 50."""
-    first, second = torch.triu_indices(n, n, offset=1)
-
-    def cost(x: torch.Tensor) -> torch.Tensor:
-        apart = x.index_select(-2, first) - x.index_select(-2, second)
-        return torch.rsqrt(apart.square().sum(-1)).sum(-1)
+    """Of n electrons; there are local minima for 32 and 50."""
+    cost = functools.partial(electrons.cost, pairs=electrons.pairs(n))
 
     def theirs():
         from pymanopt.manifolds import Oblique
@@ -33,7 +28,7 @@ def thomson(n: int) -> FullBatch:
         Sphere(),
         (n, 3),
         cost,
-        MINIMA[n],
+        electrons.MINIMA[n],
         theirs,
         geoopt,
         off_sphere,

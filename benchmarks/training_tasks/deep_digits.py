@@ -3,15 +3,17 @@
 With a gain a layer, a learned factor that starts at √2, or without.
 """
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import torch
+from riemopt_bench.problems._digits import learn_from, split_digits
 from torch import Tensor, nn
 
 from riemopt.manifolds import Manifold, Sphere, Stiefel
-from training_tasks.data import classifier, split_digits
 from training_tasks.interface import Training, TrainingTask
+from training_tasks.networks import training
 
 WIDTHS = (64, 256, 128, 128)
 HIDDEN = [f"hidden.{i}.weight" for i in range(len(WIDTHS) - 1)]
@@ -48,7 +50,8 @@ def build(seed: int, *, kind: str, has_gain: bool) -> Training:
     elif kind == "free" and not has_gain:  # the gain that the others learn
         for name in HIDDEN:
             weights[name].data.mul_(2**0.5)
-    return Training(net, manifolds, *classifier(net, split_digits(seed), seed))
+    start = training(learn_from(split_digits(seed, validation=0), seed, net, {}))
+    return replace(start, manifolds=manifolds)
 
 
 def _task(name: str, title: str, kind: str, *, has_gain: bool) -> TrainingTask:

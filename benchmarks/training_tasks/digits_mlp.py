@@ -1,11 +1,12 @@
 """A classifier of digits: a tall and a square layer with orthonormal columns, unit prototypes."""
 
 import torch
+from riemopt_bench.problems._digits import learn_from, split_digits
+from riemopt_bench.surfaces import Sphere, Stiefel
 from torch import Tensor, nn
 
-from riemopt.manifolds import Sphere, Stiefel
-from training_tasks.data import classifier, split_digits
 from training_tasks.interface import Training, TrainingTask
+from training_tasks.networks import training
 
 WIDTH = 128
 
@@ -28,12 +29,12 @@ class Net(nn.Module):
 def build(seed: int) -> Training:
     torch.manual_seed(seed)
     net = Net()
-    manifolds = {
+    surfaces = {
         "first.weight": Stiefel(),
         "second.weight": Stiefel(),
         "prototypes.weight": Sphere(),
     }
-    return Training(net, manifolds, *classifier(net, split_digits(seed), seed))
+    return training(learn_from(split_digits(seed, validation=0), seed, net, surfaces))
 
 
 TASK = TrainingTask("digits_mlp", "digits MLP", "network", 500, build)

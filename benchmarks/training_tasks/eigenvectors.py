@@ -1,10 +1,10 @@
 """Ten leading eigenvectors of the covariance of the digits, in random coordinates."""
 
 import torch
+from riemopt_bench.problems._digits import digits
 from torch import Tensor
 
 from riemopt.manifolds import Stiefel
-from training_tasks.data import digits
 from training_tasks.interface import Figures, Training, TrainingTask
 from training_tasks.point import Point, gap
 

@@ -1,10 +1,10 @@
 """The Fréchet mean of points of a sphere, min Σ dist(x, pᵢ)², from ten of the points a step."""
 
 import torch
+from riemopt_bench.problems._learning import draws
 from torch import Tensor
 
 from riemopt.manifolds import Sphere
-from training_tasks.data import batches
 from training_tasks.interface import Figures, Training, TrainingTask
 from training_tasks.point import Point, gap
 
@@ -30,7 +30,7 @@ def build(seed: int) -> Training:
     points = sphere.project((centre + noise * spread) @ turn)
     point = Point(sphere, SIZE)
 
-    draw = batches(seed, POINTS, BATCH)
+    draw = draws(seed, lambda generator: torch.randint(POINTS, (BATCH,), generator=generator))
 
     def value(x: Tensor, points: Tensor) -> Tensor:
         return sphere.dist(x, points).square().mean()
