@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 from riemopt_bench import registry
 from riemopt_bench.interface import Budget
+from riemopt_bench.page import price
+from riemopt_bench.page.price import Price
 from riemopt_bench.page.report import write_report
-from riemopt_bench.page.wording import headline, problem_summary
+from riemopt_bench.page.wording import problem_summary, verdicts
 from riemopt_bench.progress import Ticker
 from riemopt_bench.train.results import collect
 from riemopt_bench.train.runner import Plan, SuiteRunner, choose, run_each
@@ -20,6 +22,15 @@ from riemopt_bench.train.suites import Suite
 from riemopt_bench.train.worker import RunSpec
 
 METHODS = ("riemopt-adam", "parametrize-cayley", "parametrize-cayley-cached", "adam-unconstrained")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_prices():
+    """A page in a tenth of the time: its table of prices is measured on a tiny layer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"UNITS": 8, "USES": 2, "ENOUGH_SECONDS": 0.0}.items():
+            patch.setattr(price, name, value)
+        yield
 
 
 def small_plan():
@@ -116,7 +127,7 @@ def test_the_page_is_complete_and_loads_nothing(finished):
     page = Page(text)
     assert page.loads == []
     assert page.open == []
-    sections = {"summary", "experiment", "digits", "pca", "profile", "reading", "failures"}
+    sections = {"summary", "experiment", "digits", "pca", "glance", "price", "reading", "failures"}
     assert page.ids >= sections | {"measurement"}
     assert text.count('class="plot"') == 2 * 4 + 1
     for needed in ("How to read this page", "paired bootstrap", "weight_decay", "Left out"):
@@ -160,6 +171,12 @@ def slower(row, factor):
     return row | {"trace": trace | scaled}
 
 
+def answers(results):
+    """What the page says to each question."""
+    prices = [Price("plain", 1, 1, 1, None, 0, 1), Price("map", 2, 2, 2, 2, 0, 9)]
+    return {v.question: " ".join(v.sentences) for v in verdicts(results, prices)}
+
+
 @pytest.mark.parametrize(("factor", "word"), [(1000, "slower"), (0.001, "faster")])
 def test_the_summary_follows_the_numbers(finished, factor, word):
     rows = []
@@ -168,7 +185,10 @@ def test_the_summary_follows_the_numbers(finished, factor, word):
             copy = row | {"repetition": repetition, "key": f"{row['key']}{repetition}"}
             rows.append(slower(copy, factor) if row["method"] == "riemopt-adam" else copy)
     results = collect(rows)
-    assert f"{word} on Digits classifier" in headline(results)[0]
+    answer = answers(results)["Which is fastest?"]
+    assert (float(re.search(r"parametrize: ([0-9.]+) times", answer)[1]) > 1) == (word == "slower")
+    advice = answers(results)["When should I use parametrize anyway?"]
+    assert ("shorter than that of riemopt Adam: Digits" in advice) == (word == "slower")
     summary = " ".join(problem_summary(results.problems[0]))
     assert ("riemopt is slower here" in summary) == (word == "slower")
     assert ("times less" in summary) == (word == "faster")
@@ -181,7 +201,7 @@ def test_the_summary_says_when_the_result_is_worse(finished, change, word):
         better = 0.9 + (change if row["method"] == "riemopt-adam" else 0)
         rows.append(row | {"trace": row["trace"] | {"metric": [better]}})
     results = collect(rows)
-    assert f"{word} on Digits classifier" in headline(results)[1]
+    assert f"{word} on Digits classifier" in answers(results)["Which ends best?"]
 
 
 def test_a_newer_measurement_replaces_an_older_one(finished):

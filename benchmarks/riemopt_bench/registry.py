@@ -32,7 +32,11 @@ FAMILIES = (
     "geotorch",
     "geoopt",
     "pogo",
+    "landing",
+    "pymanopt",
+    "cdopt",
     "projection",
+    "penalty",
     "unconstrained",
 )
 _own: dict[Path, ModuleType] = {}

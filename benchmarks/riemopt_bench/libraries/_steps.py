@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from riemopt_bench.surfaces import Stiefel, Surface
+from riemopt_bench.surfaces import PositiveDefinite, Stiefel, Surface
 
 # The root mean square of the entries of a step is 1e-3 with Adam. With gradients N(0, 1) and
 # momentum .9, whose buffer grows to ten gradients, SGD gets there with a tenth of that.
@@ -16,7 +16,9 @@ Rule = Literal["sgd", "adam"]
 
 def point_norm(surface: Surface, shape: tuple[int, ...]) -> float:
     """√(entries of one point): the factor in lr of methods that divide by the gradient's norm."""
-    return math.sqrt(math.prod(surface.sides(shape)) if isinstance(surface, Stiefel) else shape[-1])
+    if isinstance(surface, Stiefel):
+        return math.sqrt(math.prod(surface.sides(shape)))
+    return float(shape[-1]) if isinstance(surface, PositiveDefinite) else math.sqrt(shape[-1])
 
 
 def gradient_size(surface: Stiefel, shape: tuple[int, ...], inner: float) -> float:

@@ -1,9 +1,13 @@
-"""geoopt's optimizers as shipped (`stabilize=None`): both its Stiefel manifolds, and the sphere.
+"""geoopt's optimizers as shipped (`stabilize=None`), on all of its manifolds that are asked for.
 
 geoopt takes tall matrices only: a wide one is stored transposed, a convolution kernel as a matrix.
 It has no manifold of plain symmetric matrices. Here such a weight is an ordinary parameter whose
 gradient is symmetrised before the step: elementwise Adam on a symmetric gradient keeps a symmetric
 weight symmetric. That line runs on the optimizer's clock.
+
+Its Adam divides by the norm of the whole gradient, so that a step is as long as the learning rate
+however large the weight. Here each weight's rate is multiplied such that entries move by about
+`lr`, as with Adam: one grid then suits weights of all sizes, and the parameters beside them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from riemopt_bench.interface import (
     unknown,
 )
 from riemopt_bench.libraries._layout import original_of, show_as
+from riemopt_bench.libraries._packages import needs
 from riemopt_bench.libraries._steps import (
     ADAM_LR,
     MOMENTUM,
@@ -33,7 +38,14 @@ from riemopt_bench.libraries._steps import (
     gradient_size,
     point_norm,
 )
-from riemopt_bench.surfaces import Sphere, Stiefel, Surface, Symmetric
+from riemopt_bench.surfaces import (
+    PoincareBall,
+    PositiveDefinite,
+    Sphere,
+    Stiefel,
+    Surface,
+    Symmetric,
+)
 
 
 @functools.singledispatch
@@ -65,17 +77,30 @@ def _(surface: Symmetric, canonical: bool = False) -> Any:
     return geoopt.Euclidean()
 
 
+@manifold.register
+def _(surface: PositiveDefinite, canonical: bool = False) -> Any:
+    import geoopt
+
+    return geoopt.SymmetricPositiveDefinite()
+
+
+@manifold.register
+def _(surface: PoincareBall, canonical: bool = False) -> Any:
+    import geoopt
+
+    return geoopt.PoincareBall()
+
+
 def attach(
     task: Task,
     lr: float,
     *,
     rule: Rule = "adam",
     canonical: bool = False,
-    equal_steps: bool = False,
 ) -> Attached:
     """Replace constrained parameters by geoopt's, and give all to geoopt's optimizer.
 
-    With `equal_steps`, a learning rate of its own for each weight makes steps as long as others'.
+    A learning rate of its own for each weight makes steps as long as others'.
     """
     import geoopt
 
@@ -84,8 +109,7 @@ def attach(
         surface, factor, moved = task.surfaces.get(name), 1.0, parameter.detach()
         if surface is not None:
             moved = _store(task, name, surface, canonical)
-            if equal_steps:
-                factor = _factor(surface, tuple(parameter.shape), rule, canonical)
+            factor = _factor(surface, tuple(parameter.shape), rule, canonical)
         groups.setdefault(lr * factor, []).append(parameter if surface is None else moved)
     described = [{"params": members, "lr": one} for one, members in groups.items()]
     optimizer: torch.optim.Optimizer
@@ -125,9 +149,12 @@ def _store(task: Task, name: str, surface: Surface, canonical: bool) -> Tensor:
 def _factor(surface: Surface, shape: tuple[int, ...], rule: Rule, canonical: bool) -> float:
     """By what to multiply the learning rate so that steps are as long as other methods'.
 
-    geoopt's Adam divides by the norm of the gradient in the metric. Its canonical retraction moves
-    by twice the part of the canonical gradient that lies in the columns' span.
+    geoopt's Adam divides by the norm of the gradient in the metric; in the Poincaré ball `lr` is a
+    hyperbolic length, and plain entries are stepped one by one. Its canonical retraction moves by
+    twice the part of the canonical gradient that lies in the columns' span.
     """
+    if isinstance(surface, Symmetric | PoincareBall):
+        return 1.0
     size = 1.0
     if canonical and isinstance(surface, Stiefel):
         size = gradient_size(surface, shape, 4)
@@ -151,24 +178,30 @@ def _stepping_method(kind: str, rule: Rule, title: str) -> Method:
         title,
         "geoopt",
         f"geoopt.{kind} with geoopt's {optimizer}.",
-        functools.partial(attach, rule=rule, canonical=canonical, equal_steps=True),
-        all_surfaces(manifold),
+        functools.partial(attach, rule=rule, canonical=canonical),
+        needs("geoopt", all_surfaces(manifold)),
         stepping=Stepping(lr, where, (f"riemopt-{rule}",), heavy=canonical),
         packages=("torch", "geoopt"),
     )
 
 
-METHODS = (
-    Method(
-        name="geoopt-adam",
-        title="geoopt RiemannianAdam",
+def _method(rule: Rule, title: str) -> Method:
+    return Method(
+        name=f"geoopt-{rule}",
+        title=title,
         family="geoopt",
-        description="geoopt's RiemannianAdam on EuclideanStiefel and Sphere parameters.",
-        attach=attach,
-        check=all_surfaces(manifold),
+        description=f"{title} on EuclideanStiefel, Sphere, SymmetricPositiveDefinite and "
+        "PoincareBall parameters" + (", momentum .9." if rule == "sgd" else "."),
+        attach=functools.partial(attach, rule=rule),
+        check=needs("geoopt", all_surfaces(manifold)),
         grid=ADAM_GRID,
         packages=("torch", "geoopt"),
-    ),
+    )
+
+
+METHODS = (
+    _method("adam", "geoopt RiemannianAdam"),
+    _method("sgd", "geoopt RiemannianSGD"),
     _stepping_method("EuclideanStiefel", "sgd", "geoopt Euclidean SGD"),
     _stepping_method("EuclideanStiefel", "adam", "geoopt Euclidean Adam"),
     _stepping_method("CanonicalStiefel", "sgd", "geoopt canonical SGD"),

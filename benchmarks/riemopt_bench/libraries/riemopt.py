@@ -8,28 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from riemopt import Manifold, ManifoldParameter, RiemannianAdam, RiemannianSGD, manifolds
+from riemopt import Manifold, RiemannianAdam, RiemannianMuon, RiemannianSGD
 from riemopt_bench.interface import (
     ADAM_GRID,
     SGD_GRID,
     Attached,
+    Case,
     Method,
+    Skip,
     Stepping,
     Task,
     all_surfaces,
-    unknown,
 )
+from riemopt_bench.libraries._riemopt import constrain_all, level_set, manifold
 from riemopt_bench.libraries._steps import ADAM_LR, MOMENTUM, SGD_LR
-from riemopt_bench.surfaces import (
-    LowRank,
-    PositiveDefinite,
-    Rotation,
-    Sphere,
-    Stiefel,
-    Subspace,
-    Surface,
-    Symmetric,
-)
+from riemopt_bench.surfaces import Sphere, Stiefel, Surface
 
 if TYPE_CHECKING:
     from riemopt_bench.speed.workloads import Workload
@@ -44,70 +37,50 @@ SECOND_MOMENTS = {
 }
 
 
-@functools.singledispatch
-def manifold(surface: Surface) -> Manifold:
-    """riemopt's manifold of a surface."""
-    raise unknown("riemopt", surface)
-
-
-@manifold.register
-def _(surface: Stiefel) -> Manifold:
-    return manifolds.Flattened(manifolds.Stiefel()) if surface.kernel else manifolds.Stiefel()
-
-
-@manifold.register
-def _(surface: Symmetric) -> Manifold:
-    return manifolds.Symmetric()
-
-
-@manifold.register
-def _(surface: Sphere) -> Manifold:
-    return manifolds.Sphere(dim=surface.dim)
-
-
-@manifold.register
-def _(surface: Subspace) -> Manifold:
-    return manifolds.Grassmann()
-
-
-@manifold.register
-def _(surface: Rotation) -> Manifold:
-    return manifolds.SpecialOrthogonal()
-
-
-@manifold.register
-def _(surface: PositiveDefinite) -> Manifold:
-    return manifolds.SPD("affine")
-
-
-@manifold.register
-def _(surface: LowRank) -> Manifold:
-    return manifolds.FixedRank(surface.rank)
-
-
-def _constrain_all(task: Task) -> None:
-    for name, surface in task.surfaces.items():
-        weight = ManifoldParameter(task.weight(name).detach(), manifold(surface))
-        setattr(*task.place(name), weight)
-
-
-def attach_adam(task: Task, lr: float, **options: Any) -> Attached:
+def attach_adam(
+    task: Task,
+    lr: float,
+    manifold_of: Callable[[Surface], Manifold] = manifold,
+    **options: Any,
+) -> Attached:
     """`RiemannianAdam` over all parameters in one group."""
-    _constrain_all(task)
+    constrain_all(task, manifold_of)
     optimizer = RiemannianAdam(task.model.parameters(), lr=lr, **options)
     return Attached.to_stored_weights(task, optimizer)
 
 
 def attach_sgd(task: Task, lr: float) -> Attached:
     """`RiemannianSGD` with momentum."""
-    _constrain_all(task)
+    constrain_all(task)
     optimizer = RiemannianSGD(task.model.parameters(), lr=lr, momentum=MOMENTUM)
     return Attached.to_stored_weights(task, optimizer)
 
 
+def attach_muon(task: Task, lr: float) -> Attached:
+    """`RiemannianMuon`, in the units of Adam's learning rate, and AdamW for what is no matrix."""
+    constrain_all(task)
+    optimizer = RiemannianMuon(
+        task.model.parameters(),
+        lr=lr,
+        weight_decay=0,
+        adjust_lr_fn="match_rms_adamw",
+        adamw={"lr": lr, "weight_decay": 0},
+    )
+    return Attached.to_stored_weights(task, optimizer)
+
+
+def check_muon(case: Case) -> None:
+    """Muon needs a torch that has it, and a constrained weight that it steps itself."""
+    all_surfaces(manifold)(case)
+    if not hasattr(torch.optim, "Muon"):
+        raise Skip(f"torch.optim.Muon needs torch 2.9; this is {torch.__version__}")
+    if not any(isinstance(surface, Stiefel | Sphere) for surface in case.surfaces):
+        raise Skip("no constrained weight here has a direction of Muon: they are stepped by AdamW")
+
+
 def attach_compiled_adam(task: Task, lr: float, **options: Any) -> Attached:
     """The step through `torch.compile`, after an eager step with no gradient made the state."""
-    _constrain_all(task)
+    constrain_all(task)
     optimizer = RiemannianAdam(task.model.parameters(), lr=lr, **options)
     for parameter in task.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -123,8 +96,9 @@ def _method(
     title: str,
     description: str,
     attach: Callable[..., Attached],
-    stepping: Stepping,
+    stepping: Stepping | None,
     grid: tuple[float, ...] = (),
+    check: Callable[[Case], None] = all_surfaces(manifold),  # noqa: B008 (a value)
 ) -> Method:
     return Method(
         name,
@@ -132,7 +106,7 @@ def _method(
         "riemopt",
         description,
         attach,
-        all_surfaces(manifold),
+        check,
         grid,
         stepping=stepping,
         packages=("torch", "riemopt"),
@@ -167,6 +141,35 @@ METHODS = (
         attach_sgd,
         Stepping(SGD_LR, lambda workload: not workload.has_plain),
         SGD_GRID,
+    ),
+    _method(
+        "riemopt-adam-point",
+        "riemopt Adam, one length a point",
+        'RiemannianAdam(second_moment="point"): one second moment for a point (Bécigneul & Ganea '
+        "2019), so that steps go along the mean gradient.",
+        functools.partial(attach_adam, second_moment="point"),
+        None,
+        ADAM_GRID,
+    ),
+    _method(
+        "riemopt-muon",
+        "riemopt Muon",
+        "riemopt.RiemannianMuon: steps along the tangent of spectral norm 1 that gains most, as "
+        "long as Adam's; AdamW for what is no matrix.",
+        attach_muon,
+        None,
+        ADAM_GRID,
+        check_muon,
+    ),
+    _method(
+        "riemopt-level-set",
+        "riemopt Adam, c(x) = 0",
+        "RiemannianAdam on riemopt.manifolds.LevelSet: the surface's equations are all that it is "
+        "told, everything else is by autograd.",
+        functools.partial(attach_adam, manifold_of=level_set),
+        None,
+        ADAM_GRID,
+        all_surfaces(level_set),
     ),
     *(
         _method(

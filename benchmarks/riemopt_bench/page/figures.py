@@ -10,17 +10,27 @@ from matplotlib.figure import Figure
 
 from riemopt_bench.interface import Method
 from riemopt_bench.page.drawing import shades, styled
+from riemopt_bench.page.wording import OWN
 from riemopt_bench.stats import performance_profile, quartiles
 from riemopt_bench.surfaces import Stiefel
 from riemopt_bench.train.results import Cell, ProblemResults, Results
 
-METRIC_FLOOR = 1e-8
+METRIC_FLOOR = 1e-14
+MOST_CURVES = 10  # up to so many methods are all drawn
 FLOOR = 1e-9  # a violation of exactly zero has to be somewhere on a logarithmic axis
 
 
 def is_variant(method: Method) -> bool:
     """Whether a method repeats another's arithmetic, so that its curve would cover that one's."""
     return method.tuned_as is not None
+
+
+def shown(p: ProblemResults) -> list[Cell]:
+    """The cells that curves are drawn of: riemopt Adam, and the best of each family of methods."""
+    ok = [c for c in p.cells.values() if c.ok and not is_variant(c.method)]
+    best = [p.best(c for c in ok if c.method.family == f) for f in {c.method.family for c in ok}]
+    chosen = {c.method.name for c in best if c is not None} | {OWN}
+    return [c for c in ok if c.method.name in chosen or len(ok) <= MOST_CURVES]
 
 
 def color(method: Method, cells: Sequence[Cell]) -> str:
@@ -37,51 +47,42 @@ def _method(cells: Sequence[Cell], name: str) -> Method:
 
 
 def curves(p: ProblemResults) -> Figure | None:
-    """Metric and loss against clock time and against steps; median and quartiles."""
+    """The metric against clock time and against steps; median and quartiles."""
     if not any(c.ok for c in p.cells.values()):
         return None
     with styled():
-        figure = Figure(figsize=(10.2, 6.2), layout="constrained")
-        axes = figure.subplots(2, 2, sharey="row")
-        for row, what in zip(axes, ("metric", "loss"), strict=True):
-            label = p.problem.metric if what == "metric" else "training loss"
-            row[0].set_ylabel(label)
-            logarithmic = _logarithmic(p, what)
-            for axis, x in zip(row, ("elapsed", "step"), strict=True):
-                _series(axis, p, _series_of(what), x=x, floor=logarithmic)
-                axis.set_xlabel(
-                    "seconds of training (forward, backward, step)" if x == "elapsed" else "step"
-                )
-                if logarithmic:
-                    axis.set_yscale("log")
-                if x == "elapsed":
-                    axis.set_xscale("log")
-                if what == "metric":
-                    axis.axhline(p.problem.target, color="#555", lw=0.9, ls=(0, (4, 3)))
-        axes[0][0].set_title("against time (target dashed)")
-        axes[0][1].set_title("against steps")
-        _legend(figure, axes[0][0])
+        figure = Figure(figsize=(10.2, 3.7), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        axes[0].set_ylabel(p.problem.metric)
+        for axis, x in zip(axes, ("elapsed", "step"), strict=True):
+            _series(axis, p, _series_of("metric"), x=x, floor=p.problem.log_metric)
+            if p.problem.log_metric:
+                axis.set_yscale("log")
+            axis.axhline(p.problem.target, color="#555", lw=0.9, ls=(0, (4, 3)))
+        axes[0].set_xscale("log")
+        axes[0].set_xlabel("seconds of training (forward, backward, step)")
+        axes[1].set_xlabel("step")
+        axes[0].set_title("against time (target dashed)")
+        axes[1].set_title("against steps")
+        _legend(figure, axes[0])
     return figure
 
 
 def violations(p: ProblemResults) -> Figure | None:
-    """Distance from the surface over the steps, per weight: as stored, and as used."""
+    """Distance from the surface over the steps, of the worst weight: as stored, and as used."""
     cell = next((c for c in p.cells.values() if c.ok), None)
     if cell is None:
         return None
     names = list(cell.ok[0]["trace"]["stored_violation"])
     with styled():
-        figure = Figure(figsize=(10.2, 5.2), layout="constrained")
-        axes = figure.subplots(2, len(names), sharey=True, sharex=True, squeeze=False)
-        for row, which in zip(axes, ("stored", "used"), strict=True):
-            for axis, name in zip(row, names, strict=True):
-                violation_panel(axis, p, which, [name])
-            row[0].set_ylabel(f"the weight as {which}")
-        for axis, name in zip(axes[0], names, strict=True):
-            axis.set_title(name)
-        for axis in axes[1]:
+        figure = Figure(figsize=(10.2, 3.5), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for axis, which in zip(axes, ("stored", "used"), strict=True):
+            violation_panel(axis, p, which, names)
+            axis.set_title(f"the weight as {which}")
             axis.set_xlabel("step")
-        _legend(figure, axes[0][0])
+        axes[0].set_ylabel("largest residual")
+        _legend(figure, axes[0])
     return figure
 
 
@@ -99,9 +100,10 @@ def violation_panel(axis: Axes, p: ProblemResults, which: str, names: Sequence[s
 def originals(p: ProblemResults) -> Figure | None:
     """The norm of every `original` over the steps."""
     cells = [c for c in p.cells.values() if c.original_norms() and not is_variant(c.method)]
+    cells = cells[:MOST_CURVES]
     if not cells:
         return None
-    names = list(cells[0].original_norms())
+    names = _most_changed(cells)
     with styled():
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False)[0]
@@ -112,6 +114,20 @@ def originals(p: ProblemResults) -> Figure | None:
         axes[0].set_ylabel("norm of `original`")
         _legend(figure, axes[0])
     return figure
+
+
+def _most_changed(cells: Sequence[Cell]) -> list[str]:
+    """The weights, four at most, whose `original` has changed its length most."""
+    changes = {
+        name: max(_change(*cell.original_norms()[name]) for cell in cells)
+        for name in cells[0].original_norms()
+    }
+    return sorted(sorted(changes, key=changes.__getitem__)[-4:])
+
+
+def _change(start: float, end: float) -> float:
+    """How far two norms lie apart, as a ratio of at least 1."""
+    return max(start, end) / max(min(start, end), 1e-30)
 
 
 def time_bars(p: ProblemResults) -> Figure | None:
@@ -156,24 +172,25 @@ OF_A_PROBLEM = (
         curves,
         "curves",
         "Progress against time and against steps",
-        "Median and quartiles over repetitions. Cached variants do the same arithmetic as the "
-        "plain ones and are left out of curves. On a logarithmic axis, a metric below "
+        "Median and quartiles over repetitions, of riemopt Adam and of the best method of each "
+        "family; the tables hold all methods. On a logarithmic axis, a metric below "
         f"{METRIC_FLOOR:.0e} is drawn there.",
     ),
     (
         violations,
         "violation",
         "Distance from the surface",
-        "Largest residual of the constraint, in float64. Upper row: the tensor that the "
-        "optimizer moves and a checkpoint holds. Lower row: the weight of the forward. "
+        "Largest residual of the constraint over all constrained weights, in float64. Left: the "
+        "tensor that the optimizer moves and a checkpoint holds. Right: the weight of the forward. "
         f"Exactly zero is drawn at {FLOOR:.0e}.",
     ),
     (
         originals,
         "originals",
         "The norm of parametrize's original",
-        "The unconstrained tensor behind each constrained weight. Where the weight does not "
-        "depend on its length, a longer one turns by less for the same step.",
+        "The unconstrained tensor behind constrained weights, of the four whose length changed "
+        "most. Where the weight does not depend on its length, a longer one turns by less for the "
+        "same step.",
     ),
 )
 
@@ -210,6 +227,19 @@ def profile(results: Results) -> Figure | None:
         axis.set_ylim(-0.03, 1.03)
         _legend(figure, axis)
     return figure
+
+
+# The same of all problems together.
+OF_ALL_PROBLEMS = (
+    (
+        profile,
+        "performance-profile",
+        "Who reaches the target first, over all problems",
+        "For each method: the share of runs (problem × repetition) that reached the target within "
+        "a given factor of the fastest method's time on that run. Higher and further left is "
+        "better; a curve that ends below 1 missed the target in some runs. Dashed: cached.",
+    ),
+)
 
 
 def overview(results: Results) -> Figure | None:
@@ -250,13 +280,6 @@ def _series_of(*keys: str) -> Callable[[dict[str, Any]], Sequence[float]]:
     return values
 
 
-def _logarithmic(p: ProblemResults, what: str) -> bool:
-    if what == "metric":
-        return p.problem.log_metric
-    losses = [min(row["trace"]["loss"]) for c in p.cells.values() for row in c.ok]
-    return bool(losses) and min(losses) > 0
-
-
 def _series(
     axis: Axes,
     p: ProblemResults,
@@ -266,9 +289,7 @@ def _series(
     only: Sequence[Cell] | None = None,
 ) -> None:
     every = [c for c in p.cells.values() if c.ok]
-    for cell in only if only is not None else every:
-        if not cell.ok or is_variant(cell.method):
-            continue
+    for cell in only if only is not None else shown(p):
         series = zip(*(values(row) for row in cell.ok), strict=True)
         bands = [quartiles([max(v, METRIC_FLOOR) if floor else v for v in at]) for at in series]
         times = zip(*(row["trace"][x] for row in cell.ok), strict=True)

@@ -33,6 +33,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A link to a problem opens it.
+const open = () => {
+  const section = location.hash && document.getElementById(location.hash.slice(1));
+  const details = section?.querySelector("details");
+  if (details) details.open = true;
+};
+addEventListener("hashchange", open);
+open();
+
 const tip = document.createElement("div");
 tip.className = "tip";
 tip.setAttribute("role", "status");

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from riemopt_bench import registry
 from riemopt_bench.environment import version
-from riemopt_bench.page import animation, drawing, figures, tables, wording
+from riemopt_bench.page import animation, drawing, figures, price, tables, wording
+from riemopt_bench.page.numbers import significant, size
 from riemopt_bench.train.measure import START_TOLERANCE
 from riemopt_bench.train.results import ProblemResults, Results, collect
 from riemopt_bench.train.store import Store, StoreError
@@ -69,23 +70,24 @@ def _render(results: Results, directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _code, "number": significant, "size": size}
+    suite = _most_common(row.get("suite", "?") for row in results.rows)
     sections = [_section(p, directory) for p in results.problems]
-    profile = _picture(
-        figures.profile(results),
-        directory,
-        "performance-profile",
-        "Who reaches the target first, over all problems",
-        "For each method: the share of runs (problem × repetition) that reached the target within "
-        "a given factor of the fastest method's time on that run. Higher and further left is "
-        "better; a curve that ends below 1 missed the target in some runs. Dashed: cached.",
-    )
+    price_rows = price.prices(directory, compiled=suite == "full")
+    overall = [
+        _picture(draw(results), directory, name, title, caption)
+        for draw, name, title, caption in figures.OF_ALL_PROBLEMS
+    ]
     return environment.get_template("report.html.j2").render(
-        suite=_most_common(row.get("suite", "?") for row in results.rows),
-        headline=wording.headline(results),
+        suite=suite,
+        verdicts=wording.verdicts(results, price_rows),
+        prices=price_rows,
+        price_units=price,
+        glance_header=list(tables.GLANCE),
+        glance=tables.glance(results),
         experiment=animation.section(environment),
         sections=sections,
-        profile=profile,
+        overall=[picture for picture in overall if picture is not None],
         notes=results.notes,
         failures=[_failure(row) for row in results.failures],
         runs=len(results.rows),
@@ -107,7 +109,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
     return {
         "id": name,
         "title": p.problem.title,
-        "description": p.problem.description,
+        "description": f"{p.problem.description} {p.problem.reference}".strip(),
         "target": wording.metric_text(p, p.problem.target),
         "metric": p.problem.metric,
         "budget": p.budget,

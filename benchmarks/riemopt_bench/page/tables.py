@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from riemopt_bench.page.numbers import ratio_text, significant, size
-from riemopt_bench.page.wording import metric_text
-from riemopt_bench.train.results import Cell, ProblemResults, Results, step_quartiles, time_to
+from riemopt_bench.page.numbers import NOTHING, milliseconds, ratio_text, significant, size
+from riemopt_bench.page.wording import FREE, OWN, compare, metric_text
+from riemopt_bench.train.results import (
+    REFERENCE,
+    RIEMOPT,
+    Cell,
+    ProblemResults,
+    Results,
+    step_quartiles,
+    time_to,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,16 @@ class Line:
     texts: Sequence[str]
     values: Sequence[float]
     best: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class GlanceEntry:
+    """A result in the table over all problems, who had it, and whether none is clearly better."""
+
+    text: str
+    note: str
+    value: float
+    best: bool
 
 
 FIRST_TABLE = 7  # so many columns make the table of results and times, the others the second
@@ -116,6 +134,42 @@ def _values(p: ProblemResults, cell: Cell) -> list[float]:
     target = sorted(cell.to_target)[(len(cell.to_target) - 1) // 2]
     off = (value for which in ("stored", "used") for value in cell.violation(which))
     return [metric, total, forward, optimizer, factor, target, cell.lr, held, peak, *off]
+
+
+GLANCE: dict[str, Callable[[Cell], bool]] = {
+    "riemopt Adam": lambda c: c.method.name == OWN,
+    "best of riemopt": lambda c: c.method.family == RIEMOPT,
+    "best of parametrize": lambda c: c.method.family == REFERENCE,
+    "best of other libraries": lambda c: (
+        c.method.constrained and c.method.family not in (RIEMOPT, REFERENCE)
+    ),
+    "not constrained": lambda c: c.method.name == FREE,
+}
+"""The columns of the table over all problems: which cells each of them takes its best from."""
+
+
+def glance(results: Results) -> list[tuple[ProblemResults, list[GlanceEntry]]]:
+    """For each problem the best results of kinds of methods, with time per step."""
+    lines = []
+    for p in results.problems:
+        ok = [c for c in p.cells.values() if c.ok]
+        chosen = [p.best(filter(kind, ok)) for kind in GLANCE.values()]
+        best = p.best(c for c in chosen if c is not None and c.method.constrained)
+        lines.append((p, [_glance_entry(p, cell, best) for cell in chosen]))
+    return lines
+
+
+def _glance_entry(p: ProblemResults, cell: Cell | None, best: Cell | None) -> GlanceEntry:
+    if cell is None:
+        return GlanceEntry(NOTHING, "", math.nan, False)
+    equal = best is not None and compare(p, cell.metric, best.metric) == "no clear difference"
+    who = "" if cell.method.name in (OWN, FREE) else f"{cell.method.title}, "
+    return GlanceEntry(
+        metric_text(p, cell.metric.median),
+        f"{who}{milliseconds(cell.seconds('total').median)}",
+        cell.metric.median,
+        equal and cell.method.constrained,
+    )
 
 
 def write_csv(results: Results, path: Path) -> None:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from riemopt_bench.page.numbers import milliseconds, ratio_text, significant, size
-from riemopt_bench.stats import Quartiles, Ratio
+from riemopt_bench.page.price import UNITS, USES, Price
+from riemopt_bench.stats import Quartiles, Ratio, paired_ratio
 from riemopt_bench.train.results import REFERENCE, RIEMOPT, Cell, ProblemResults, Results
+
+OWN, FREE = "riemopt-adam", "adam-unconstrained"
+LIBRARIES = {
+    "parametrize": "parametrize",
+    "geotorch": "geotorch",
+    "geoopt": "geoopt",
+    "pogo": "POGO",
+    "landing": "landing",
+    "projection": "projection after a plain step",
+}
+"""The families that answers name, in the words of a sentence."""
 
 
 def metric_text(results: ProblemResults, value: float) -> str:
@@ -43,46 +58,170 @@ def compare(p: ProblemResults, one: Quartiles, other: Quartiles) -> str:
     return "better" if (a.median > b.median) == p.problem.higher_is_better else "worse"
 
 
-def headline(results: Results) -> list[str]:
-    """Two or three sentences over all problems."""
-    verdicts: dict[str, list[str]] = {"faster": [], "slower": [], "not clearly different": []}
-    quality: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
-    for p in results.problems:
-        own = p.cells.get("riemopt-adam")
-        if own is None or not own.ok or p.reference is None:
-            continue
-        ratio = p.ratio(own)
-        if ratio is not None:
-            verdict = (
-                ("faster" if ratio.value < 1 else "slower")
-                if ratio.clear
-                else "not clearly different"
-            )
-            if ratio.low is None:
-                verdict = "faster" if ratio.value < 1 else "slower"
-            verdicts[verdict].append(f"{p.problem.title} ({ratio.value:.2f}×)")
-        best = p.best(c for c in p.constrained if c.method.family == REFERENCE)
-        if best is not None:
-            verdict = compare(p, own.metric, best.metric)
-            quality[verdict].append(p.problem.title)
-    sentences = []
-    if any(verdicts.values()):
-        parts = [f"{word} on {_and(names)}" for word, names in verdicts.items() if names]
-        sentences.append(
-            "Per step, riemopt Adam against the fastest parametrize variant of each problem: "
-            + "; ".join(parts)
-            + ". (In brackets: its time as a multiple of parametrize's.)"
-        )
-    if any(quality.values()):
-        parts = [f"{word} on {_and(names)}" for word, names in quality.items() if names]
-        sentences.append(
-            "Final result, riemopt Adam against the best parametrize variant: "
-            + "; ".join(parts)
-            + "."
-        )
+@dataclass(frozen=True)
+class Verdict:
+    """A question that readers have, and what the runs answer: one statement per sentence."""
+
+    question: str
+    sentences: list[str]
+
+
+def verdicts(results: Results, prices: Sequence[Price]) -> list[Verdict]:
+    """The page's first screen: answers over all problems, losses included."""
+    own = [(p, p.cells[OWN]) for p in results.problems if OWN in p.cells and p.cells[OWN].ok]
+    found = [
+        Verdict("Which is fastest?", _fastest(own)),
+        Verdict("Which ends best?", _ends_best(own)),
+        Verdict("What does parametrize cost?", [*_cost_in_training(own), *_cost_of_use(prices)]),
+        Verdict("When should I use parametrize anyway?", _anyway(own)),
+        Verdict("What does a constraint cost at all?", _cost_of_constraint(own)),
+    ]
     if results.failures:
-        sentences.append(f"{len(results.failures)} of {len(results.rows)} runs failed; see below.")
-    return sentences or ["There are no runs of riemopt Adam and parametrize to compare yet."]
+        failed = f"{len(results.failures)} of {len(results.rows)} measured runs failed; see below."
+        found.append(Verdict("Did anything fail?", [failed]))
+    answered = [verdict for verdict in found if verdict.sentences]
+    nothing = Verdict("What was measured?", ["No run of riemopt Adam has ended well yet."])
+    return answered if own else [nothing]
+
+
+Own = Sequence[tuple[ProblemResults, Cell]]
+
+
+def _fastest(own: Own) -> list[str]:
+    """Time per step of riemopt Adam against the fastest method of each other library."""
+    sentences = []
+    for family, name in LIBRARIES.items():
+        ratios = {
+            p.problem.title: paired_ratio(cell.step_times, other.step_times)
+            for p, cell in own
+            if (other := p.fastest(c for c in p.constrained if c.method.family == family))
+        }
+        known = {title: ratio for title, ratio in ratios.items() if ratio is not None}
+        if known:
+            sentences.append(f"A training step of riemopt Adam against {name}: {_spread(known)}.")
+    return sentences
+
+
+def _spread(ratios: Mapping[str, Ratio]) -> str:
+    """How ratios of time lie around 1 over some problems, and where the extremes are."""
+    ordered = sorted(ratios, key=lambda title: ratios[title].value)
+    values = [ratios[title].value for title in ordered]
+    if len(values) == 1:
+        return f"{values[0]:.2f} times its time on {ordered[0]}"
+    faster = sum(v < 1 for v in values)
+    return (
+        f"{statistics.median(values):.2f} times its time in the median of {len(values)} problems, "
+        f"from {values[0]:.2f} ({ordered[0]}) to {values[-1]:.2f} ({ordered[-1]}); faster on "
+        f"{faster}, slower on {len(values) - faster}"
+    )
+
+
+def _ends_best(own: Own) -> list[str]:
+    """The final result of riemopt Adam against the best method of each other library."""
+    sentences = []
+    for family, name in LIBRARIES.items():
+        said: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
+        for p, cell in own:
+            best = p.best(c for c in p.constrained if c.method.family == family)
+            if best is not None:
+                said[compare(p, cell.metric, best.metric)].append(p.problem.title)
+        if any(said.values()):
+            parts = [f"{verdict} on {_some(titles)}" for verdict, titles in said.items() if titles]
+            sentences.append(
+                f"Final result of riemopt Adam against the best of {name} on each problem: "
+                f"{'; '.join(parts)}."
+            )
+    return sentences
+
+
+def _cost_in_training(own: Own) -> list[str]:
+    """Forward and backward, and memory, of the fastest parametrize variant."""
+    pairs = [(cell, p.reference) for p, cell in own if p.reference is not None]
+    if not pairs:
+        return []
+
+    def median_ratio(of: Callable[[Cell], float]) -> str:
+        return f"{statistics.median(of(theirs) / of(ours) for ours, theirs in pairs):.2f} times"
+
+    forward = median_ratio(lambda cell: cell.seconds("forward_backward").median)
+    optimizer = median_ratio(lambda cell: cell.seconds("optimizer").median)
+    held = median_ratio(lambda cell: cell.bytes("held"))
+    peak = median_ratio(lambda cell: cell.bytes("peak"))
+    return [
+        "Of the parametrize variant that is fastest on each problem, forward and backward take "
+        f"{forward} as long as with a stored weight, its optimizer {optimizer} as long as "
+        f"riemopt's; it holds {held} the bytes between steps and {peak} at the peak (medians of "
+        f"{len(pairs)} problems)."
+    ]
+
+
+def _cost_of_use(prices: Sequence[Price]) -> list[str]:
+    """What a parametrized weight costs wherever it is used: the table of prices in words."""
+    plain = prices[0]
+    once, repeated = plain.forward, plain.repeated
+    maps = [price for price in prices if price.repeated_cached is not None]
+
+    def span(of: Callable[[Price], float]) -> str:
+        values = sorted(of(price) for price in maps)
+        return f"{significant(values[0], 2)} to {significant(values[-1], 2)}"
+
+    return [
+        f"Wherever an orthogonal layer of {UNITS} units is used, prediction included, its forward "
+        f"takes {span(lambda price: price.forward / once)} times as long as with a stored weight; "
+        f"if used {USES} times in a step, forward and backward take "
+        f"{span(lambda price: price.repeated / repeated)} times as long, and inside "
+        f"`parametrize.cached()` {span(lambda price: (price.repeated_cached or 0) / repeated)} "
+        "times.",
+        f"Exported, the layer is {span(lambda price: price.operators)} operators and not "
+        f"{plain.operators}. A stored weight costs nothing there: it is a plain tensor.",
+    ]
+
+
+def _anyway(own: Own) -> list[str]:
+    """Problems on which parametrize is clearly faster, or ends clearly better."""
+    faster, better = [], []
+    for p, cell in own:
+        ratio = p.ratio(cell)
+        if ratio is not None and ratio.value > 1 and (ratio.clear or ratio.low is None):
+            faster.append(f"{p.problem.title} ({ratio.value:.2f} times)")
+        best = p.best(c for c in p.constrained if c.method.family == REFERENCE)
+        if best is not None and compare(p, cell.metric, best.metric) == "worse":
+            better.append(p.problem.title)
+    sentences = []
+    if faster:
+        sentences.append(f"Where its step is shorter than that of riemopt Adam: {_and(faster)}.")
+    if better:
+        sentences.append(f"Where its best map ended better than riemopt Adam: {_and(better)}.")
+    return [
+        *sentences,
+        "And where a map means more than its surface: a scale that must be `exp` of a number.",
+    ]
+
+
+def _cost_of_constraint(own: Own) -> list[str]:
+    """riemopt Adam against Adam without a constraint, where the loss allows that."""
+    said: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
+    times = {}
+    for p, cell in own:
+        free = next((c for c in p.cells.values() if c.method.name == FREE and c.ok), None)
+        if free is None:
+            continue
+        ours, theirs = (metric_text(p, c.metric.median) for c in (cell, free))
+        verdict = compare(p, cell.metric, free.metric)
+        said[verdict].append(f"{p.problem.title} ({ours} against {theirs})")
+        ratio = paired_ratio(cell.step_times, free.step_times)
+        if ratio is not None:
+            times[p.problem.title] = ratio
+    sentences = []
+    if any(said.values()):
+        parts = [f"{verdict} on {_and(titles)}" for verdict, titles in said.items() if titles]
+        sentences.append(
+            "Final result with the constraint, by riemopt Adam, against Adam without: "
+            f"{'; '.join(parts)}."
+        )
+    if times:
+        sentences.append(f"A step with it against a step without: {_spread(times)}.")
+    return sentences
 
 
 def problem_summary(p: ProblemResults) -> list[str]:
@@ -202,5 +341,10 @@ def _edges(p: ProblemResults) -> str:
     return f"The tuned learning rate is at the edge of what was tried for {_and(names)}."
 
 
-def _and(names: list[str]) -> str:
+def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _some(titles: Sequence[str]) -> str:
+    """The titles, or how many there are where a sentence cannot hold them."""
+    return _and(titles) if len(titles) <= 4 else f"{len(titles)} problems"
