@@ -198,11 +198,18 @@ class _Posed:
             else pose(surface, tuple(p.shape))
             for name, p in task.model.named_parameters()
         ]
-        self.start = [
+        points = [
             part.point(p.detach().double())
             for part, p in zip(self.parts, self.parameters.values(), strict=True)
         ]
-        self.manifold = pymanopt.manifolds.product.Product([part.manifold for part in self.parts])
+        # Its problems cannot be of a product of one.
+        self.alone = len(points) == 1
+        self.start = points[0] if self.alone else points
+        self.manifold = (
+            self.parts[0].manifold
+            if self.alone
+            else pymanopt.manifolds.product.Product([part.manifold for part in self.parts])
+        )
         self.batch = observe.batch
 
         @pymanopt.function.pytorch(self.manifold)
@@ -228,7 +235,9 @@ class _Posed:
         values = {name: weight.to(p.dtype) for (name, p), weight in pairs}
         loss: Tensor = torch.func.functional_call(self.module, values, (self.batch,))
         self.observe.tell(loss.detach())
-        return loss.double()
+        # pymanopt cannot differentiate the gradient of a linear loss: it is constant.
+        nothing = sum(0.0 * tensor.square().sum() for tensor in tensors)
+        return loss.double() + nothing
 
     def _noting(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
         """pymanopt asks for gradients at its iterates alone: so the last of these is its point."""
@@ -242,9 +251,10 @@ class _Posed:
     @torch.no_grad()
     def put(self) -> None:
         """Put the iterate into the model."""
+        points = [self.point] if self.alone else self.point
         arrays = [
             array
-            for part, one in zip(self.parts, self.point, strict=True)
+            for part, one in zip(self.parts, points, strict=True)
             for array in ([one] if part.manifold.point_layout == 1 else one)
         ]
         weights = self.weights([torch.from_numpy(np.asarray(a)) for a in arrays])
