@@ -210,7 +210,7 @@ class _Posed:
             if self.alone
             else pymanopt.manifolds.product.Product([part.manifold for part in self.parts])
         )
-        self.batch = observe.batch
+        self.batch, self.calls = observe.batch, 0
 
         @pymanopt.function.pytorch(self.manifold)
         def cost(*tensors: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class _Posed:
         pairs = zip(self.parameters.items(), self.weights(tensors), strict=True)
         values = {name: weight.to(p.dtype) for (name, p), weight in pairs}
         loss: Tensor = torch.func.functional_call(self.module, values, (self.batch,))
-        self.observe.tell(loss.detach())
+        self.calls, self.latest = self.calls + 1, loss.detach()
         # pymanopt cannot differentiate the gradient of a linear loss: it is constant.
         nothing = sum(0.0 * tensor.square().sum() for tensor in tensors)
         return loss.double() + nothing
@@ -243,14 +243,18 @@ class _Posed:
         """pymanopt asks for gradients at its iterates alone: so the last of these is its point."""
 
         def call(point: Any) -> Any:
-            self.point = point
-            return gradient(point)
+            found = gradient(point)
+            self.point, self.loss = point, self.latest
+            return found
 
         return call
 
     @torch.no_grad()
-    def put(self) -> None:
-        """Put the iterate into the model."""
+    def report(self) -> None:
+        """Tell of the calls since the last time, and put the iterate into the model."""
+        for _ in range(self.calls):
+            self.observe.tell(self.loss)  # not that of a trial, which may have been refused
+        self.calls = 0
         points = [self.point] if self.alone else self.point
         arrays = [
             array
@@ -275,7 +279,7 @@ def attach(task: Task, lr: float, *, solver: str) -> Attached:
 
         class Observed(base):  # type: ignore[misc]
             def _check_stopping_criterion(self, **progress: Any) -> str | None:
-                posed.put()
+                posed.report()
                 if not observe():
                     return "the budget is spent"
                 reason: str | None = super()._check_stopping_criterion(**progress)
