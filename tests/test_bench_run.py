@@ -13,8 +13,9 @@ from riemopt_bench.interface import Budget
 from riemopt_bench.page.report import write_report
 from riemopt_bench.page.wording import headline, problem_summary
 from riemopt_bench.progress import Ticker
+from riemopt_bench.train.jobs import Here
 from riemopt_bench.train.results import collect
-from riemopt_bench.train.runner import Plan, SuiteRunner, choose, run_each
+from riemopt_bench.train.runner import Plan, SuiteRunner, choose
 from riemopt_bench.train.store import Store, StoreError
 from riemopt_bench.train.suites import Suite
 from riemopt_bench.train.worker import RunSpec
@@ -250,7 +251,7 @@ def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, mon
 def test_a_run_that_takes_too_long_or_breaks_is_a_failed_row():
     slow = RunSpec("tune", "pca", "geoopt-adam", 0.1, 0, Budget(10**6, time_limit=0.5))
     broken = RunSpec("tune", "no such problem", "geoopt-adam", 0.1, 0, Budget(1))
-    rows = {row["name"]: row for row in run_each([(slow, {"name": 1}), (broken, {"name": 2})], 2)}
+    rows = {row["name"]: row for row in Here(2).rows([(slow, {"name": 1}), (broken, {"name": 2})])}
     assert rows[1]["status"] == rows[2]["status"] == "failed"
     assert "time limit" in rows[1]["error"]
     assert "KeyError" in rows[2]["error"]
@@ -262,11 +263,11 @@ def trial(lr, selection):
 
 
 def test_choosing_a_learning_rate():
-    method = dataclasses.replace(registry.methods()["geoopt-adam"], grid=(0.1, 0.2, 0.3))
-    tuned = choose(method, [trial(0.1, 3.0), trial(0.2, 1.0), trial(0.3, None)])
+    grid = (0.1, 0.2, 0.3)
+    tuned = choose(grid, [trial(0.1, 3.0), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge, tuned.failed) == (0.2, False, 1)
-    tuned = choose(method, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
+    tuned = choose(grid, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge) == (0.1, True)
-    assert choose(method, [trial(lr, None) for lr in method.grid]).lr == 0.2
-    alone = dataclasses.replace(method, grid=(0.1,))
-    assert not choose(alone, [trial(0.1, 1.0)]).edge
+    assert choose(grid, [trial(lr, None) for lr in grid]).lr == 0.2
+    assert not choose((0.1,), [trial(0.1, 1.0)]).edge
+    assert choose((0.1,), []).lr == 0.1
