@@ -116,7 +116,7 @@ def test_list():
         ("--schedule", "cosin", "Did you mean 'cosine'? There are: cosine, constant."),
         ("--dtype", "float8", "There are: float64, float32, bfloat16, float16."),
         ("--device", "tpu", "There are: cpu, cuda"),
-        ("--device", "cuda:7", "Leave out --device"),
+        ("--device", "cuda:7", "sees"),
         ("--method", "adam", "geoopt-adam"),
     ],
 )

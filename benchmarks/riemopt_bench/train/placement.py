@@ -41,7 +41,7 @@ class Placement:
             for name, surface in task.surfaces.items():
                 parameter = task.model.get_parameter(name)
                 with torch.no_grad():
-                    parameter.copy_(surface.start(parameter))
+                    parameter.copy_(surface.nearest(parameter.double()))
         twin = problem.build(seed)
         if dtype is not None:
             twin.model.double()
@@ -74,8 +74,8 @@ def reason_against(device: str) -> str | None:
     count = torch.cuda.device_count()
     if kind == "cuda" and (torch.device(device).index or 0) >= count:
         return (
-            f"there is no {device}: torch {torch.__version__} sees {count} CUDA devices. Leave out "
-            "--device, or run where there is one."
+            f"there is no {device!r}: torch {torch.__version__} sees {count} CUDA devices. Leave "
+            "out --device, or run where there is one."
         )
     return None
 
