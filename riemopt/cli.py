@@ -222,14 +222,20 @@ def speed(
 @bench.command("report")
 def report(
     directory: Annotated[Path, typer.Argument(help="Where `riemopt bench run` put its results.")],
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put the summary between the lines <!-- results --> and <!-- /results --> of it."
+        ),
+    ] = None,
     own: Own = None,
 ) -> None:
-    """Make `report.html` again from the runs in a directory; print its path."""
+    """Make `report.html` and the data beside it from the runs in a directory; print its path."""
     with _explained():
         from riemopt_bench import commands
 
         commands.use(own or [])
-        commands.report(directory)
+        commands.report(directory, readme)
 
 
 @bench.command("compare")

@@ -236,13 +236,25 @@ def _refuse_contradictions(
         raise UsageError("--profile takes methods whose step is short; leave out --limit.")
 
 
-def report(directory: Path) -> None:
-    """Make the page from what a directory holds."""
+def report(directory: Path, readme: Path | None) -> None:
+    """Make the page from what a directory holds, and put its summary into a README."""
     from riemopt_bench.page.report import write_report
+    from riemopt_bench.page.summary import MARKS, write_readme
 
     _require_results(directory)
     _make_writable(directory)
-    Console().print(str(write_report(directory)), highlight=False, markup=False, soft_wrap=True)
+    if readme is not None and not readme.is_file():
+        raise UsageError(f"--readme {readme}: there is no such file.")
+    page = write_report(directory)
+    if readme is not None:
+        try:
+            write_readme(directory / "results.md", readme)
+        except ValueError:
+            raise UsageError(
+                f"--readme {readme}: the summary goes between the lines {MARKS[0]!r} and "
+                f"{MARKS[1]!r}; the file needs each of them once."
+            ) from None
+    Console().print(str(page), highlight=False, markup=False, soft_wrap=True)
 
 
 def compare(first: Path, second: Path) -> None:
