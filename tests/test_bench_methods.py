@@ -89,7 +89,7 @@ def test_every_method_has_as_many_trials():
 
 
 def test_suites_name_known_problems():
-    assert all(set(s.budgets) <= set(registry.problems()) for s in SUITES.values())
+    assert all(set(s.budgets or {}) <= set(registry.problems()) for s in SUITES.values())
 
 
 def test_a_method_that_moves_the_start_is_refused():
@@ -165,13 +165,14 @@ def test_the_ball_leaves_its_points_where_they_are():
     torch.testing.assert_close(ball.nearest(outside), torch.tensor([0.6, 0.8]), rtol=2e-5, atol=0)
 
 
-def test_recorded_steps_hold_both_ends():
-    assert measure.record_steps(3, 40) == [0, 1, 2, 3]
-    steps = measure.record_steps(1000, 40)
-    assert steps[:2] == [0, 1]
-    assert steps[-1] == 1000
-    assert 38 <= len(steps) <= 42
-    assert steps == sorted(set(steps))
+def test_records_hold_both_ends_and_the_first_step():
+    assert Budget(3).shares == [0, 1 / 3, 2 / 3, 1]
+    for budget in (Budget(1000), Budget(seconds=2.0), Budget(1000, seconds=2.0)):
+        shares = budget.shares
+        assert (shares[0], shares[-1]) == (0, 1)
+        assert 38 <= len(shares) <= 42
+        assert shares == sorted(set(shares))
+    assert Budget(1000).shares[1] == 1 / 1000
 
 
 def test_live_bytes_sees_temporaries_and_forgets_them():

@@ -31,7 +31,7 @@ def own():
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "riemopt.cli", "bench", *map(str, arguments), "--with", str(FILE)],
+        [sys.executable, "-m", "riemopt.cli", "bench", *map(str, arguments), "--plugin", str(FILE)],
         capture_output=True,
         text=True,
     )
@@ -73,7 +73,7 @@ def test_speed(tmp_path):
 def test_list_names_them_and_a_wrong_path_is_said():
     done = command("list")
     assert all(name in done.stdout for name in ("rows", "lbfgs", "rows-8x5"))
-    wrong = CliRunner().invoke(app, ["bench", "list", "--with", "no/such/file.py"])
+    wrong = CliRunner().invoke(app, ["bench", "list", "--plugin", "no/such/file.py"])
     assert wrong.exit_code == 2
     assert "no/such/file.py: there is no such file" in wrong.stderr
 
@@ -129,7 +129,7 @@ def test_lbfgs_solves_the_problem_within_the_budget(own):
     method, budget = registry.methods()["lbfgs"], Budget(12, records=5)
     task, attached = measure.fresh(own.PROBLEMS[0], method, 1.0, 0)
     trace = measure.train(task, attached, budget)
-    assert trace.step == measure.record_steps(12, 5)
+    assert trace.step == [round(12 * share) for share in budget.shares]
     assert len(trace.forward_backward) == len(trace.optimizer) >= 12
     assert trace.loss[-1] < 1e-8 < trace.loss[0]
     assert trace.elapsed == sorted(trace.elapsed)

@@ -111,9 +111,12 @@ def test_list():
 @pytest.mark.parametrize(
     ("option", "value", "accepted"),
     [
-        ("--suite", "dmeo", "Did you mean 'demo'? There are: demo, small, full."),
+        ("--suite", "dmeo", "Did you mean 'demo'? There are: demo, quick, full."),
         ("--problem", "digit", "Did you mean 'digits'?"),
-        ("--problem", "mnist5k", "There are: digits, pca, circle."),
+        ("--schedule", "cosin", "Did you mean 'cosine'? There are: cosine, constant."),
+        ("--dtype", "float8", "There are: float64, float32, bfloat16, float16."),
+        ("--device", "tpu", "There are: cpu, cuda"),
+        ("--device", "cuda:7", "sees"),
         ("--method", "adam", "geoopt-adam"),
     ],
 )
