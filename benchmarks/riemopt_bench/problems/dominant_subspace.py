@@ -56,6 +56,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-13,
-        budget=Budget(500),
+        budget=Budget(400),
     ),
 )
