@@ -252,8 +252,8 @@ METHODS = (
     _method(
         "parametrize-imposed",
         f"parametrize, imposed every {IMPOSE_EVERY} steps",
-        f"Adam on `original`, map matrix_exp; every {IMPOSE_EVERY} steps the weight is assigned to "
-        "itself, which makes it the new base point (Lezcano-Casado 2019) or x/‖x‖ the new x; cached.",
+        f"Adam on `original`, map matrix_exp, cached; every {IMPOSE_EVERY} steps the weight is "
+        "assigned to itself: it is the new base point (Lezcano-Casado 2019), or x/‖x‖ the new x.",
         register={"orthogonal_map": "matrix_exp"},
         attach_with={"cached": True, "impose_every": IMPOSE_EVERY},
     ),

@@ -304,7 +304,7 @@ OF_ALL_PROBLEMS = (
         "Who reaches the target first, over all problems",
         "For each method: the share of runs (problem × repetition) that reached the target within "
         "a given factor of the fastest method's time on that run. Higher and further left is "
-        "better; a curve that ends below 1 missed the target in some runs. Dashed: cached.",
+        "better; a curve that ends below 1 missed the target in some runs. Dashed: not cached.",
     ),
     (
         critical_difference,
