@@ -148,7 +148,7 @@ def test_the_page_is_complete_and_loads_nothing(finished):
     assert page.open == []
     sections = {"summary", "experiment", "digits", "pca", "glance", "price", "reading", "failures"}
     assert page.ids >= sections | {"measurement"}
-    assert text.count('class="plot"') == 2 * 4 + 1
+    assert text.count('class="plot"') == 2 * 4 + 3
     for needed in ("How to read this page", "paired bootstrap", "weight_decay", "Left out"):
         assert needed in text
 
