@@ -97,7 +97,7 @@ def _(surface: LowRank) -> Register:
 METHODS = (
     Method(
         name="geotorch",
-        title="geotorch",
+        title="geotorch expm",
         family="geotorch",
         description="geotorch's parametrizations (orthogonal by the exponential map, grassmannian, "
         "sphere, symmetric, positive_definite, low_rank), torch's Adam on `original`.",
