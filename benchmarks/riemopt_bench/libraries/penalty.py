@@ -20,8 +20,9 @@ def add_gradient(task: Task, strength: float) -> None:
     """Add the penalty's gradient to that of the loss. Its cost is the optimizer's."""
     weights = task.weights()
     with torch.enable_grad():
-        squares = [task.surfaces[n].residual(w).square().sum() for n, w in weights.items()]
-        (strength * torch.stack(squares).sum()).backward(inputs=list(weights.values()))
+        residuals = [task.surfaces[name].residual(weight) for name, weight in weights.items()]
+        penalty = torch.stack([c.square().sum() for c in residuals]).sum()
+        (strength * penalty).backward(inputs=list(weights.values()))
 
 
 def attach(task: Task, lr: float, *, strength: float) -> Attached:

@@ -212,8 +212,11 @@ class _Posed:
         )
         self.batch, self.calls = observe.batch, 0
 
-        posed = pymanopt.function.pytorch(self.manifold)
-        self.problem = pymanopt.Problem(self.manifold, posed(lambda *tensors: self.cost(tensors)))
+        def cost(*tensors: Tensor) -> Tensor:
+            return self.cost(tensors)
+
+        posed = pymanopt.function.pytorch(self.manifold)(cost)
+        self.problem = pymanopt.Problem(self.manifold, posed)
         # A property of the class, made when it is first asked for.
         self.problem._euclidean_gradient = self._noting(self.problem.euclidean_gradient)
 
