@@ -63,6 +63,6 @@ PROBLEMS = (
         build=build,
         reference="Adam without the constraint, tuned in the same way; kernels as matrices after "
         "Wang et al. (2020).",
-        budget=Budget(250),
+        budget=Budget(250, records=20),
     ),
 )
