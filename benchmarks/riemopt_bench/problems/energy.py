@@ -1,11 +1,12 @@
 """A network that lowers its energy to say which digit it sees; its coupling is symmetric.
 
-    E(s; x) = ½‖s‖² - ½ ρ(s)ᵀ W ρ(s) - ρ(s)ᵀ (U x + b),   ρ = tanh,   W symmetric
-    s ← s + ½ (-s + W ρ(s) + U x + b),   some steps from s = 0
+    E(s; x) = Σ_i ∫ρ⁻¹ - ½ ρᵀ W ρ - ρᵀ (U x + b),   ρ = tanh(s),   W symmetric
+    s ← s + ½ (-s + W ρ + U x + b),   some steps from s = 0
 
-With W = Wᵀ a small enough step never raises the energy (Hopfield 1984), and the network comes to
-rest. The last ten units say the digit, as in equilibrium propagation (Scellier & Bengio 2017);
-here the gradient comes from backpropagation through the steps.
+The bracket is -∂E/∂ρ where W = Wᵀ, so that small enough steps never raise the energy (Hopfield
+1984) and the network comes to rest. The last ten units say the digit, as in equilibrium
+propagation (Scellier & Bengio 2017); here the gradient comes from backpropagation through the
+steps.
 """
 
 from __future__ import annotations

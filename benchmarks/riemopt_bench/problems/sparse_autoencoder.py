@@ -82,9 +82,8 @@ PROBLEMS = (
         target=0.036,
         surfaces=frozenset({Sphere(dim=0)}),
         build=build,
-        reference="0.022 with the same penalty and unit columns where each code is the best one "
-        "for its activations (dictionary learning) and not what an encoder says. Set up as in "
-        "Bricken et al. (2023).",
+        reference="0.022 by dictionary learning: the same loss, but each code is the best one for "
+        "its activations and not what an encoder says. Set up as in Bricken et al. (2023).",
         bounded=False,
         log_metric=True,
         budget=Budget(500),
