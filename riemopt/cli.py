@@ -50,8 +50,10 @@ def main() -> None:
 Own = Annotated[
     list[Path] | None,
     typer.Option(
+        "--plugin",
         "--with",
-        help="A file with a problem, methods or workloads of your own; may be repeated.",
+        help="A file with a problem, methods or workloads of your own; may be repeated. "
+        "--with is its older name.",
     ),
 ]
 
@@ -73,11 +75,12 @@ def list_(own: Own = None) -> None:
 
 @bench.command("run")
 def run(
-    suite: Annotated[str, typer.Option(help="demo, small or full: see `riemopt bench list`.")] = (
+    suite: Annotated[str, typer.Option(help="demo, quick or full: see `riemopt bench list`.")] = (
         "demo"
     ),
     problem: Annotated[
-        list[str] | None, typer.Option(help="Only this one, or those like `c*`; may be repeated.")
+        list[str] | None,
+        typer.Option(help="This one, or those like `c*`, of any suite; may be repeated."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -86,14 +89,48 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Repetitions per method instead of the suite's.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of every run, instead of the suite's budget.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            help="Seconds of every run, by the clock that covers forward, backward and step, "
+            "instead of the suite's budget. With --steps: whichever is spent first.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate over the budget: cosine (to zero) or constant.",
+            show_default="the problem's, cosine for nearly all",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float64, float32, bfloat16 or float16 for model and batches.",
+            show_default="the problem's",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Directory for the results.", show_default="results/<suite>"),
     ] = None,
     jobs: Annotated[
-        int,
-        typer.Option(min=1, help="Measured runs at the same time. More than 1 disturbs timings."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measured runs at the same time. More than 1 disturbs timings.",
+            show_default="1",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Run on the workers of the Dask scheduler at this address."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Keep runs that the store has for the same code, budget and seed.")
     ] = True,
@@ -114,8 +151,10 @@ def run(
             problems=problem,
             methods=method,
             repetitions=seeds,
+            settings=commands.make_settings(steps, seconds, schedule, device, dtype),
             directory=out or Path("results") / chosen.name,
             jobs=jobs,
+            scheduler=scheduler,
             resume=resume,
             report=report,
         )
@@ -183,14 +222,20 @@ def speed(
 @bench.command("report")
 def report(
     directory: Annotated[Path, typer.Argument(help="Where `riemopt bench run` put its results.")],
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put the summary between the lines <!-- results --> and <!-- /results --> of it."
+        ),
+    ] = None,
     own: Own = None,
 ) -> None:
-    """Make `report.html` again from the runs in a directory; print its path."""
+    """Make `report.html` and the data beside it from the runs in a directory; print its path."""
     with _explained():
         from riemopt_bench import commands
 
         commands.use(own or [])
-        commands.report(directory)
+        commands.report(directory, readme)
 
 
 @bench.command("compare")
@@ -231,7 +276,7 @@ def _explained() -> Iterator[None]:
             raise
         _fail(f"the benchmark needs the package {name!r}, not installed: {INSTALL}", 1)
     except Exception as error:
-        if type(error).__name__ not in ("UsageError", "StoreError"):
+        if type(error).__name__ not in ("UsageError", "StoreError", "ClusterError"):
             raise
         _fail(str(error), 2)
 

@@ -1,6 +1,6 @@
 """What a user writes: a surface, a problem, a method with a loop of its own, and a workload.
 
-riemopt bench run --with tests/bench_own_file.py --problem rows --method lbfgs
+riemopt bench run --plugin tests/bench_own_file.py --problem rows --method lbfgs
 """
 
 from dataclasses import dataclass

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import multiprocessing
 import re
+import time
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from riemopt_bench import registry
@@ -13,13 +15,18 @@ from riemopt_bench.interface import Budget
 from riemopt_bench.page import price
 from riemopt_bench.page.price import Price
 from riemopt_bench.page.report import write_report
+from riemopt_bench.page.summary import write_readme
 from riemopt_bench.page.wording import problem_summary, verdicts
 from riemopt_bench.progress import Ticker
+from riemopt_bench.train.jobs import Here
 from riemopt_bench.train.results import collect
-from riemopt_bench.train.runner import Plan, SuiteRunner, choose, run_each
+from riemopt_bench.train.runner import Plan, SuiteRunner, choose
 from riemopt_bench.train.store import Store, StoreError
 from riemopt_bench.train.suites import Suite
 from riemopt_bench.train.worker import RunSpec
+from typer.testing import CliRunner
+
+from riemopt.cli import app
 
 METHODS = ("riemopt-adam", "parametrize-cayley", "parametrize-cayley-cached", "adam-unconstrained")
 
@@ -110,6 +117,18 @@ def test_progress_is_plain_lines_without_a_terminal(finished):
     assert re.search(r"^measuring 7/7  .* \(0 s left\)$", log, flags=re.MULTILINE)
 
 
+def test_the_time_left_is_that_of_tuning_and_measuring(monkeypatch, tmp_path):
+    """Four trials of a second each are done after four; eight more are to come."""
+    now = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with (tmp_path / "log").open("w") as log:
+        ticker = Ticker(Console(file=log, width=200), "tuning", 4, later=8.0)
+        for _ in range(4):
+            ticker.done("")
+    left = re.findall(r"\((\d+) s left\)", (tmp_path / "log").read_text())
+    assert left == ["11", "10", "9", "8"]
+
+
 def test_a_second_start_runs_nothing(finished, tmp_path):
     directory, keys, _ = finished
     before = Store(directory).path.read_bytes()
@@ -141,6 +160,54 @@ def test_what_lies_beside_the_page(finished):
     lines = (directory / "results.csv").read_text().splitlines()
     assert len(lines) == 1 + 7
     assert "stored_violation_largest" in lines[0]
+    runs = pd.read_parquet(directory / "results.parquet")
+    assert list(runs.columns) == lines[0].split(",")
+    assert len(runs) == 7
+    curves = pd.read_parquet(directory / "curves.parquet")
+    assert len(curves) == 7 * 4
+    last = curves[curves["step"] == 3].set_index(["problem", "method"])["metric"]
+    assert last.to_dict() == runs.set_index(["problem", "method"])["metric"].to_dict()
+
+
+def test_a_summary_for_a_readme(finished, tmp_path):
+    directory = finished[0]
+    text = (directory / "results.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    digits, pca = rows[2:4]
+    assert digits[0] == "Digits classifier: test accuracy (higher is better)"
+    assert digits[1].endswith("ms a step (riemopt-adam)")
+    assert "(parametrize-cayley" in digits[2]
+    assert digits[4].endswith("(adam-unconstrained)")
+    assert pca[3:5] == ["–", "–"]  # no other library and no method without constraint were run
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    write_readme(directory / "results.md", readme)
+    assert readme.read_text() == f"before\n<!-- results -->\n{text}<!-- /results -->\nafter\n"
+    readme.write_text("no marks\n")
+    result = CliRunner().invoke(app, ["bench", "report", str(directory), "--readme", str(readme)])
+    assert result.exit_code == 2
+    assert "<!-- /results -->" in result.stderr
+    assert readme.read_text() == "no marks\n"
+
+
+def test_how_many_learning_rates_are_good(finished):
+    results = collect(Store(finished[0]).rows())
+    p = next(p for p in results.problems if p.problem.name == "digits")
+    trials = [r for r in Store(finished[0]).rows() if r["phase"] == "tune"]
+    own = {
+        row["lr"]: row["selection"]
+        for row in trials
+        if (row["problem"], row["method"]) == ("digits", "parametrize-cayley")
+    }
+    assert p.trials["parametrize-cayley-cached"] == p.trials["parametrize-cayley"] == own
+    assert p.sensitivity("parametrize-cayley", factor=1e9) == (2, 2)
+    assert p.sensitivity("parametrize-cayley", factor=1.0) == (1, 2)
+
+
+def test_ranks_are_over_what_all_were_run_on(finished):
+    ranks = collect(Store(finished[0]).rows()).ranks()
+    assert ranks.problems == 2
+    assert ranks.average.keys() == set(METHODS[:3])  # the constrained ones
 
 
 def measured_rows(finished, problem):
@@ -270,7 +337,7 @@ def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, mon
 def test_a_run_that_takes_too_long_or_breaks_is_a_failed_row():
     slow = RunSpec("tune", "pca", "geoopt-adam", 0.1, 0, Budget(10**6, time_limit=0.5))
     broken = RunSpec("tune", "no such problem", "geoopt-adam", 0.1, 0, Budget(1))
-    rows = {row["name"]: row for row in run_each([(slow, {"name": 1}), (broken, {"name": 2})], 2)}
+    rows = {row["name"]: row for row in Here(2).rows([(slow, {"name": 1}), (broken, {"name": 2})])}
     assert rows[1]["status"] == rows[2]["status"] == "failed"
     assert "time limit" in rows[1]["error"]
     assert "KeyError" in rows[2]["error"]
@@ -282,11 +349,11 @@ def trial(lr, selection):
 
 
 def test_choosing_a_learning_rate():
-    method = dataclasses.replace(registry.methods()["geoopt-adam"], grid=(0.1, 0.2, 0.3))
-    tuned = choose(method, [trial(0.1, 3.0), trial(0.2, 1.0), trial(0.3, None)])
+    grid = (0.1, 0.2, 0.3)
+    tuned = choose(grid, [trial(0.1, 3.0), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge, tuned.failed) == (0.2, False, 1)
-    tuned = choose(method, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
+    tuned = choose(grid, [trial(0.1, 0.5), trial(0.2, 1.0), trial(0.3, None)])
     assert (tuned.lr, tuned.edge) == (0.1, True)
-    assert choose(method, [trial(lr, None) for lr in method.grid]).lr == 0.2
-    alone = dataclasses.replace(method, grid=(0.1,))
-    assert not choose(alone, [trial(0.1, 1.0)]).edge
+    assert choose(grid, [trial(lr, None) for lr in grid]).lr == 0.2
+    assert not choose((0.1,), [trial(0.1, 1.0)]).edge
+    assert choose((0.1,), []).lr == 0.1

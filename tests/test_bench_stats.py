@@ -4,9 +4,12 @@ import math
 
 import pytest
 from riemopt_bench.stats import (
+    average_ranks,
+    complete_table,
     paired_ratio,
     performance_profile,
     quartiles,
+    rates_within,
     time_to_target,
 )
 
@@ -71,3 +74,56 @@ def test_performance_profile():
 
 def test_performance_profile_when_nothing_is_solved():
     assert performance_profile({"a": {"x": math.inf}}, [1, 2]) == {"a": [0, 0]}
+
+
+# --- ranks over problems ---
+
+# C4.5 and three variants on 14 sets of data: ranks with the averages of Demšar (2006), table 6.
+C45 = {
+    "C4.5": (4, 1, 4, 4, 4, 1, 3, 2.5, 4, 2.5, 4, 3, 4, 3),
+    "+m": (3, 2, 1, 1, 2, 2.5, 2, 2.5, 3, 2.5, 2.5, 2, 1, 1),
+    "+cf": (2, 3, 2, 3, 3, 4, 4, 4, 2, 2.5, 1, 4, 2, 4),
+    "+m+cf": (1, 4, 3, 2, 1, 2.5, 1, 1, 1, 2.5, 2.5, 1, 3, 2),
+}
+
+
+def test_the_worked_example_of_demsar():
+    """Average ranks, Friedman's 9.28 (the paper does not correct for ties), and 1.25."""
+    ranks = average_ranks(C45)
+    expected = {"+m+cf": 1.964, "+m": 2.0, "+cf": 2.893, "C4.5": 3.143}
+    assert ranks.average == pytest.approx(expected, abs=5e-4)
+    assert list(ranks.average) == list(expected)
+    assert ranks.problems == 14
+    ties = (4**3 - 4) + 3 * (2**3 - 2)  # one problem with all equal, three with a pair
+    assert ranks.statistic * (1 - ties / (14 * 4 * 15)) == pytest.approx(9.28, abs=0.005)
+    assert 0.01 < ranks.p_value < 0.05
+    assert ranks.critical_difference == pytest.approx(1.25, abs=0.005)
+
+
+def test_at_a_tenth_the_example_tells_c45_from_both_that_tune_m():
+    ranks = average_ranks(C45, alpha=0.1)
+    assert ranks.critical_difference == pytest.approx(1.12, abs=0.005)
+    assert ranks.cliques == [["+m+cf", "+m", "+cf"], ["+cf", "C4.5"]]
+    assert average_ranks(C45).cliques == [["+m+cf", "+m", "+cf", "C4.5"]]
+
+
+def test_failures_rank_last_and_equals_share():
+    ranks = average_ranks({"a": [1, 1], "b": [1, math.inf], "c": [math.inf, math.inf]})
+    assert ranks.average == {"a": 1.25, "b": 2.0, "c": 2.75}
+    assert average_ranks({"a": [1, 2], "b": [1, 2]}) is None
+    assert average_ranks({"a": [1], "b": [1], "c": [2]}) is None
+    assert average_ranks({}) is None
+    equal = average_ranks({m: [1.0, 2.0] for m in "abc"})
+    assert (equal.statistic, equal.p_value, equal.cliques) == (0, 1, [["a", "b", "c"]])
+
+
+def test_the_largest_table_without_a_gap():
+    ran = {"everywhere": set("pqrs"), "often": set("pqr"), "here": set("pqr"), "once": set("s")}
+    assert complete_table(ran) == (["everywhere", "often", "here"], list("pqr"))
+    assert complete_table({}) == ([], [])
+
+
+def test_rates_within_a_factor_of_the_best():
+    assert rates_within({0.1: 1.0, 0.2: 1.9, 0.3: 2.1, 0.4: math.inf, 0.5: math.nan}, 2) == 2
+    assert rates_within({0.1: -1.0, 0.2: -1.0, 0.3: 0.0}, 2) == 2
+    assert rates_within({0.1: math.inf}, 2) == 0

@@ -384,6 +384,35 @@ def test_a_module(method):
     assert same.nfev <= result.nfev <= same.nfev + result.nit
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callback_finds_the_iterate_in_the_module(method):
+    """And to look at it changes nothing: second derivatives are of a graph that is kept."""
+    rayleigh_of, x0, manifold, _ = rayleigh()
+    runs = []
+
+    def cost(x):  # its gradient's derivative depends on x
+        return rayleigh_of(x) + x.pow(4).sum()
+
+    for looked in (False, True):
+        model = nn.Module()
+        model.x = ManifoldParameter(x0.clone(), manifold)
+
+        def callback(iterate, model=model):
+            torch.testing.assert_close(iterate.x["x"], model.x.detach(), rtol=0, atol=0)
+            assert cost(model.x).item() == iterate.fun
+
+        result = minimize(
+            lambda model=model: cost(model.x),
+            model,
+            method=method,
+            options={"maxiter": 30},
+            callback=callback if looked else None,
+        )
+        runs.append([row["fun"] for row in result.history])
+    assert len(runs[0]) > 5
+    assert runs[0] == runs[1]
+
+
 def test_a_network():
     """Least squares by a layer with orthonormal columns."""
     X, true = randn(50, 4, seed=1), nn.Linear(4, 3).double()

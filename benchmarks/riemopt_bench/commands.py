@@ -7,14 +7,14 @@ import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from riemopt_bench import environment, registry
-from riemopt_bench.interface import Method, Problem
-from riemopt_bench.train.suites import SUITES, Suite
+from riemopt_bench.interface import Method, Problem, Schedule
+from riemopt_bench.train.suites import SUITES, Settings, Suite
 
 T = TypeVar("T")
 
@@ -29,12 +29,15 @@ def show_list() -> None:
     problems = [(p.name, p.description, p.metric) for p in registry.problems().values()]
     console.print(_table("Problems", ("name", "what it is", "result"), problems))
     console.print(_methods("Methods", registry.methods()))
-    suites = [(s.name, s.description, ", ".join(s.budgets)) for s in SUITES.values()]
+    suites = [
+        (s.name, s.description, "all" if s.budgets is None else ", ".join(s.budgets))
+        for s in SUITES.values()
+    ]
     console.print(_table("Suites", ("name", "what it is", "problems"), suites))
     titles = [(w.name, w.title, "yes" if w.quick else "") for w in registry.workloads().values()]
     console.print(_table("Workloads of bench speed", ("name", "what it is", "quick"), titles))
     console.print(_methods("Methods of bench speed", registry.step_methods()))
-    console.print("A problem, method or workload of your own is one file: --with FILE.")
+    console.print("A problem, method or workload of your own is one file: --plugin FILE.")
 
 
 def _methods(title: str, methods: Mapping[str, Method]) -> Table:
@@ -53,11 +56,16 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 
 def use(files: Iterable[Path]) -> None:
-    """Take problems, methods and workloads from files of the user's own."""
+    """Take problems, methods and workloads from files of the user's own, and entry points."""
     for file in files:
         if not file.is_file():
-            raise UsageError(f"--with {file}: there is no such file.")
-    registry.use(files)
+            raise UsageError(f"--plugin {file}: there is no such file.")
+    try:
+        registry.use(files)
+        registry.problems()
+        registry.methods()
+    except registry.RegistryError as error:
+        raise UsageError(str(error)) from error
 
 
 def find_suite(name: str) -> Suite:
@@ -71,27 +79,38 @@ def run(
     problems: Sequence[str] | None,
     methods: Sequence[str] | None,
     repetitions: int | None,
+    settings: Settings,
     directory: Path,
-    jobs: int,
+    jobs: int | None,
+    scheduler: str | None,
     resume: bool,
     report: bool,
 ) -> None:
     """Run a suite, or the part of it that was asked for, and make the page."""
     from riemopt_bench.page.report import write_report
+    from riemopt_bench.train.jobs import Cluster, ClusterError
     from riemopt_bench.train.runner import Plan, SuiteRunner
 
+    _refuse_settings(settings)
     plan = Plan(
         suite=suite,
         problems=_choose_problems(suite, problems),
         methods=tuple(_choose("method", methods, registry.methods())),
         repetitions=repetitions or suite.repetitions,
+        settings=settings,
     )
     if not plan.pairs():
         reasons = "; ".join(f"{m.name} on {p.name}: {s.reason}" for p, m, s in plan.left_out())
         raise UsageError(f"nothing to run: none of the methods applies ({reasons})")
+    if jobs is not None and scheduler is not None:
+        raise UsageError("--scheduler runs as much as its workers have threads; leave out --jobs.")
+    try:
+        cluster = None if scheduler is None else Cluster(scheduler)
+    except ClusterError as error:
+        raise UsageError(str(error)) from None
     _make_writable(directory)
     console = Console()
-    runner = SuiteRunner(plan, directory, jobs, resume, console)
+    runner = SuiteRunner(plan, directory, jobs or 1, resume, console, cluster)
     for problem, method, skip in plan.left_out():
         runner.say(f"left out: {method.name} on {problem.name}: {skip.reason}")
     try:
@@ -105,10 +124,29 @@ def run(
         raise SystemExit(130) from None
 
 
+def make_settings(
+    steps: int | None, seconds: float | None, schedule: str | None, device: str, dtype: str | None
+) -> Settings:
+    """The settings of a run, from what was given on the command line."""
+    schedules = {name: name for name in get_args(Schedule)}
+    chosen = None if schedule is None else _find("schedule", schedule, schedules)
+    return Settings(steps, seconds, cast("Schedule | None", chosen), device, dtype)
+
+
+def _refuse_settings(settings: Settings) -> None:
+    """Say what cannot be run here, before anything is."""
+    from riemopt_bench.train.placement import DTYPES, reason_against
+
+    if settings.dtype is not None:
+        _find("dtype", settings.dtype, dict.fromkeys(DTYPES))
+    reason = reason_against(settings.device)
+    if reason is not None:
+        raise UsageError(reason)
+
+
 def _choose_problems(suite: Suite, names: Sequence[str] | None) -> tuple[Problem, ...]:
-    known = {name: p for name, p in registry.problems().items() if suite.budget(p)}
-    in_order = {name: known[name] for name in suite.budgets if name in known} | known
-    return tuple(_choose(f"problem of suite {suite.name!r}", names, in_order))
+    """The problems of the suite, or those that are named, whether it has them or not."""
+    return tuple(_choose("problem", names, registry.problems()) if names else suite.problems())
 
 
 def speed(
@@ -198,13 +236,25 @@ def _refuse_contradictions(
         raise UsageError("--profile takes methods whose step is short; leave out --limit.")
 
 
-def report(directory: Path) -> None:
-    """Make the page from what a directory holds."""
+def report(directory: Path, readme: Path | None) -> None:
+    """Make the page from what a directory holds, and put its summary into a README."""
     from riemopt_bench.page.report import write_report
+    from riemopt_bench.page.summary import MARKS, write_readme
 
     _require_results(directory)
     _make_writable(directory)
-    Console().print(str(write_report(directory)), highlight=False, markup=False, soft_wrap=True)
+    if readme is not None and not readme.is_file():
+        raise UsageError(f"--readme {readme}: there is no such file.")
+    page = write_report(directory)
+    if readme is not None:
+        try:
+            write_readme(directory / "results.md", readme)
+        except ValueError:
+            raise UsageError(
+                f"--readme {readme}: the summary goes between the lines {MARKS[0]!r} and "
+                f"{MARKS[1]!r}; the file needs each of them once."
+            ) from None
+    Console().print(str(page), highlight=False, markup=False, soft_wrap=True)
 
 
 def compare(first: Path, second: Path) -> None:
@@ -267,9 +317,9 @@ def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = "" if kind in ("dtype", "schedule") else " `riemopt bench list` describes them."
     raise UsageError(
-        f"there is no {kind} called {name!r}.{hint} There are: {', '.join(known)}. "
-        "`riemopt bench list` describes them."
+        f"there is no {kind} called {name!r}.{hint} There are: {', '.join(known)}.{listed}"
     )
 
 

@@ -18,7 +18,8 @@ import torch
 import riemopt
 
 
-def _fingerprint(root: Path) -> str:
+def fingerprint(root: Path) -> str:
+    """Hash of all Python files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
@@ -27,7 +28,7 @@ def _fingerprint(root: Path) -> str:
 
 # Hash of riemopt's source, which changes when what is measured does. Taken here and not later: of
 # the code as it was loaded, should a file change while a run is on.
-RIEMOPT_FINGERPRINT = _fingerprint(Path(riemopt.__file__).parent)
+RIEMOPT_FINGERPRINT = fingerprint(Path(riemopt.__file__).parent)
 
 
 @functools.cache
@@ -74,10 +75,10 @@ def driver() -> str:
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Machine and versions, with no name of host or user; with the card, where it is "cuda"."""
+    """Machine and versions, with no name of host or user; with the card of a CUDA device."""
     card: dict[str, Any] = {}
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
         card = {
             "gpu": properties.name,
             "gpu_memory_gib": round(properties.total_memory / 2**30, 1),

@@ -73,19 +73,49 @@ class Task:
 class Budget:
     """What one run may spend. Part of a run's key: another budget is another measurement.
 
-    A step is one evaluation of the loss and its gradient. All `steps` are taken, unless the loss
-    stops being finite. `warmup` steps are taken on a throw-away copy. `records` is the number of
-    steps at which metric and violations are written down, off the clock. A run that takes longer
-    than `time_limit` (seconds, whole process) has failed. Over the budget the learning rate falls
-    to zero along half a cosine, or stays `constant`, for every method alike.
+    A step is one evaluation of the loss and its gradient. All `steps` are taken, or `seconds` of
+    the clock (which covers forward, backward and step), whichever is spent first; only a loss that
+    stops being finite ends a run earlier. `warmup` steps are taken on a throw-away copy. `records`
+    is the number of shares of the budget at which metric and violations are written down, off the
+    clock. A run that takes longer than `time_limit` (seconds, whole process) has failed. Over the
+    budget the learning rate falls to zero along half a cosine, or stays `constant`, for every
+    method alike.
     """
 
-    steps: int
+    steps: int | None = None
     warmup: int = 5
     records: int = 40
     threads: int = 1
     time_limit: float = 600.0
     schedule: Schedule = "cosine"
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.steps, self.seconds) if limit is not None]
+        if not limits or min(limits) <= 0:
+            raise ValueError(
+                f"a budget needs steps or seconds, more than none; got steps={self.steps} and "
+                f"seconds={self.seconds}"
+            )
+
+    def spent(self, steps: int, seconds: float) -> float:
+        """Which part of the budget that is, from 0 to 1."""
+        parts = ((steps, self.steps), (seconds, self.seconds))
+        return min(max(used / limit for used, limit in parts if limit is not None), 1.0)
+
+    @property
+    def shares(self) -> list[float]:
+        """Parts of the budget at which to record: 0, denser at the start, 1.
+
+        Violations appear early, so that the first step is one of them where steps are counted.
+        """
+        at = {(i / self.records) ** 1.5 for i in range(self.records + 1)}
+        if self.seconds is not None or self.steps is None:
+            return sorted(at)
+        if self.steps <= self.records:
+            return [step / self.steps for step in range(self.steps + 1)]
+        steps = {round(self.steps * share) for share in at} | {1}
+        return [step / self.steps for step in sorted(steps)]
 
     def rate(self, left: float) -> float:
         """By what to multiply the learning rate when that part of the budget is left."""
@@ -113,8 +143,8 @@ class Problem:
 
     `reference` says what the result stands beside: how the optimum is known, or what is published
     or reached without the constraint. `target` is the metric value for time-to-target. Metric
-    values smaller than `resolution` are rounding and count as equal. With a `budget`, the problem
-    is part of every suite, also of those that do not name it.
+    values smaller than `resolution` are rounding and count as equal. `budget` is that of the suite
+    `full`, of which the others take a part.
     """
 
     name: str

@@ -7,7 +7,8 @@ pays for imports or inherits another run's state.
 from __future__ import annotations
 
 import multiprocessing
-import time
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from riemopt_bench import libraries, problems, registry
 
 # The server ignores what cannot be imported; the run that needs it fails with the reason.
 PRELOADED = (
+    "__main__",  # else every process imports the command's, or the cluster's, script again
     "torch._dynamo",  # the first optimizer that is made imports it: more than a second
     "torch.profiler",
     "sklearn.datasets",
@@ -47,36 +49,55 @@ class Child:
             args=(registry.own_files(), target, *arguments, sender),
             daemon=True,
         )
-        self.process.start()
-        self._started = time.monotonic()
+        with _one_thread:
+            self.process.start()
         sender.close()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the process was started."""
-        return time.monotonic() - self._started
 
     def receive(self, seconds: float | None = None) -> Any:
         """What the process sends; None if it sends nothing for so long. `EOFError` if it ended."""
         return self.connection.recv() if self.connection.poll(seconds) else None
 
+    def exit_code(self) -> int | None:
+        """Of a process that ended without an answer; minus the number of a signal."""
+        with _one_thread:
+            self.process.join()
+            return self.process.exitcode
+
     def how_it_ended(self) -> str:
         """In words, for a process that ended without an answer."""
-        self.process.join()
-        return f"the process ended with exit code {self.process.exitcode}"
+        return f"the process ended with exit code {self.exit_code()}"
+
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer notices."""
+        with _one_thread:
+            self.process.kill()
 
     def end(self, wait: float = 0.0) -> None:
         """End the process, after waiting for it for some seconds."""
-        self.process.join(timeout=wait)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        with _one_thread:
+            self.process.join(timeout=wait)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
         self.connection.close()
 
 
+# A process's exit code can be read once, and starting another looks for those that have ended.
+_one_thread = threading.Lock()
+
+
 def _enter(files: list[Path], target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     registry.use(files)
     target(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Nobody waits for the answer any more, nor for a time limit, once the parent is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def describe(error: BaseException) -> str:

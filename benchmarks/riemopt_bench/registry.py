@@ -1,8 +1,12 @@
 """Finds problems, methods and workloads: those of this package, and those of files of your own.
 
 A problem is a file in `problems/` that defines `PROBLEMS`, a library one in `libraries/` that
-defines `METHODS`; both are found by being there. A file of your own, given with `--with FILE`, may
-define either, and `WORKLOADS`.
+defines `METHODS`; both are found by being there. A file of your own, given with `--plugin FILE`,
+may define either, and `WORKLOADS`; so may a module of an installed package, which names it as an
+entry point of the group `riemopt.bench`:
+
+    [project.entry-points."riemopt.bench"]
+    mine = "my_package.my_problems"
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from riemopt_bench import libraries as libraries_package
 from riemopt_bench import problems as problems_package
@@ -39,20 +45,46 @@ FAMILIES = (
     "penalty",
     "unconstrained",
 )
+GROUP = "riemopt.bench"
+T = TypeVar("T", Problem, Method)
 _own: dict[Path, ModuleType] = {}
 
 
+class RegistryError(Exception):
+    """Something of the user's own cannot be used; the message says what and why."""
+
+
 def use(files: Iterable[Path]) -> None:
-    """Import files of the user's own, by the names of their modules."""
+    """Import files of the user's own, by the names of their modules.
+
+    Raises:
+        RegistryError: a file cannot be imported, or has the name of another module.
+    """
     for path in (Path(file).resolve() for file in files):
         if path in _own:
             continue
-        sys.path.insert(0, str(path.parent))  # processes that are started later inherit it
-        module = importlib.import_module(path.stem)
+        if str(path.parent) not in sys.path:  # processes that are started later inherit it
+            sys.path.insert(0, str(path.parent))
+        module = _imported(path.stem, str(path))
         if Path(str(module.__file__)).resolve() != path:
-            raise ImportError(f"{path} has the name of another module, {module.__file__}")
+            raise RegistryError(f"{path} has the name of another module, {module.__file__}")
         _own[path] = module
         _clear()
+
+
+def _imported(name: str, origin: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise RegistryError(f"{origin} cannot be imported ({text}).") from error
+
+
+@functools.cache
+def _entry_points() -> list[ModuleType]:
+    """The modules that installed packages name as entry points."""
+    found = sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name)
+    return [_imported(p.module, f"the entry point {p.name!r} of {GROUP}") for p in found]
 
 
 def forget() -> None:
@@ -62,7 +94,7 @@ def forget() -> None:
 
 
 def _clear() -> None:
-    for cached in (problems, methods, step_methods, workloads, source):
+    for cached in (problems, methods, step_methods, workloads, source, _entry_points):
         cached.cache_clear()
 
 
@@ -78,7 +110,25 @@ def modules(package: ModuleType) -> list[str]:
 
 
 def _modules(package: ModuleType) -> list[ModuleType]:
-    return [*map(importlib.import_module, modules(package)), *_own.values()]
+    return [*map(importlib.import_module, modules(package)), *_of_users()]
+
+
+def _of_users() -> list[ModuleType]:
+    return list(dict.fromkeys([*_entry_points(), *_own.values()]))
+
+
+def _by_name(kind: str, found: Sequence[T]) -> dict[str, T]:
+    """Named values by name; two of one name would hide each other."""
+    names = Counter(value.name for value in found)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise RegistryError(f"there are two {kind}s called {twice[0]!r}; rename yours.")
+    return {value.name: value for value in found}
+
+
+def is_own(problem: Problem) -> bool:
+    """Whether a problem comes from a file or package of the user's own."""
+    return any(problem in getattr(module, "PROBLEMS", ()) for module in _of_users())
 
 
 @functools.cache
@@ -86,7 +136,7 @@ def problems() -> dict[str, Problem]:
     """All problems by name, those with the most surfaces first."""
     found = [p for m in _modules(problems_package) for p in getattr(m, "PROBLEMS", ())]
     found.sort(key=lambda problem: -len(problem.surfaces))
-    return {problem.name: problem for problem in found}
+    return _by_name("problem", found)
 
 
 def all_methods() -> list[Method]:
@@ -99,13 +149,13 @@ def all_methods() -> list[Method]:
 @functools.cache
 def methods() -> dict[str, Method]:
     """The methods of the training benchmark by name: riemopt's first, then parametrize's."""
-    return {method.name: method for method in all_methods() if method.grid}
+    return _by_name("method", [method for method in all_methods() if method.grid])
 
 
 @functools.cache
 def step_methods() -> dict[str, Method]:
     """The methods of the step benchmark by name, in the same order."""
-    return {method.name: method for method in all_methods() if method.stepping is not None}
+    return _by_name("method", [m for m in all_methods() if m.stepping is not None])
 
 
 @functools.cache
@@ -113,7 +163,7 @@ def workloads() -> dict[str, Workload]:
     """The workloads of the step benchmark by name."""
     from riemopt_bench.speed.workloads import WORKLOADS
 
-    own = [workload for module in _own.values() for workload in getattr(module, "WORKLOADS", ())]
+    own = [workload for module in _of_users() for workload in getattr(module, "WORKLOADS", ())]
     return WORKLOADS | {workload.name: workload for workload in own}
 
 

@@ -1,4 +1,4 @@
-"""Medians, paired intervals, time to target and performance profiles."""
+"""Medians, paired intervals, time to target, performance profiles and ranks over problems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, friedmanchisquare, rankdata, studentized_range
 
 
 class Quartiles(NamedTuple):
@@ -102,3 +102,87 @@ def performance_profile(
     if not solvable:
         return {method: [0.0 for _ in taus] for method in times}
     return {method: [fraction(method, tau) for tau in taus] for method in times}
+
+
+class Ranks(NamedTuple):
+    """Average ranks of methods over problems, and how far apart they must be to be told apart.
+
+    `average` is sorted, best first. `p_value` is that of the Friedman test: whether all ranks
+    could be equal. Two methods whose ranks are nearer than `critical_difference` are not told
+    apart; `cliques` are the largest groups in which no two are.
+    """
+
+    average: dict[str, float]
+    statistic: float
+    p_value: float
+    critical_difference: float
+    cliques: list[list[str]]
+    problems: int
+
+
+def average_ranks(scores: Mapping[str, Sequence[float]], alpha: float = 0.05) -> Ranks | None:
+    """Friedman's test with Nemenyi's critical difference at level `alpha`.
+
+    `scores[method]` holds one value for each problem, the same problems in the same order; lower
+    is better, inf a failure, and equal values share their ranks. Friedman's statistic is corrected
+    for ties (`scipy.stats.friedmanchisquare`). None with fewer than three methods or two problems.
+
+    Source:
+        J. Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006),
+        section 3.2.2.
+    """
+    names = list(scores)
+    table = np.array([scores[name] for name in names], dtype=float)
+    k, n = table.shape if names else (0, 0)
+    if k < 3 or n < 2:
+        return None
+    ranks = rankdata(table, axis=0)
+    mean = dict(zip(names, ranks.mean(axis=1).tolist(), strict=True))
+    ordered = dict(sorted(mean.items(), key=lambda item: item[1]))
+    if np.ptp(ranks) == 0:  # all equal on every problem: nothing to test
+        statistic, p_value = 0.0, 1.0
+    else:
+        statistic, p_value = map(float, friedmanchisquare(*ranks))
+    q = studentized_range.ppf(1 - alpha, k, np.inf) / math.sqrt(2)
+    difference = float(q) * math.sqrt(k * (k + 1) / (6 * n))
+    return Ranks(ordered, statistic, p_value, difference, _cliques(ordered, difference), n)
+
+
+def _cliques(ordered: Mapping[str, float], difference: float) -> list[list[str]]:
+    """The longest stretches of the order that are no longer than `difference`."""
+    names, found = list(ordered), list[list[str]]()
+    for first, name in enumerate(names):
+        group = [m for m in names[first:] if ordered[m] - ordered[name] <= difference]
+        if len(group) > 1 and not (found and set(group) <= set(found[-1])):
+            found.append(group)
+    return found
+
+
+def complete_table(problems_of: Mapping[str, set[str]]) -> tuple[list[str], list[str]]:
+    """Methods and problems such that every one of the methods was run on every problem.
+
+    Methods are taken in the order of how many problems they were run on; of the tables without a
+    gap that arise so, the one with the most cells is kept, the one with more methods of equals.
+    """
+    order = sorted(problems_of, key=lambda method: -len(problems_of[method]))
+    best: tuple[list[str], set[str]] = ([], set())
+    shared: set[str] | None = None
+    for count, method in enumerate(order, start=1):
+        shared = problems_of[method] if shared is None else shared & problems_of[method]
+        if count * len(shared) >= len(best[0]) * len(best[1]):
+            best = order[:count], shared
+    return best[0], sorted(best[1])
+
+
+def rates_within(selections: Mapping[float, float], factor: float) -> int:
+    """How many learning rates end within `factor` of the best of them.
+
+    `selections[lr]` is what the rate was chosen by: lower is better, not finite a failure. Where
+    the best is not positive only equal ones count.
+    """
+    finite = [value for value in selections.values() if math.isfinite(value)]
+    if not finite:
+        return 0
+    best = min(finite)
+    limit = factor * best if best > 0 else best
+    return sum(value <= limit for value in finite)

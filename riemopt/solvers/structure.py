@@ -144,8 +144,12 @@ class _Module(Structure):
 
     @override
     def result(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        """Values by the parameters' names; the parameters have them too."""
-        self.leaves(tensors)
+        """Values by the parameters' names; the parameters have them too.
+
+        Nothing is written where they do already: it would break a graph that is kept of them.
+        """
+        if not all(map(torch.equal, self._params, tensors)):
+            self.leaves(tensors)
         return dict(zip(self.names, tensors, strict=True))
 
     @override

@@ -32,7 +32,7 @@ class Together(torch.optim.Optimizer):
         return cls(constrained, torch.optim.Adam(rest, lr=lr, weight_decay=0))
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The states of all parts, by parameter."""
         return {p: s for part in getattr(self, "parts", ()) for p, s in part.state.items()}
 

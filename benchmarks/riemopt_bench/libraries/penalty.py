@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 
 from riemopt_bench.interface import ADAM_GRID, Attached, Method, Task
 
@@ -21,10 +20,8 @@ def add_gradient(task: Task, strength: float) -> None:
     """Add the penalty's gradient to that of the loss. Its cost is the optimizer's."""
     weights = task.weights()
     with torch.enable_grad():
-        penalty: Tensor = sum(  # type: ignore[assignment]  (never empty)
-            task.surfaces[name].residual(weight).square().sum() for name, weight in weights.items()
-        )
-        (strength * penalty).backward(inputs=list(weights.values()))
+        squares = [task.surfaces[n].residual(w).square().sum() for n, w in weights.items()]
+        (strength * torch.stack(squares).sum()).backward(inputs=list(weights.values()))
 
 
 def attach(task: Task, lr: float, *, strength: float) -> Attached:

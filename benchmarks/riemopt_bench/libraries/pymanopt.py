@@ -198,18 +198,22 @@ class _Posed:
             else pose(surface, tuple(p.shape))
             for name, p in task.model.named_parameters()
         ]
-        self.start = [
+        points = [
             part.point(p.detach().double())
             for part, p in zip(self.parts, self.parameters.values(), strict=True)
         ]
-        self.manifold = pymanopt.manifolds.product.Product([part.manifold for part in self.parts])
-        self.batch = observe.batch
+        # Its problems cannot be of a product of one.
+        self.alone = len(points) == 1
+        self.start = points[0] if self.alone else points
+        self.manifold = (
+            self.parts[0].manifold
+            if self.alone
+            else pymanopt.manifolds.product.Product([part.manifold for part in self.parts])
+        )
+        self.batch, self.calls = observe.batch, 0
 
-        @pymanopt.function.pytorch(self.manifold)
-        def cost(*tensors: Tensor) -> Tensor:
-            return self.cost(tensors)
-
-        self.problem = pymanopt.Problem(self.manifold, cost)
+        posed = pymanopt.function.pytorch(self.manifold)
+        self.problem = pymanopt.Problem(self.manifold, posed(lambda *tensors: self.cost(tensors)))
         # A property of the class, made when it is first asked for.
         self.problem._euclidean_gradient = self._noting(self.problem.euclidean_gradient)
 
@@ -227,24 +231,31 @@ class _Posed:
         pairs = zip(self.parameters.items(), self.weights(tensors), strict=True)
         values = {name: weight.to(p.dtype) for (name, p), weight in pairs}
         loss: Tensor = torch.func.functional_call(self.module, values, (self.batch,))
-        self.observe.tell(loss.detach())
-        return loss.double()
+        self.calls, self.latest = self.calls + 1, loss.detach()
+        # pymanopt cannot differentiate the gradient of a linear loss: it is constant.
+        nothing = sum(0.0 * tensor.square().sum() for tensor in tensors)
+        return loss.double() + nothing
 
     def _noting(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
         """pymanopt asks for gradients at its iterates alone: so the last of these is its point."""
 
         def call(point: Any) -> Any:
-            self.point = point
-            return gradient(point)
+            found = gradient(point)
+            self.point, self.loss = point, self.latest
+            return found
 
         return call
 
     @torch.no_grad()
-    def put(self) -> None:
-        """Put the iterate into the model."""
+    def report(self) -> None:
+        """Tell of the calls since the last time, and put the iterate into the model."""
+        for _ in range(self.calls):
+            self.observe.tell(self.loss)  # not that of a trial, which may have been refused
+        self.calls = 0
+        points = [self.point] if self.alone else self.point
         arrays = [
             array
-            for part, one in zip(self.parts, self.point, strict=True)
+            for part, one in zip(self.parts, points, strict=True)
             for array in ([one] if part.manifold.point_layout == 1 else one)
         ]
         weights = self.weights([torch.from_numpy(np.asarray(a)) for a in arrays])
@@ -265,7 +276,7 @@ def attach(task: Task, lr: float, *, solver: str) -> Attached:
 
         class Observed(base):  # type: ignore[misc]
             def _check_stopping_criterion(self, **progress: Any) -> str | None:
-                posed.put()
+                posed.report()
                 if not observe():
                     return "the budget is spent"
                 reason: str | None = super()._check_stopping_criterion(**progress)

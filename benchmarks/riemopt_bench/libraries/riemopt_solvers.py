@@ -23,7 +23,12 @@ def attach_lbfgs(task: Task, lr: float) -> Attached:
     """`RiemannianLBFGS`, whose closure is called as often as its line search wants."""
     constrain_all(task)
     optimizer = riemopt.RiemannianLBFGS(
-        task.model.parameters(), lr=lr, max_iter=ITERATIONS, line_search_fn="strong_wolfe"
+        task.model.parameters(),
+        lr=lr,
+        max_iter=ITERATIONS,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def solve(observe: Observe) -> None:
@@ -60,7 +65,7 @@ def attach_minimize(task: Task, lr: float, *, solver: str) -> Attached:
         def tell(loss: float, spent: int) -> bool:
             nonlocal told
             for _ in range(spent - told):
-                observe.tell(torch.tensor(loss))
+                observe.tell(torch.tensor(loss, dtype=torch.float64))
             told = spent
             return observe()
 

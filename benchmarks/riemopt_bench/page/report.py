@@ -1,4 +1,4 @@
-"""`report.html` and what lies beside it: figures as files, `results.csv`, `overview.png`."""
+"""`report.html` and what lies beside it: figures, `overview.png`, and the results as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from riemopt_bench import registry
 from riemopt_bench.environment import version
-from riemopt_bench.page import animation, drawing, figures, price, tables, wording
+from riemopt_bench.page import animation, drawing, figures, price, summary, tables, wording
 from riemopt_bench.page.numbers import significant, size
 from riemopt_bench.train.measure import START_TOLERANCE
 from riemopt_bench.train.results import ProblemResults, Results, collect
@@ -51,7 +51,10 @@ def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
     if store.truncated:
         results.notes.append("The last line of runs.jsonl is cut off; it was left out.")
     page = _render(results, directory)
-    tables.write_csv(results, directory / "results.csv")
+    lines = tables.run_lines(results)
+    tables.write_csv(lines, directory / "results.csv")
+    summary.write_parquet(lines, results, directory)
+    summary.write_markdown(results, directory / "results.md")
     picture = figures.overview(results)
     if picture is not None:
         picture.savefig(directory / "overview.png")
@@ -113,6 +116,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
         "target": wording.metric_text(p, p.problem.target),
         "metric": p.problem.metric,
         "budget": p.budget,
+        "spent": wording.budget_text(p.budget),
         "repetitions": max(len(c.rows) for c in p.cells.values()),
         "summary": wording.problem_summary(p),
         "header": tables.header(p),

@@ -19,6 +19,7 @@ from riemopt_bench.train.results import (
     ProblemResults,
     Results,
     step_quartiles,
+    steps_to,
     time_to,
 )
 
@@ -172,18 +173,22 @@ def _glance_entry(p: ProblemResults, cell: Cell | None, best: Cell | None) -> Gl
     )
 
 
-def write_csv(results: Results, path: Path) -> None:
-    """One line per measured run, without its curves."""
-    lines = [
-        _csv_line(p, row) for p in results.problems for c in p.cells.values() for row in c.rows
-    ]
+def write_csv(lines: list[dict[str, Any]], path: Path) -> None:
+    """Write `run_lines`."""
     pd.DataFrame(lines).to_csv(path, index=False)
 
 
-def _csv_line(p: ProblemResults, row: dict[str, Any]) -> dict[str, Any]:
+def run_lines(results: Results) -> list[dict[str, Any]]:
+    """One line per measured run, without its curves."""
+    return [_run_line(p, row) for p in results.problems for c in p.cells.values() for row in c.rows]
+
+
+def _run_line(p: ProblemResults, row: dict[str, Any]) -> dict[str, Any]:
     names = ("problem", "method", "repetition", "seed", "lr", "status")
     line = {name: row[name] for name in names}
-    line |= {"steps": row["budget"]["steps"], "error": row.get("error", "")}
+    budget = row["budget"]
+    line |= {name: budget.get(name) for name in ("steps", "seconds", "schedule", "threads")}
+    line |= row.get("placement", {}) | {"error": row.get("error", "")}
     line["lr_at_edge_of_grid"] = row.get("tuning", {}).get("edge")
     if row["status"] == "ok":
         trace = row["trace"]
@@ -193,6 +198,7 @@ def _csv_line(p: ProblemResults, row: dict[str, Any]) -> dict[str, Any]:
             for name, value in step_quartiles(row, part)._asdict().items():
                 line[f"{part}_seconds_{name}"] = value
         line["seconds_to_target"] = time_to(row, p.problem)
+        line["steps_to_target"] = steps_to(row, p.problem)
         line |= {f"bytes_{what}": count for what, count in row["memory"].items()}
         for which in ("stored", "used"):
             series = trace[f"{which}_violation"].values()

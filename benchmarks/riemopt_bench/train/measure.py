@@ -1,6 +1,6 @@
-"""One run: train for a fixed number of steps, with the clock on forward, backward and step only.
+"""One run: spend a budget, with the clock on forward, backward and step only.
 
-Evaluation and violations are taken off the clock, at a few recorded steps.
+Evaluation and violations are taken off the clock, at a few shares of the budget.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from riemopt_bench.interface import Attached, Budget, Method, Observe, Problem, Task
 from riemopt_bench.memory import LiveBytes, bytes_of
 from riemopt_bench.surfaces import Surface
+from riemopt_bench.train.placement import Placement
 
-START_TOLERANCE = 1e-5
+START_TOLERANCE = 1e-5  # and 16 roundings of the dtype, where those are more
 
 
 class NotFiniteError(Exception):
@@ -46,17 +47,11 @@ class Trace:
     optimizer: list[float] = field(default_factory=list)
 
 
-def record_steps(steps: int, records: int) -> list[int]:
-    """Steps to record: 0, then denser at the start (where violations appear), the last included."""
-    if steps <= records:
-        return list(range(steps + 1))
-    ratio = [i / records for i in range(records + 1)]
-    return sorted({round(steps * r**1.5) for r in ratio} | {1, steps})
-
-
-def fresh(problem: Problem, method: Method, lr: float, seed: int) -> tuple[Task, Attached]:
+def fresh(
+    problem: Problem, method: Method, lr: float, seed: int, placement: Placement | None = None
+) -> tuple[Task, Attached]:
     """Build the task from its seed, attach the method, and check that the start is unchanged."""
-    task = problem.build(seed)
+    task = (placement or Placement()).build(problem, seed)
     different = set(task.surfaces.values()) ^ problem.surfaces
     if different:
         raise ValueError(f"problem {problem.name!r} declares surfaces that differ in {different}")
@@ -73,10 +68,11 @@ def assert_same_start(
     for name, expected in start.items():
         moved = (used[name].detach() - expected).abs().max().item()
         off = surfaces[name].violation(expected)
-        if not max(moved, off) <= START_TOLERANCE:
+        allowed = max(START_TOLERANCE, 16 * torch.finfo(expected.dtype).eps)
+        if not max(moved, off) <= allowed:
             raise UnequalStartError(
                 f"{name}: the method starts {moved:.1e} away from the task's weight, which is "
-                f"{off:.1e} from its surface; both must be at most {START_TOLERANCE:.0e}"
+                f"{off:.1e} from its surface; both must be at most {allowed:.0e}"
             )
 
 
@@ -92,8 +88,9 @@ class Watch:
 
     def __init__(self, task: Task, attached: Attached, budget: Budget, record: bool = True) -> None:
         self.task, self.attached, self.budget = task, attached, budget
+        self._device = next(task.model.parameters()).device
         self.trace = Trace()
-        self._due = record_steps(budget.steps, budget.records) if record else []
+        self._due = budget.shares if record else []
         self._spent = self._iteration = 0
         self._elapsed = self._begin = self._off_clock = 0.0
         self._evaluations: list[float] = []
@@ -103,25 +100,30 @@ class Watch:
     @property
     def rate(self) -> float:
         """The schedule's factor of the learning rate."""
-        return self.budget.rate(max(1 - self._spent / self.budget.steps, 0.0))
+        return self.budget.rate(1 - self._share)
+
+    @property
+    def _share(self) -> float:
+        """The part of the budget that is spent."""
+        return self.budget.spent(self._spent, self._elapsed)
 
     @property
     def batch(self) -> Any:
         """This iteration's data."""
         if self._batch is None:
-            begin = time.perf_counter()
+            begin = self._now()
             self._batch = self.task.batch(self._iteration)
-            self._off_clock += time.perf_counter() - begin
+            self._off_clock += self._now() - begin
         return self._batch
 
     def evaluate(self) -> Tensor:
         """Loss and gradients on this iteration's data."""
         batch = self.batch
-        begin = time.perf_counter()
+        begin = self._now()
         with self.attached.forward_context():
             loss = self.task.loss(self.task.model, batch)
             loss.backward()
-        self.tell(loss, time.perf_counter() - begin)
+        self.tell(loss, self._now() - begin)
         return loss.detach()
 
     def tell(self, loss: Tensor, seconds: float = 0.0) -> None:
@@ -132,19 +134,25 @@ class Watch:
     def __call__(self) -> bool:
         """Stop the clock and record what is due; return whether the budget allows more."""
         if self._iteration > 0:
-            self._end_iteration(time.perf_counter())
+            self._end_iteration(self._now())
         elif self._due:
             self._record_start()
         self._iteration += 1
         self._batch, self._loss, self._evaluations, self._off_clock = None, None, [], 0.0
-        self._begin = time.perf_counter()
-        return self._spent < self.budget.steps
+        self._begin = self._now()
+        return self._share < 1
 
     def finish(self) -> Trace:
         """After the loop: a method that stopped early stays where it is for the rest."""
         if self._due:
-            self._record(self.trace.loss[-1], through=self.budget.steps)
+            self._record(self.trace.loss[-1], through=1.0)
         return self.trace
+
+    def _now(self) -> float:
+        """Seconds, once all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     def _end_iteration(self, now: float) -> None:
         count = len(self._evaluations)
@@ -157,23 +165,22 @@ class Watch:
         self._spent += count
         value = self._loss.item()
         if not math.isfinite(value):
-            raise NotFiniteError(
-                f"the loss became {value} at step {self._spent} of {self.budget.steps}"
-            )
-        if self._due and self._due[0] <= self._spent:
-            self._record(value, through=self._spent)
+            limit = "" if self.budget.steps is None else f" of {self.budget.steps}"
+            raise NotFiniteError(f"the loss became {value} at step {self._spent}{limit}")
+        if self._due and self._due[0] <= self._share:
+            self._record(value, through=self._share)
 
     @torch.no_grad()
     def _record_start(self) -> None:
         loss = self.task.loss(self.task.model, self.task.batch(0)).item()
-        self._record(loss, through=0)
+        self._record(loss, through=0.0)
 
-    def _record(self, loss: float, through: int) -> None:
+    def _record(self, loss: float, through: float) -> None:
         now = Trace()
         _look(now, self.task, self.attached, self._spent)
         trace = self.trace
         while self._due and self._due[0] <= through:
-            trace.step.append(self._due.pop(0))
+            trace.step.append(self._step_of(self._due.pop(0)))
             trace.elapsed.append(self._elapsed)
             trace.loss.append(loss)
             trace.metric += now.metric
@@ -182,6 +189,12 @@ class Watch:
                 series = getattr(trace, name)
                 for weight, values in getattr(now, name).items():
                     series.setdefault(weight, []).extend(values)
+
+    def _step_of(self, share: float) -> int:
+        """The step that a record stands for: that of its share, where steps alone are counted."""
+        if self.budget.steps is None or self.budget.seconds is not None:
+            return self._spent
+        return round(share * self.budget.steps)
 
 
 @torch.no_grad()
@@ -226,12 +239,20 @@ def train(task: Task, attached: Attached, budget: Budget, record: bool = True) -
     return watch.finish()
 
 
-def memory(problem: Problem, method: Method, lr: float, seed: int) -> dict[str, int]:
-    """Bytes held between steps and the peak within a step, in a pass of its own."""
-    task, attached = fresh(problem, method, lr, seed)
+def memory(task: Task, attached: Attached) -> dict[str, int]:
+    """Bytes held between steps and the peak within a step, in a pass of its own.
+
+    On the CPU live tensors are counted; on a GPU its allocator is asked, which knows the scratch
+    space of kernels too.
+    """
     one_step = Budget(1)
     train(task, attached, one_step, record=False)  # creates the optimizer's state
     held = attached.held(task)
+    device = next(task.model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        train(task, attached, one_step, record=False)
+        return {"held": bytes_of(held), "peak": torch.cuda.max_memory_allocated(device)}
     with LiveBytes(held) as live:
         train(task, attached, one_step, record=False)
     return {"held": bytes_of(held), "peak": live.peak}

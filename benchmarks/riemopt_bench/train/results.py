@@ -10,7 +10,17 @@ from typing import Any
 
 from riemopt_bench import registry
 from riemopt_bench.interface import Method, Problem, Skip
-from riemopt_bench.stats import Quartiles, Ratio, paired_ratio, quartiles, time_to_target
+from riemopt_bench.stats import (
+    Quartiles,
+    Ranks,
+    Ratio,
+    average_ranks,
+    complete_table,
+    paired_ratio,
+    quartiles,
+    rates_within,
+    time_to_target,
+)
 from riemopt_bench.train.store import Row
 
 RIEMOPT, REFERENCE = "riemopt", "parametrize"
@@ -50,6 +60,12 @@ class Cell:
         worst = -math.inf if self.problem.higher_is_better else math.inf
         return quartiles([row["trace"]["metric"][-1] for row in self.ok] + [worst] * self.failed)
 
+    @property
+    def score(self) -> float:
+        """The median metric to rank by: lower is better, and differences of rounding are none."""
+        sign = -1 if self.problem.higher_is_better else 1
+        return sign * self.problem.resolved(self.metric.median)
+
     @cached_property
     def step_times(self) -> dict[int, float]:
         """Median seconds per step (total) of each repetition."""
@@ -63,6 +79,11 @@ class Cell:
     def to_target(self) -> list[float]:
         """Clock seconds to the target per repetition; inf where it was not reached."""
         return [time_to(row, self.problem) for row in self.rows]
+
+    @cached_property
+    def steps_to_target(self) -> list[float]:
+        """Steps to the target per repetition, to the recorded one; inf where it was not reached."""
+        return [steps_to(row, self.problem) for row in self.rows]
 
     def bytes(self, what: str) -> float:
         """Median of `held` or `peak` live tensor bytes."""
@@ -101,13 +122,37 @@ def time_to(row: Row, problem: Problem) -> float:
     return time_to_target(row["trace"]["elapsed"], row["trace"]["metric"], problem.reached)
 
 
+def steps_to(row: Row, problem: Problem) -> float:
+    """Steps until the target of one run, to the recorded one; inf for a failure."""
+    if row["status"] != "ok":
+        return math.inf
+    return time_to_target(row["trace"]["step"], row["trace"]["metric"], problem.reached)
+
+
 @dataclass(frozen=True)
 class ProblemResults:
-    """One problem: its cells in the methods' order, and the methods that were left out."""
+    """One problem: its cells in the methods' order, and the methods that were left out.
+
+    `trials[method][lr]` is what learning rates were chosen by, of the method or of the one whose
+    tuning it shares: the median over the trials, inf for a failure.
+    """
 
     problem: Problem
     cells: dict[str, Cell]
     left_out: list[tuple[Method, Skip]]
+    trials: dict[str, dict[float, float]] = field(default_factory=dict)
+
+    def sensitivity(self, method: str, factor: float = 2.0) -> tuple[int, int] | None:
+        """How many learning rates end within `factor` of the method's best, and of how many.
+
+        Values below the problem's resolution count as equal. None for a method without trials.
+        """
+        found = self.trials.get(method)
+        if not found:
+            return None
+        return rates_within(
+            {lr: self.problem.resolved(value) for lr, value in found.items()}, factor
+        ), len(found)
 
     @property
     def constrained(self) -> list[Cell]:
@@ -126,9 +171,7 @@ class ProblemResults:
 
     def best(self, cells: Iterable[Cell]) -> Cell | None:
         """The cell with the best median metric."""
-        sign = -1 if self.problem.higher_is_better else 1
-        resolved = self.problem.resolved
-        return min(cells, key=lambda c: sign * resolved(c.metric.median), default=None)
+        return min(cells, key=lambda c: c.score, default=None)
 
     def ratio(self, cell: Cell) -> Ratio | None:
         """Step time over that of the reference."""
@@ -154,6 +197,23 @@ class Results:
     def rows(self) -> list[Row]:
         """All measured rows that the page is made of."""
         return [row for p in self.problems for c in p.cells.values() for row in c.rows]
+
+    def ranks(self, alpha: float = 0.05) -> Ranks | None:
+        """Ranks of the constrained methods by their final metric, with a critical difference.
+
+        Over problems that all of the ranked methods were run on; a method most of whose runs
+        failed is last. None where there is too little to rank.
+        """
+        by_problem = {p.problem.name: p for p in self.problems}
+        ran: dict[str, set[str]] = {}
+        for name, p in by_problem.items():
+            for method, cell in p.cells.items():
+                if cell.method.constrained:
+                    ran.setdefault(method, set()).add(name)
+        methods, problems = complete_table(ran)
+        return average_ranks(
+            {m: [by_problem[p].cells[m].score for p in problems] for m in methods}, alpha
+        )
 
     @property
     def failures(self) -> list[Row]:
@@ -190,7 +250,8 @@ def collect(rows: Sequence[Row], prefer: Iterable[str] = ()) -> Results:
         if cells:
             skips = ((m, m.skip(problem)) for m in known_methods.values())
             left_out = [(m, skip) for m, skip in skips if skip is not None]
-            result.append(ProblemResults(problem, cells, left_out))
+            trials = {name: _trials(rows, cell) for name, cell in cells.items()}
+            result.append(ProblemResults(problem, cells, left_out, trials))
             notes.extend(_warnings(result[-1]))
     results = Results(result, notes)
     notes.extend(_busy(results.rows))
@@ -203,6 +264,22 @@ def _newest(rows: Sequence[Row], problem: str, method: str) -> list[Row]:
         return []
     same = [row for row in own if row["cell"] == own[-1]["cell"]]
     return [row for _, row in sorted({row["repetition"]: row for row in same}.items())]
+
+
+def _trials(rows: Sequence[Row], cell: Cell) -> dict[float, float]:
+    """The newest trials of a method with the settings of its measured runs."""
+    method = cell.method.tuned_as or cell.method.name
+    settings = [cell.rows[0].get(name) for name in ("budget", "placement")]
+    newest = {
+        (row["lr"], row["repetition"]): row.get("selection", math.inf)
+        for row in rows
+        if (row["phase"], row["problem"], row["method"]) == ("tune", cell.problem.name, method)
+        and [row.get(name) for name in ("budget", "placement")] == settings
+    }
+    values: dict[float, list[float]] = {}
+    for (lr, _), selection in sorted(newest.items()):
+        values.setdefault(lr, []).append(selection)
+    return {lr: quartiles(found).median for lr, found in values.items()}
 
 
 def _warnings(results: ProblemResults) -> list[str]:

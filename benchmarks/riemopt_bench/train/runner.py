@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from riemopt_bench import registry
 from riemopt_bench.interface import Budget, Method, Problem, Skip
-from riemopt_bench.processes import Child
 from riemopt_bench.progress import Ticker
+from riemopt_bench.train.jobs import Cluster, Here, Job
+from riemopt_bench.train.placement import Placement
 from riemopt_bench.train.store import Row, Store
-from riemopt_bench.train.suites import Suite
-from riemopt_bench.train.worker import RunSpec, work
+from riemopt_bench.train.suites import Settings, Suite
+from riemopt_bench.train.worker import RunSpec
+
+MEASURED_PER_TRIAL = 1.3
+"""How much longer a measured run takes than a trial, for the time left; a guess from the demo."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run: the suite, narrowed to some problems and methods."""
+    """What is to be run: the suite, narrowed to some problems and methods, with the settings."""
 
     suite: Suite
     problems: tuple[Problem, ...]
     methods: tuple[Method, ...]
     repetitions: int
+    settings: Settings = field(default_factory=Settings)
 
     def pairs(self) -> list[tuple[Problem, Method]]:
         """Every problem with every method that applies to it."""
@@ -42,9 +47,12 @@ class Plan:
 
     def budget(self, problem: Problem) -> Budget:
         """What one run of a problem of the plan may spend."""
-        budget = self.suite.budget(problem)
-        assert budget is not None
-        return budget
+        return self.settings.applied(self.suite.budget(problem))
+
+    @property
+    def placement(self) -> Placement:
+        """Where all runs take place."""
+        return Placement(self.settings.device, self.settings.dtype)
 
     def tuned(self, method: Method) -> Method:
         """The method whose trials decide the learning rate of `method`."""
@@ -52,14 +60,36 @@ class Plan:
         return known[method.tuned_as or method.name]
 
     def tuning_specs(self) -> list[RunSpec]:
-        """One trial per learning rate and tuning repetition; shared where the arithmetic is."""
+        """One trial per learning rate and tuning repetition; shared where the arithmetic is.
+
+        In shuffled order, so that the first trials say how long the others take. A single rate
+        needs no trial.
+        """
         wanted = {(p.name, self.tuned(m).name): (p, self.tuned(m)) for p, m in self.pairs()}
-        return [
-            RunSpec("tune", p.name, m.name, lr, repetition, self.budget(p))
+        specs = [
+            RunSpec("tune", p.name, m.name, lr, repetition, self.budget(p), self.placement)
             for p, m in wanted.values()
-            for lr in m.grid
+            for lr in self.suite.grid(m)
+            if len(self.suite.grid(m)) > 1
             for repetition in range(self.suite.tuning_repetitions)
         ]
+        random.Random(0).shuffle(specs)
+        return specs
+
+    def run_specs(self, tuned: Mapping[tuple[str, str], Tuned]) -> list[Job]:
+        """The measured runs, with what is known of their rows, in shuffled order."""
+        jobs = []
+        for problem, method in self.pairs():
+            choice = tuned[problem.name, self.tuned(method).name]
+            tuning = {name: value for name, value in asdict(choice).items() if name != "lr"}
+            budget = self.budget(problem)
+            for repetition in range(self.repetitions):
+                spec = RunSpec(
+                    "run", problem.name, method.name, choice.lr, repetition, budget, self.placement
+                )
+                jobs.append((spec, spec.head() | {"tuning": tuning}))
+        random.Random(0).shuffle(jobs)
+        return jobs
 
 
 @dataclass(frozen=True)
@@ -72,78 +102,38 @@ class Tuned:
     failed: int
 
 
-def choose(method: Method, trials: Sequence[Row]) -> Tuned:
+def choose(grid: Sequence[float], trials: Sequence[Row]) -> Tuned:
     """The learning rate with the best median selection value; a failed trial is the worst."""
 
     def score(lr: float) -> float:
         rows = [row for row in trials if row["lr"] == lr]
         return statistics.median([row.get("selection", math.inf) for row in rows] or [math.inf])
 
-    scores = {lr: score(lr) for lr in method.grid}
+    scores = {lr: score(lr) for lr in grid}
     best = min(scores, key=scores.__getitem__)
     if math.isinf(scores[best]):
-        best = method.grid[len(method.grid) // 2]
+        best = grid[len(grid) // 2]
     return Tuned(
         lr=best,
-        edge=len(method.grid) > 1 and best in (method.grid[0], method.grid[-1]),
+        edge=len(grid) > 1 and best in (grid[0], grid[-1]),
         trials=len(trials),
         failed=sum(row["status"] != "ok" for row in trials),
     )
 
 
-def run_each(specs: Sequence[tuple[RunSpec, Row]], jobs: int) -> Iterator[Row]:
-    """Run every spec in a process of its own, `jobs` at a time; yield rows as they come.
-
-    A process that dies or passes its time limit yields a failed row. When the caller stops
-    early (an interrupt), the running processes are ended and leave no row.
-    """
-    waiting = list(reversed(specs))
-    running: list[tuple[RunSpec, Row, Child]] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                spec, head = waiting.pop()
-                running.append((spec, head, Child(work, spec, head)))
-            ready = set(wait([child.connection for _, _, child in running], timeout=1.0))
-            for job in list(running):
-                spec, head, child = job
-                limit = spec.budget.time_limit
-                if child.connection in ready:
-                    row = _row_of(child, head)
-                elif child.seconds > limit:
-                    child.end()
-                    row = _failed(head, f"time limit of {limit:.0f} s passed")
-                else:
-                    continue
-                running.remove(job)
-                yield row
-    finally:
-        for _, _, child in running:
-            child.end()
-
-
-def _row_of(child: Child, head: Row) -> Row:
-    try:
-        row: Row = child.receive()
-    except EOFError:
-        row = _failed(head, child.how_it_ended())
-    child.end(wait=1.0)
-    return row
-
-
-def _failed(head: Row, error: str) -> Row:
-    return head | {"status": "failed", "error": error}
-
-
 @dataclass
 class SuiteRunner:
-    """Runs a plan and keeps the rows in a store."""
+    """Runs a plan and keeps the rows in a store.
+
+    Runs take place on this machine, `jobs` measured ones at a time, or on a `cluster`.
+    """
 
     plan: Plan
     directory: Path
     jobs: int
     resume: bool
     console: Console
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.directory)
@@ -156,18 +146,9 @@ class SuiteRunner:
                 f"{self.store.path}: the last line is cut off (a write was interrupted); "
                 "it is dropped and that run is done again."
             )
-        tuned = self._tune(done)
-        specs = []
-        for problem, method in self.plan.pairs():
-            choice = tuned[problem.name, self.plan.tuned(method).name]
-            tuning = {name: value for name, value in asdict(choice).items() if name != "lr"}
-            budget = self.plan.budget(problem)
-            for repetition in range(self.plan.repetitions):
-                spec = RunSpec("run", problem.name, method.name, choice.lr, repetition, budget)
-                specs.append((spec, spec.head() | {"tuning": tuning}))
-        random.Random(0).shuffle(specs)
-        self._execute("measuring", specs, self.jobs, done, _run_text)
-        return [head["key"] for _, head in specs]
+        measured = self.plan.run_specs(self._tune(done))
+        self._execute("measuring", measured, self.cluster or Here(self.jobs), done, _run_text)
+        return [head["key"] for _, head in measured]
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -175,20 +156,28 @@ class SuiteRunner:
 
     def _tune(self, done: dict[str, Row]) -> dict[tuple[str, str], Tuned]:
         specs = [(spec, spec.head()) for spec in self.plan.tuning_specs()]
-        threads = max(self.plan.budget(p).threads for p in self.plan.problems)
-        jobs = max(self.jobs, (os.cpu_count() or 1) // threads)  # trials are not timed
-        self._execute("tuning", specs, jobs, done, _tune_text)
+        self._execute("tuning", specs, self.cluster or Here(self._trials()), done, _tune_text)
+        trials: dict[tuple[str, str], list[Row]] = {}
+        for spec, head in specs:
+            trials.setdefault((spec.problem, spec.method), []).append(done[head["key"]])
         chosen = {}
         for problem, method in ((p.name, self.plan.tuned(m)) for p, m in self.plan.pairs()):
-            keys = [h["key"] for s, h in specs if (s.problem, s.method) == (problem, method.name)]
-            chosen[problem, method.name] = choose(method, [done[key] for key in keys])
+            of_both = trials.get((problem, method.name), [])
+            chosen[problem, method.name] = choose(self.plan.suite.grid(method), of_both)
         return chosen
+
+    def _trials(self) -> int:
+        """How many trials may run at the same time: they are not timed, unless seconds count."""
+        if self.plan.settings.seconds is not None or self.plan.settings.device != "cpu":
+            return self.jobs
+        threads = max(self.plan.budget(p).threads for p in self.plan.problems)
+        return max(self.jobs, (os.cpu_count() or 1) // threads)
 
     def _execute(
         self,
         phase: str,
-        specs: Sequence[tuple[RunSpec, Row]],
-        jobs: int,
+        specs: Sequence[Job],
+        place: Here | Cluster,
         done: dict[str, Row],
         text: Callable[[Row], str],
     ) -> None:
@@ -200,13 +189,23 @@ class SuiteRunner:
             )
         if not todo:
             return
-        with Ticker(self.console, phase, len(todo)) as ticker:
-            for row in run_each(todo, jobs):
+        later = self._later(place.jobs) if phase == "tuning" else 0.0
+        with (
+            Ticker(self.console, phase, len(todo), later) as ticker,
+            contextlib.closing(place.rows(todo)) as rows,
+        ):
+            for row in rows:
                 row["suite"] = self.plan.suite.name
-                row["jobs"] = jobs
+                row["jobs"] = place.jobs
                 self.store.append(row)
                 done[row["key"]] = row
                 ticker.done(text(row), failed=phase == "measuring" and row["status"] != "ok")
+
+    def _later(self, trials_at_a_time: int) -> float:
+        """What measuring will take, in trials' time: warm-up and the memory pass come on top."""
+        runs = len(self.plan.pairs()) * self.plan.repetitions
+        at_a_time = self.cluster.jobs if self.cluster else self.jobs
+        return MEASURED_PER_TRIAL * runs * trials_at_a_time / at_a_time
 
 
 def _label(row: Row) -> str:

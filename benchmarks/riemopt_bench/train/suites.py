@@ -1,26 +1,82 @@
-"""What is run together: problems, numbers of steps and repetitions."""
+"""What is run together: how much of each problem's budget, how many rates and repetitions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from riemopt_bench.interface import Budget, Problem
+from riemopt_bench import registry
+from riemopt_bench.interface import Budget, Method, Problem, Schedule
+
+OWN = Budget(600)
+"""The budget of a problem that names none."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A named set of problems with a budget for each, repetitions, and tuning repetitions."""
+    """A selection of problems, and what a run of each may spend.
+
+    `budgets` narrows the suite to the problems that it names (those of the user's own files join
+    it) and says what each may spend; without, every problem is part of it that has a budget of its
+    own. A problem that is not named spends the `share` of the steps of that. Of every method's
+    learning rates one in `every_rate` is tried.
+    """
 
     name: str
     description: str
-    budgets: Mapping[str, Budget]
+    budgets: Mapping[str, Budget] | None
     repetitions: int
+    share: float = 1.0
+    every_rate: int = 1
     tuning_repetitions: int = 1
 
-    def budget(self, problem: Problem) -> Budget | None:
-        """What a run of the problem may spend; None if it is not part of the suite."""
-        return self.budgets.get(problem.name, problem.budget)
+    def problems(self) -> list[Problem]:
+        """The problems that are run when none is named."""
+        known = registry.problems()
+        if self.budgets is None:
+            return [p for p in known.values() if p.budget is not None or registry.is_own(p)]
+        return [p for name, p in known.items() if name in self.budgets or registry.is_own(p)]
+
+    def budget(self, problem: Problem) -> Budget:
+        """What a run of any problem may spend."""
+        if self.budgets is not None and problem.name in self.budgets:
+            return self.budgets[problem.name]
+        own = problem.budget or OWN
+        steps = None if own.steps is None else max(1, round(self.share * own.steps))
+        seconds = None if own.seconds is None else self.share * own.seconds
+        return dataclasses.replace(own, steps=steps, seconds=seconds)
+
+    def grid(self, method: Method) -> Sequence[float]:
+        """The learning rates that are tried."""
+        first = len(method.grid) // 2 % self.every_rate
+        return method.grid[first :: self.every_rate]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set for all runs of a suite. Part of every run's key.
+
+    `steps` and `seconds` (of the clock) replace the suite's budgets; with both, a run ends with
+    whichever is spent first. `schedule`, `dtype` and `device` replace those of the problems.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    schedule: Schedule | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+
+    def applied(self, budget: Budget) -> Budget:
+        """The budget that a run then has."""
+        if self.steps is not None or self.seconds is not None:
+            budget = dataclasses.replace(budget, steps=self.steps, seconds=self.seconds)
+        if self.seconds is not None:  # evaluation, warm-up and the memory pass come on top
+            limit = max(budget.time_limit, 10 * self.seconds)
+            budget = dataclasses.replace(budget, time_limit=limit)
+        if self.schedule is not None:
+            budget = dataclasses.replace(budget, schedule=self.schedule)
+        return budget
 
 
 SUITES = {
@@ -28,27 +84,25 @@ SUITES = {
     for suite in (
         Suite(
             "demo",
-            "Three small problems, 3 repetitions; under five minutes on two cores.",
+            "Three small problems; under three minutes on two cores.",
             {"digits": Budget(200), "pca": Budget(400), "circle": Budget(600)},
             repetitions=3,
         ),
         Suite(
-            "small",
-            "The same problems with longer runs and 5 repetitions.",
-            {"digits": Budget(600), "pca": Budget(1500), "circle": Budget(3000)},
-            repetitions=5,
+            "quick",
+            "Every problem and method, a quarter of the steps, every second learning rate; under "
+            "15 minutes on two cores.",
+            budgets=None,
+            repetitions=2,
+            share=0.25,
+            every_rate=2,
         ),
         Suite(
             "full",
-            "All problems, the MNIST subset with layers 1,024 wide; long, and resumable.",
-            {
-                "digits": Budget(1000, threads=2),
-                "mnist5k": Budget(300, threads=2, time_limit=7200.0),
-                "pca": Budget(3000, threads=2),
-                "circle": Budget(3000, threads=2),
-            },
+            "Every problem and method, with all learning rates and 5 repetitions; about 45 "
+            "minutes on two cores.",
+            budgets=None,
             repetitions=5,
-            tuning_repetitions=2,
         ),
     )
 }

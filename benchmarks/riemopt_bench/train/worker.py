@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from riemopt_bench import environment, registry
-from riemopt_bench.interface import Budget, Task
+from riemopt_bench.interface import Attached, Budget, Task
 from riemopt_bench.train import measure
+from riemopt_bench.train.placement import Placement
 from riemopt_bench.train.store import Row
 
-FORMAT = 2  # raise it when measure.py changes what a row means: old rows are then measured again
+FORMAT = 3  # raise it when measure.py changes what a row means: old rows are then measured again
 Phase = Literal["tune", "run"]
 
 
@@ -39,6 +40,7 @@ class RunSpec:
     lr: float
     repetition: int
     budget: Budget = field(hash=False)
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def seed(self) -> int:
@@ -58,6 +60,7 @@ class RunSpec:
                 "method": self.method,
                 "hyperparameters": {"lr": self.lr},
                 "budget": asdict(self.budget),
+                "placement": asdict(self.placement),
                 "source": [
                     registry.source("problem", self.problem),
                     registry.source("method", self.method),
@@ -100,7 +103,7 @@ def execute(spec: RunSpec) -> Row:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         if not isinstance(error, measure.NotFiniteError):
             row["traceback"] = traceback.format_exc(limit=-4)
-    row["environment"] = environment.describe() | {
+    row["environment"] = environment.describe(spec.placement.device) | {
         "load": load,
         "load_after": environment.load(),
         "started": round(started),
@@ -113,21 +116,21 @@ def _measured(spec: RunSpec) -> dict[str, Any]:
     torch.set_num_threads(spec.budget.threads)
     problem = registry.problems()[spec.problem]
     method = registry.methods()[spec.method]
+
+    def prepared() -> tuple[Task, Attached]:
+        return measure.fresh(problem, method, spec.lr, spec.seed, spec.placement)
+
     if spec.phase == "tune":
         _seed_everything(spec.seed)
-        trace = measure.train(*measure.fresh(problem, method, spec.lr, spec.seed), spec.budget)
+        trace = measure.train(*prepared(), spec.budget)
         return {"selection": trace.selection[-1], "metric": trace.metric[-1]}
-    warm_up = Budget(spec.budget.warmup)
-    measure.train(*measure.fresh(problem, method, spec.lr, spec.seed), warm_up, record=False)
+    if spec.budget.warmup:
+        measure.train(*prepared(), Budget(spec.budget.warmup), record=False)
     _seed_everything(spec.seed)
-    task, attached = measure.fresh(problem, method, spec.lr, spec.seed)
+    task, attached = prepared()
     start = _start_checksum(problem.build(spec.seed))
     trace = measure.train(task, attached, spec.budget)
-    return {
-        "trace": asdict(trace),
-        "memory": measure.memory(problem, method, spec.lr, spec.seed),
-        "start": start,
-    }
+    return {"trace": asdict(trace), "memory": measure.memory(*prepared()), "start": start}
 
 
 def _seed_everything(seed: int) -> None:
