@@ -203,6 +203,8 @@ def as_markdown(paragraph: str) -> str:
     head, rest = lines[0], textwrap.dedent("\n".join(lines[1:]))
     if paragraph.startswith("    "):
         return f"```\n{textwrap.dedent(paragraph)}\n```"
+    if head == "Examples:":  # which are run where they stand
+        return f"```pycon\n{rest}\n```"
     if head in ("Args:", "Raises:"):
         entries = re.split(r"\n(?=\S)", rest)
         items = [re.sub(r"^([\w, ]+): ", r"`\1`: ", " ".join(entry.split())) for entry in entries]
