@@ -1,6 +1,6 @@
 """Angles between subspaces and of rotations, by products and inverses.
 
-    >>> angles_of(Q @ sin(theta) @ Vh, V @ cos(theta) @ Vh)        # Q·θ·Vᴴ
+    angles_of(Q @ sin(theta) @ Vh, V @ cos(theta) @ Vh)        # Q·θ·Vᴴ
 
 No function reads a value or divides by a difference of singular values: derivatives of every order
 are right where angles are equal, and where they are 0.

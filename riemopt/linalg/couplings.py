@@ -1,7 +1,7 @@
 """Positive matrices with given sums of rows and columns: scaling to them, and their tangents.
 
-    >>> scale_to_sums(K, r, c)              # exp(αᵢ + Kᵢⱼ + βⱼ) with rows of sum r, columns c
-    >>> sum_multipliers(X, p, q)            # α, β: X∘(α1ᵀ + 1βᵀ) has rows of sum p, columns q
+    scale_to_sums(K, r, c)              # exp(αᵢ + Kᵢⱼ + βⱼ) with rows of sum r, columns c
+    sum_multipliers(X, p, q)            # α, β: X∘(α1ᵀ + 1βᵀ) has rows of sum p, columns q
 
 Matrices are `(*, n, m)`, sums of rows `(*, n, 1)` and of columns `(*, 1, m)`. Nothing waits.
 """

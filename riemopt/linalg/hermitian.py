@@ -1,7 +1,7 @@
 """Functions of Hermitian matrices, f(A) = V f(λ) Vᴴ, with derivatives that are right at ties.
 
-    >>> hermitian_function(X, LOG)          # log X
-    >>> hermitian_derivative(X, U, LOG)     # D log_X[U]
+    hermitian_function(X, LOG)          # log X
+    hermitian_derivative(X, U, LOG)     # D log_X[U]
 
 The derivative is V (f[λᵢ, λⱼ] ∘ VᴴUV) Vᴴ with divided differences f[a, b] = (f(a) - f(b))/(a - b)
 (Daleckii & Krein; Higham 2008, theorem 3.11), which are f′ where eigenvalues are equal; autograd

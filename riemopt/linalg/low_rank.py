@@ -1,7 +1,7 @@
 """Matrices of low rank that are stored whole: their spaces, their tangents, the nearest of them.
 
-    >>> U, R, V = spaces(X, 10)             # X = U·R·Vᴴ, if X has rank 10
-    >>> A, B = thin_parts(U, V, G)          # U·A + B·Vᴴ: the part of G that is tangent at X
+    U, R, V = spaces(X, 10)             # X = U·R·Vᴴ, if X has rank 10
+    A, B = thin_parts(U, V, G)          # U·A + B·Vᴴ: the part of G that is tangent at X
 
 The spaces are had by products with thin matrices and QR decompositions of these, which read no
 value. `nearest_of_rank` takes an SVD: it is for starting points, never for a step.

@@ -1,8 +1,8 @@
 """Matrix signs by products, msign(A) = UVᴴ of A = USVᴴ, and steepest steps of unit spectral norm.
 
-    >>> msign(M, steps=6)                    # the step of Muon
-    >>> msign_skew(S, steps=6)               # of skew-Hermitian S: skew-Hermitian
-    >>> steepest_along_columns(X, M, 6)      # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
+    msign(M, steps=6)                    # the step of Muon
+    msign_skew(S, steps=6)               # of skew-Hermitian S: skew-Hermitian
+    steepest_along_columns(X, M, 6)      # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
 
 Each step is an odd polynomial X(aI + bXᴴX + c(XᴴX)²), which moves singular values towards 1 and
 keeps singular vectors. Their number is fixed, so that no value is read: an iteration that is cut

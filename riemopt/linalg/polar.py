@@ -1,9 +1,9 @@
 """Polar factors by matrix products: the nearest matrix with orthonormal columns.
 
-    >>> Y = X + xi                      # X has orthonormal columns, xi is tangent at X
-    >>> polar(Y)                        # Y(YᴴY)^(-1/2)
-    >>> polar_step(X, U, t)             # of X + t·U, any length of it
-    >>> cubic_step(X, U, t)             # nearer to the geodesic, of square X
+    Y = X + xi                      # X has orthonormal columns, xi is tangent at X
+    polar(Y)                        # Y(YᴴY)^(-1/2)
+    polar_step(X, U, t)             # of X + t·U, any length of it
+    cubic_step(X, U, t)             # nearer to the geodesic, of square X
 
 This file says what each computes. Which algorithm does it is decided here by a question to
 `backends`: on an eager CPU tensor `polar_adaptive`, whose number of products follows the data;

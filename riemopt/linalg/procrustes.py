@@ -1,7 +1,7 @@
 """Factors Y of one matrix YYᴴ, which differ by a rotation: Y and YQ, `(*, n, k)`, are as good.
 
-    >>> without_rotation(Y, U)          # U - YΩ, orthogonal to all ways YΩ of turning Y
-    >>> aligned_difference(X, Y)        # YQ - X, as short as it can be: orthogonal Procrustes
+    without_rotation(Y, U)          # U - YΩ, orthogonal to all ways YΩ of turning Y
+    aligned_difference(X, Y)        # YQ - X, as short as it can be: orthogonal Procrustes
 
 Nothing is divided by a difference of singular values. Factors of less than full rank do no harm: Ω
 is then about the shortest there is.

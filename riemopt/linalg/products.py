@@ -1,7 +1,7 @@
 """Products of batches of matrices, and the precision they are computed in.
 
-    >>> gram(X, G)                      # XᴴG, or XGᴴ of wide matrices: never n×n for an n×p point
-    >>> add_product(G, X, S, -0.5)      # G - X·S/2 in one pass
+    gram(X, G)                      # XᴴG, or XGᴴ of wide matrices: never n×n for an n×p point
+    add_product(G, X, S, -0.5)      # G - X·S/2 in one pass
 
 Nothing here reads a value, so all of it serves every back end.
 """

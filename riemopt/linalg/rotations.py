@@ -1,7 +1,7 @@
 """Rotations: square X with XᴴX = I and determinant 1. Tangents, exponentials, logarithms.
 
-    >>> R = exp_skew(W)                 # W skew-Hermitian
-    >>> log_rotation(skew(R), sym(R))   # W again, if no plane turns by π or more
+    R = exp_skew(W)                 # W skew-Hermitian
+    log_rotation(skew(R), sym(R))   # W again, if no plane turns by π or more
 
 Closed forms serve real 2×2 and 3×3 matrices. No function divides by a difference of eigenvalues, so
 derivatives of every order are right where angles are equal, and where they are 0.

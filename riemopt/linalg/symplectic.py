@@ -1,7 +1,7 @@
 """Symplectic matrices: real 2n×2p X with XᵀJX = J, where J = [[0, I], [-I, 0]] of either size.
 
-    >>> Y = cayley_step(X, U)           # XᵀJX = J, U tangent
-    >>> towards_symplectic(Y)           # nearer to the surface, if Y is near it
+    Y = cayley_step(X, U)           # XᵀJX = J, U tangent
+    towards_symplectic(Y)           # nearer to the surface, if Y is near it
 
 The adjoint of X in the form xᵀJy is X* = JᵀXᵀJ, so that X*X = I on the surface. Nothing here waits
 for a device.
