@@ -21,7 +21,13 @@ MODULES = [
     "riemopt.interop.parametrize",
     "riemopt.interop.geoopt",
     "riemopt.interop.distributed",
+    "riemopt.linalg",
 ]
+# Of `riemopt.linalg` what says where and how something is computed, and not what.
+WITHOUT = {
+    f"riemopt.linalg.{part}"
+    for part in ("autocast", "backends", "copies", "numbers", "rows", "steps")
+} | {"torch.compiler"}
 
 
 def public():
@@ -31,7 +37,8 @@ def public():
         module = importlib.import_module(name)
         for member in module.__all__:
             value = getattr(module, member)
-            if inspect.isclass(value) or inspect.isfunction(value):
+            has_docstring = inspect.isclass(value) or inspect.isfunction(value)
+            if has_docstring and inspect.unwrap(value).__module__ not in WITHOUT:
                 found.setdefault(id(value), f"{name}.{member}")
     return sorted(found.values())
 
