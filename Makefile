@@ -8,7 +8,7 @@ TORCH_VENV = .venv-torch-$(TORCH)-python$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')
 TORCH_BIN  = $(TORCH_VENV)/bin
 
-.PHONY: help install demo docs test test-slow test-gpu test-torch test-frameworks test-page release-check lint format catalogue notebooks clean
+.PHONY: help install demo docs test test-slow test-gpu test-torch test-frameworks test-page test-site release-check lint format catalogue notebooks clean
 
 help:
 	@echo "make demo       install, run the small benchmark on real data, print the page's path"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-torch TORCH=2.6.0 PYTHON=python3.10  the suite with that torch (some GB)"
 	@echo "make docs       the site, into site/; warnings are errors"
 	@echo "make test-page  the benchmark's page in headless Chromium, which must be there"
+	@echo "make test-site  the site in headless Chromium: every page, search, both widths, dark"
 	@echo "make release-check  build sdist and wheel, and try the wheel as a user would"
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
@@ -58,6 +59,10 @@ docs: install
 test-page: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest tests/test_bench_page.py
+
+test-site: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site,browser]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m pytest tests/test_site.py
 
 release-check: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'

@@ -140,12 +140,15 @@ FAMILIES = [
 INTRO = """\
 # Catalogue of manifolds
 
+After this page you know which manifold your constraint is, what a step on it costs, and when not
+to take it.
+
 All manifolds of `riemopt.manifolds`, in families. Each converts gradients and Hessians
 (`egrad2rgrad`, `ehess2rhess`), projects any tensor, steps, transports, draws random points and
-measures how far off a tensor is; leading dimensions are a batch. float64 and float32 are computed
-in, bfloat16 and float16 are stepped in float32 and rounded. "Closed forms" are those of geodesics.
-`lr` is the optimizer's. For a set that is not here, write its equation (`LevelSet`), or
-[sixty lines](write-your-own-manifold.md).
+measures how far off a tensor is; leading dimensions are a batch. They are values: `Stiefel() ==
+Stiefel()`. float64 and float32 are computed in, bfloat16 and float16 are stepped in float32 and
+rounded. "Closed forms" are those of geodesics. `lr` is the optimizer's. For a set that is not here,
+write its equation (`LevelSet`), or [sixty lines](write-your-own-manifold.md).
 """
 
 
@@ -200,6 +203,8 @@ def as_markdown(paragraph: str) -> str:
     head, rest = lines[0], textwrap.dedent("\n".join(lines[1:]))
     if paragraph.startswith("    "):
         return f"```\n{textwrap.dedent(paragraph)}\n```"
+    if head == "Examples:":  # which are run where they stand
+        return f"```pycon\n{rest}\n```"
     if head in ("Args:", "Raises:"):
         entries = re.split(r"\n(?=\S)", rest)
         items = [re.sub(r"^([\w, ]+): ", r"`\1`: ", " ".join(entry.split())) for entry in entries]

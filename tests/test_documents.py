@@ -14,6 +14,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import matplotlib as mpl
 import pytest
@@ -61,11 +62,39 @@ def test_page(page, monkeypatch, tmp_path):
                 assert shown == "…" or any(line.startswith(shown) for line in lines), shown
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.name)
-def test_files_that_a_page_names_exist(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), target
+LINKING = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *PAGES]
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+    """Of the headings of a page, as GitHub makes them, and as `make docs` does."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE):
+        found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    """To a file that is there and a heading in it; links to other sites are looked at, no more."""
+    for target in re.findall(r"\]\(([^)]+)\)", FENCED.sub("", page.read_text())):
+        address = urllib.parse.urlparse(target)
+        if address.scheme:
+            assert address.scheme == "https", target
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", address.netloc), target
+            continue
+        file = page.parent / address.path if address.path else page
+        assert file.exists(), target
+        assert not address.fragment or address.fragment in anchors(file), target
+
+
+def test_the_results_stand_between_marks():
+    """Where a program can write them: the same on both pages."""
+    between = re.compile(r"^<!-- results -->\n(\|.*?\|\n)<!-- /results -->$", FENCED.flags)
+    pages = (README, (ROOT / "docs" / "benchmark.md").read_text())
+    tables = [between.findall(text) for text in pages]
+    assert len(tables[0]) == 1
+    assert tables[0] == tables[1]
 
 
 @pytest.fixture(scope="module")

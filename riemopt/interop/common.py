@@ -20,6 +20,14 @@ class Report:
     Attributes:
         done: what it was turned into, or how.
         left: why it was left as it was.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrizations import orthogonal
+        >>> from riemopt.interop.parametrize import from_parametrized
+        >>> report = from_parametrized(nn.Sequential(orthogonal(nn.Linear(4, 6))))
+        >>> report.done, report.left
+        ({'0.weight': Stiefel()}, {})
     """
 
     done: dict[str, Any]

@@ -32,6 +32,15 @@ def shard_placement(param: Tensor) -> Shard | None:
 
     Raises:
         NotImplementedError: the weight must not be cut along any dimension; says what to do.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> from riemopt.interop.distributed import shard_placement
+        >>> from riemopt.manifolds import Stiefel
+        >>> tall = riemopt.ManifoldParameter(torch.eye(32, 8), Stiefel())
+        >>> wide = riemopt.ManifoldParameter(torch.eye(8, 32), Stiefel())
+        >>> shard_placement(tall), shard_placement(wide)
+        (Shard(dim=0), Shard(dim=1))
     """
     manifold = table.manifold_of(param)
     if manifold is None or not manifold.is_constraint:

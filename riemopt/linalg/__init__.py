@@ -1,7 +1,7 @@
 """Kernels on batches of matrices and vectors: products, polar factors, norms, Cayley transforms.
 
-    >>> Y = X + xi                      # X has orthonormal columns, xi is tangent at X
-    >>> polar(Y)                        # the nearest matrix with orthonormal columns
+    Y = X + xi                      # X has orthonormal columns, xi is tangent at X
+    polar(Y)                        # the nearest matrix with orthonormal columns
 
 Everything here is a function of tensors alone and knows no manifold. Matrices are the last two
 dimensions, the leading ones are a batch, and complex matrices use the conjugate transpose. A

@@ -1,6 +1,6 @@
 """Angles between subspaces and of rotations, by products and inverses.
 
-    >>> angles_of(Q @ sin(theta) @ Vh, V @ cos(theta) @ Vh)        # Q·θ·Vᴴ
+    angles_of(Q @ sin(theta) @ Vh, V @ cos(theta) @ Vh)        # Q·θ·Vᴴ
 
 No function reads a value or divides by a difference of singular values: derivatives of every order
 are right where angles are equal, and where they are 0.
@@ -23,6 +23,13 @@ def angles_of(sine: Tensor, cosine: Tensor) -> Tensor:
 
     For angles of either sign too, as of a skew-Hermitian sine. Small ones are as accurate, relative
     to their size, as the sine is.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import angles_of
+        >>> theta = torch.tensor([0.1, 1.5])
+        >>> angles_of(torch.diag(theta.sin()), torch.diag(theta.cos())).diagonal()
+        tensor([0.1000, 1.5000])
     """
     eye = identity_like(cosine)
     for _ in range(_HALVINGS):  # sin(θ/2) = sin θ/(2·cos(θ/2)), and cos likewise
@@ -40,6 +47,13 @@ def sine_and_cosine(Z: Tensor) -> tuple[Tensor, Tensor]:
     """`(sin(√Z)/√Z, cos √Z)` of Hermitian Z ≥ 0, `(*, p, p)`.
 
     By the exponential of a 2p×2p matrix, which synchronises on an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import sine_and_cosine
+        >>> sine, cosine = sine_and_cosine(torch.diag(torch.tensor([0.0, 1.0])))
+        >>> sine.diagonal(), cosine.diagonal()  # sin 1 and cos 1
+        (tensor([1.0000, 0.8415]), tensor([1.0000, 0.5403]))
     """
     p, eye = Z.shape[-1], identity_like(Z)
     zero = torch.zeros_like(Z)
@@ -56,6 +70,13 @@ def unitary_factor(y: Tensor) -> Tensor:
     """The unitary polar factor of nonsingular `(*, n, n)` matrices, by Newton's iteration.
 
     Scaled by Frobenius norms (Higham 2008, §8.6). It does not wait, and its derivative is right.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import unitary_factor
+        >>> unitary_factor(torch.diag(torch.tensor([3.0, -2.0])))
+        tensor([[ 1.,  0.],
+                [ 0., -1.]])
     """
     for _ in range(_NEWTON_STEPS):
         inverse = torch.linalg.inv_ex(y)[0].mH

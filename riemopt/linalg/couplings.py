@@ -1,7 +1,7 @@
 """Positive matrices with given sums of rows and columns: scaling to them, and their tangents.
 
-    >>> scale_to_sums(K, r, c)              # exp(αᵢ + Kᵢⱼ + βⱼ) with rows of sum r, columns c
-    >>> sum_multipliers(X, p, q)            # α, β: X∘(α1ᵀ + 1βᵀ) has rows of sum p, columns q
+    scale_to_sums(K, r, c)              # exp(αᵢ + Kᵢⱼ + βⱼ) with rows of sum r, columns c
+    sum_multipliers(X, p, q)            # α, β: X∘(α1ᵀ + 1βᵀ) has rows of sum p, columns q
 
 Matrices are `(*, n, m)`, sums of rows `(*, n, 1)` and of columns `(*, 1, m)`. Nothing waits.
 """
@@ -26,6 +26,14 @@ def scale_to_sums(k: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     slow, with steps of Newton's method in between (Brauer, Clason, Lorenz & Wirth 2017), of which
     too long ones are shortened. What is missing from the sums in the end is added as a matrix of
     rank one (Altschuler, Weed & Rigollet 2017, algorithm 2): they are right to rounding for any K.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import scale_to_sums
+        >>> K, one = torch.randn(3, 3), torch.ones(3, 1)
+        >>> X = scale_to_sums(K, one, one.mT)
+        >>> torch.allclose(X.sum(0), torch.ones(3)), torch.allclose(X.sum(1), torch.ones(3))
+        (True, True)
     """
     to_rows, to_columns = rows.log(), columns.log()
     alpha, beta = torch.zeros_like(k[..., :1]), torch.zeros_like(k[..., :1, :])
@@ -73,6 +81,15 @@ def sum_multipliers(x: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     solve [D(r) X; Xᵀ D(c)][α; β] = [p; q] for the sums r and c of X. With α eliminated, or β if it
     is the shorter one, what is left is the Laplacian of a graph: a Cholesky factor of that size, in
     double precision where the device has it, and one refinement.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import sum_multipliers
+        >>> X = torch.full((2, 2), 0.5)
+        >>> p, q = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.5, 0.5]])
+        >>> a, b = sum_multipliers(X, p, q)
+        >>> torch.allclose((X * (a + b)).sum(1, keepdim=True), p, atol=1e-6)
+        True
     """
     if x.shape[-2] < x.shape[-1]:
         beta, alpha = sum_multipliers(x.mT, q.mT, p.mT)

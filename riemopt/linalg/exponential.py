@@ -8,7 +8,15 @@ from riemopt.linalg.products import gram, is_square, is_wide, product, skew
 
 
 def matrix_exp(a: Tensor) -> Tensor:
-    """Exponential of `(*, n, n)` matrices. Synchronises on an accelerator."""
+    """Exponential of `(*, n, n)` matrices. Synchronises on an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import matrix_exp
+        >>> matrix_exp(torch.zeros(2, 2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
     return _torch_workarounds.matrix_exp(a)  # workaround: matrix_exp_of_one_matrix
 
 
@@ -18,6 +26,14 @@ def cayley(x: Tensor, u: Tensor) -> Tensor:
     W = P U Xᴴ - X Uᴴ P with P = I - XXᴴ/2 is skew-Hermitian with WX = U. It has rank 2p, so the
     solve is 2p×2p by the Sherman-Morrison-Woodbury formula (Wen & Yin 2013, lemma 4), and p×p for
     square X, where W = U Xᴴ.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cayley
+        >>> X, U = torch.eye(2, 1), torch.tensor([[0.0], [2.0]])
+        >>> cayley(X, U)
+        tensor([[0.],
+                [1.]])
     """
     if is_wide(x):
         return cayley(x.mH, u.mH).mH
@@ -43,6 +59,14 @@ def cayley_coefficients(XX: Tensor, XU: Tensor, UU: Tensor) -> tuple[Tensor, Ten
 
     W = V Xᴴ - X Vᴴ with V = U - X(XᴴU)/2: with C = [V, X] and D = [X, -V],
     X⁺ = X + C(I - DᴴC/2)⁻¹DᴴX, where DᴴC and DᴴX are made of the arguments.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cayley, cayley_coefficients
+        >>> X, U = torch.eye(2, 1), torch.tensor([[0.0], [2.0]])
+        >>> A, B = cayley_coefficients(X.mT @ X, X.mT @ U, U.mT @ U)
+        >>> torch.allclose(X @ A + U @ B, cayley(X, U))
+        True
     """
     p = XX.shape[-1]
     half = XU / 2

@@ -1,7 +1,7 @@
 """Functions of Hermitian matrices, f(A) = V f(λ) Vᴴ, with derivatives that are right at ties.
 
-    >>> hermitian_function(X, LOG)          # log X
-    >>> hermitian_derivative(X, U, LOG)     # D log_X[U]
+    hermitian_function(X, LOG)          # log X
+    hermitian_derivative(X, U, LOG)     # D log_X[U]
 
 The derivative is V (f[λᵢ, λⱼ] ∘ VᴴUV) Vᴴ with divided differences f[a, b] = (f(a) - f(b))/(a - b)
 (Daleckii & Krein; Higham 2008, theorem 3.11), which are f′ where eigenvalues are equal; autograd
@@ -94,6 +94,13 @@ def hermitian_function(a: Tensor, f: Scalar, spectrum: Spectrum | None = None) -
         a: the matrices.
         f: is finite at all eigenvalues.
         spectrum: `eigh(a)`, where it is known.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import LOG, hermitian_function
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> torch.allclose(torch.matrix_exp(hermitian_function(A, LOG)), A)
+        True
     """
     A = sym(a)
     values, vectors = spectrum or eigh(A)
@@ -106,7 +113,17 @@ def hermitian_function(a: Tensor, f: Scalar, spectrum: Spectrum | None = None) -
 def hermitian_derivative(
     a: Tensor, u: Tensor, f: Scalar, spectrum: Spectrum | None = None
 ) -> Tensor:
-    """Df_A[U] of the Hermitian parts of A and U, `(*, n, n)`; `spectrum` is `eigh(a)`."""
+    """Df_A[U] of the Hermitian parts of A and U, `(*, n, n)`; `spectrum` is `eigh(a)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import SQRT, hermitian_derivative, hermitian_function
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> I = torch.eye(2).double()
+        >>> along = hermitian_derivative(A, I, SQRT)
+        >>> torch.allclose(along @ hermitian_function(A, SQRT), I / 2)
+        True
+    """
     A, U = sym(a), sym(u)
     values, vectors = spectrum or eigh(A)
     if _is_recorded(A) or _is_recorded(U):
@@ -116,7 +133,16 @@ def hermitian_derivative(
 
 
 def hermitian_second(a: Tensor, u: Tensor, v: Tensor, f: Scalar) -> Tensor:
-    """D²f_A[U, V], bilinear and symmetric in the Hermitian U and V; takes n³ numbers a matrix."""
+    """D²f_A[U, V], bilinear and symmetric in the Hermitian U and V; takes n³ numbers a matrix.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import LOG, hermitian_second
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> I = torch.eye(2).double()
+        >>> torch.allclose(hermitian_second(A, I, I, LOG), -torch.linalg.inv(A @ A))
+        True
+    """
     result: Tensor = _Second.apply(sym(u), sym(v), *eigh(sym(a)), f)  # type: ignore[no-untyped-call]
     return result
 
@@ -125,6 +151,15 @@ def hermitian_difference(y: Tensor, x: Tensor, apart: Tensor, f: Scalar) -> Tens
     """f(Y) - f(X), where Y - X is known to be `apart`: to rounding of the difference itself.
 
     With X = V λ Vᴴ and Y = W μ Wᴴ it is V (f[λᵢ, μⱼ] ∘ Vᴴ(Y - X)W) Wᴴ.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import LOG, hermitian_difference
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> small = 1e-12 * torch.eye(2).double()
+        >>> grown = hermitian_difference(A + small, A, small, LOG) / 1e-12
+        >>> torch.allclose(grown, torch.linalg.inv(A))
+        True
     """
     before, after = eigh(sym(x)), eigh(sym(y))
     (a, V), (b, W) = before, after
@@ -140,6 +175,15 @@ def lyapunov(x: Tensor, u: Tensor) -> Tensor:
     """The solution L of XL + LX = U for positive definite X and Hermitian U, `(*, n, n)`.
 
     It is the derivative of the square root at X² along U.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import lyapunov
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> I = torch.eye(2).double()
+        >>> L = lyapunov(A, I)
+        >>> torch.allclose(A @ L + L @ A, I)
+        True
     """
     values, vectors = eigh(sym(x))
     return hermitian_derivative(product(x, x), u, SQRT, (values.square(), vectors))
@@ -272,6 +316,14 @@ def eigh(a: Tensor) -> Spectrum:
 
     Eigenvalues are in no order; those of a matrix that is not finite are NaN. Off an eager CPU it
     costs about 3n·(5 + log₂ n) products of n×n matrices, and reads nothing.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import eigh
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> spectrum = eigh(A)
+        >>> sorted(round(v, 6) for v in spectrum[0].tolist())
+        [1.0, 3.0]
     """
     A = a.detach()
     if not reads_are_free(A):

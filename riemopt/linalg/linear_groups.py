@@ -21,7 +21,15 @@ _MATRIX = (-2, -1)
 
 
 def left_divide_by(x: Tensor, u: Tensor) -> Tensor:
-    """A = X⁻¹U."""
+    """A = X⁻¹U.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import left_divide_by
+        >>> left_divide_by(2 * torch.eye(2), torch.ones(2, 2))
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
     return torch.linalg.solve_ex(x, u)[0]
 
 
@@ -34,6 +42,14 @@ def geodesic_step(x: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """X(I + A + ½(A² + AᵀA - AAᵀ)), of a determinant with the sign of X's; and the part taken.
 
     That is the geodesic to second order. The step is cut where ‖AᵀA‖^½ is above `LONGEST`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import geodesic_step
+        >>> Y, part = geodesic_step(torch.eye(2), torch.tensor([[0.1, 0.0], [0.0, -0.1]]))
+        >>> Y, part
+        (tensor([[1.1050, 0.0000],
+                [0.0000, 0.9050]]), tensor(1.))
     """
     AA = product(A.mT, A)
     fourth = AA.square().sum(_MATRIX, keepdim=True)
@@ -44,18 +60,42 @@ def geodesic_step(x: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bend_of(A: Tensor, M: Tensor) -> Tensor:
-    """Gradient with respect to A of ⟨M, A² + AᵀA - AAᵀ⟩."""
+    """Gradient with respect to A of ⟨M, A² + AᵀA - AAᵀ⟩.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import bend_of
+        >>> bend_of(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([[2., 0.],
+                [0., 4.]])
+    """
     N = M + M.mT
     return product(M, A.mT) + product(A.mT, M) + product(A, N) - product(N, A)
 
 
 def without_trace(A: Tensor) -> Tensor:
-    """A - (tr A/n)·I."""
+    """A - (tr A/n)·I.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import without_trace
+        >>> without_trace(torch.diag(torch.tensor([3.0, 1.0])))
+        tensor([[ 1.,  0.],
+                [ 0., -1.]])
+    """
     return add_identity(A.clone(), -_trace(A) / A.shape[-1])
 
 
 def with_determinant_one(x: Tensor) -> Tensor:
-    """X/|det X|^(1/n)."""
+    """X/|det X|^(1/n).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import with_determinant_one
+        >>> with_determinant_one(torch.diag(torch.tensor([4.0, 1.0])))
+        tensor([[2.0000, 0.0000],
+                [0.0000, 0.5000]])
+    """
     log = torch.linalg.slogdet(x).logabsdet / x.shape[-1]
     return x * (-log).exp()[..., None, None]
 
@@ -64,6 +104,12 @@ def is_well_conditioned(x: Tensor) -> Tensor:
     """Whether det X > 0, and rounding cannot change that: booleans of the batch's shape.
 
     By ‖X‖·‖X⁻¹‖ ≤ √n/(4·eps).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import is_well_conditioned
+        >>> is_well_conditioned(torch.diag_embed(torch.tensor([[1.0, 2.0], [1.0, -2.0]])))
+        tensor([ True, False])
     """
     largest = x.abs().amax(_MATRIX, keepdim=True)
     unit = x / torch.where(largest > 0, largest, 1)  # whose squares can be represented
@@ -78,6 +124,12 @@ def raise_singular_values(x: Tensor, least: float) -> Tensor:
 
     Q by Newton's iteration, scaled (Higham 1986): from any condition number by nine inverses. It
     keeps the sign of the determinant.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import raise_singular_values
+        >>> bool(torch.linalg.svdvals(raise_singular_values(torch.eye(2), 0.1)).min() > 1)
+        True
     """
     Q = x
     for _ in range(_NEWTON):
@@ -95,6 +147,13 @@ def proper_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`(U, s, Vᵀ)` with det(UVᵀ) = 1: the last of the s is negative where det A is.
 
     Waits for an accelerator, and has no derivative.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import proper_svd
+        >>> U, s, Vt = proper_svd(torch.diag(torch.tensor([2.0, -1.0])))
+        >>> s, torch.linalg.det(U @ Vt)
+        (tensor([ 2., -1.]), tensor(1.))
     """
     U, s, Vh = decompositions.svd(a.detach())
     flip = torch.ones_like(s)
@@ -116,6 +175,13 @@ def nearest_of_determinant_one(a: Tensor) -> Tensor:
 
     Differentiable, any number of times; but there is no derivative of the scaled reflection. Waits
     for an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import nearest_of_determinant_one
+        >>> nearest_of_determinant_one(2 * torch.eye(2))
+        tensor([[1., 0.],
+                [0., 1.]])
     """
     U, s, Vh = proper_svd(a)
     far = (_log_determinant(s.abs(), _least(s)) > 0)[..., None, None]

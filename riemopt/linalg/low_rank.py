@@ -1,7 +1,7 @@
 """Matrices of low rank that are stored whole: their spaces, their tangents, the nearest of them.
 
-    >>> U, R, V = spaces(X, 10)             # X = U·R·Vᴴ, if X has rank 10
-    >>> A, B = thin_parts(U, V, G)          # U·A + B·Vᴴ: the part of G that is tangent at X
+    U, R, V = spaces(X, 10)             # X = U·R·Vᴴ, if X has rank 10
+    A, B = thin_parts(U, V, G)          # U·A + B·Vᴴ: the part of G that is tangent at X
 
 The spaces are had by products with thin matrices and QR decompositions of these, which read no
 value. `nearest_of_rank` takes an SVD: it is for starting points, never for a step.
@@ -28,6 +28,14 @@ def spaces(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     By subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4): a basis of XΩ for a fixed
     Ω, then of the rows and again of the columns, so that the condition of Ω magnifies no rounding
     error. Three products with X.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import spaces
+        >>> X = torch.outer(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([3.0, 4.0]))
+        >>> U, R, V = spaces(X, 1)
+        >>> torch.allclose(U @ R @ V.mT, X, atol=1e-5)
+        True
     """
     Q = _orthonormal(product(x, scattered(x.shape[-1], rank, x).expand(*x.shape[:-2], -1, -1)))
     V = _orthonormal(product(Q.mH, x).mH)
@@ -44,6 +52,13 @@ def scattered(n: int, k: int, like: Tensor) -> Tensor:
 
     By 32-bit integer arithmetic, multiplications and shifts, so that all dtypes and devices have
     the same.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import scattered
+        >>> A = scattered(4, 2, torch.ones(1))
+        >>> A.shape, bool((A.abs() <= 1).all())
+        (torch.Size([4, 2]), True)
     """
     h = torch.arange(1, n * k + 1, device=like.device)
     for factor in (0x9E3779B1, 0x45D9F3B):
@@ -56,13 +71,32 @@ def scattered(n: int, k: int, like: Tensor) -> Tensor:
 
 
 def thin_parts(U: Tensor, V: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """A = UᴴZ, `(*, r, m)`, and B = (I - UUᴴ)ZV, `(*, n, r)`, of `(*, n, m)` matrices Z."""
+    """A = UᴴZ, `(*, r, m)`, and B = (I - UUᴴ)ZV, `(*, n, r)`, of `(*, n, m)` matrices Z.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import spaces, thin_parts
+        >>> X = torch.outer(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([3.0, 4.0]))
+        >>> U, R, V = spaces(X, 1)
+        >>> A, B = thin_parts(U, V, X)  # X is tangent at X, along U alone
+        >>> A.shape, bool(B.norm() < 1e-5)
+        (torch.Size([1, 2]), True)
+    """
     A = product(U.mH, z)
     return A, add_product(product(z, V), U, product(A, V), -1)
 
 
 def of_thin_parts(U: Tensor, V: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """U·A + B·Vᴴ."""
+    """U·A + B·Vᴴ.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import of_thin_parts, spaces, thin_parts
+        >>> X = torch.outer(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([3.0, 4.0]))
+        >>> U, R, V = spaces(X, 1)
+        >>> torch.allclose(of_thin_parts(U, V, *thin_parts(U, V, X)), X, atol=1e-5)
+        True
+    """
     return product(torch.cat([U, B], -1), torch.cat([A, V.mH], -2))
 
 
@@ -76,6 +110,13 @@ def nearest_of_rank(a: Tensor, rank: int, floor: float) -> Tensor:
     where singular values are equal too, as long as the next one is smaller than those that are
     kept; else it is finite, and zero along the directions in question. A second derivative is right
     where no two singular values are equal.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import nearest_of_rank
+        >>> nearest_of_rank(torch.diag(torch.tensor([3.0, 1.0])), 1, 1e-6).abs()
+        tensor([[3., 0.],
+                [0., 0.]])
     """
 
     def compute(a: Tensor) -> Tensor:

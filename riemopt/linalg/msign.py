@@ -1,8 +1,8 @@
 """Matrix signs by products, msign(A) = UVᴴ of A = USVᴴ, and steepest steps of unit spectral norm.
 
-    >>> msign(M, steps=6)                    # the step of Muon
-    >>> msign_skew(S, steps=6)               # of skew-Hermitian S: skew-Hermitian
-    >>> steepest_along_columns(X, M, 6)      # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
+    msign(M, steps=6)                    # the step of Muon
+    msign_skew(S, steps=6)               # of skew-Hermitian S: skew-Hermitian
+    steepest_along_columns(X, M, 6)      # the tangent Φ at X, ‖Φ‖₂ ≤ 1, of largest Re⟨M, Φ⟩
 
 Each step is an odd polynomial X(aI + bXᴴX + c(XᴴX)²), which moves singular values towards 1 and
 keeps singular vectors. Their number is fixed, so that no value is read: an iteration that is cut
@@ -74,6 +74,13 @@ def msign(a: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
 
     Shorter where ‖A‖ is below `eps`, and 0 of 0. Of matrices far from square by products of p×p
     matrices (the smaller side), which take less time. Products may be of bfloat16: see `_rounded`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import msign
+        >>> S = torch.linalg.svdvals(msign(torch.randn(6, 3), steps=8))
+        >>> torch.allclose(S, torch.ones(3), atol=0.05)
+        True
     """
     if a.numel() == 0:
         return a.clone()
@@ -90,7 +97,15 @@ def msign(a: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
 
 
 def msign_skew(k: Tensor, steps: int, eps: float | Tensor = EPS) -> Tensor:
-    """`msign` of skew-Hermitian K, `(*, m, m)`: skew-Hermitian to the last bit."""
+    """`msign` of skew-Hermitian K, `(*, m, m)`: skew-Hermitian to the last bit.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import msign_skew
+        >>> msign_skew(torch.tensor([[0.0, -5.0], [5.0, 0.0]]), steps=8).round(decimals=1)
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
     if k.numel() == 0:
         return k.clone()
     K = _rounded(_normalised(k, eps))
@@ -142,6 +157,16 @@ def steepest_along_columns(x: Tensor, m: Tensor, steps: int, eps: float = EPS) -
     proposition 1 and theorem 2). skew(MXᴴ) is n×n of rank up to 2p. A square X is taken to the
     other side, X·msign(skew(XᴴM)); for p < n/2 it is reduced to 2p×2p, in the basis of X and of
     what M has across it. Shorter where the tangent part of M is below `eps`, or is rounding.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import steepest_along_columns
+        >>> X, M = torch.eye(3, 2), torch.randn(3, 2)
+        >>> Phi = steepest_along_columns(X, M, steps=8)
+        >>> torch.allclose(X.mT @ Phi, -Phi.mT @ X, atol=1e-5)
+        True
+        >>> bool(torch.linalg.norm(Phi, 2) < 1.05)
+        True
     """
     if is_wide(x):
         return steepest_along_columns(x.mH, m.mH, steps, eps).mH.resolve_conj()

@@ -21,13 +21,32 @@ from riemopt.linalg.tiny import in_pieces
 
 @in_pieces
 def tangent_to_columns(x: Tensor, u: Tensor) -> Tensor:
-    """U - X sym(XᴴU): the part of U that is tangent at X."""
+    """U - X sym(XᴴU): the part of U that is tangent at X.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import tangent_to_columns
+        >>> X, U = torch.eye(3, 2), torch.ones(3, 2)
+        >>> V = tangent_to_columns(X, U)
+        >>> X.mT @ V + V.mT @ X
+        tensor([[0., 0.],
+                [0., 0.]])
+    """
     return add_product(u, x, plus_adjoint(gram(x, u)), -0.5)
 
 
 @in_pieces
 def across_columns(x: Tensor, u: Tensor) -> Tensor:
-    """U - XXᴴU: the part of U that is normal to all columns of X."""
+    """U - XXᴴU: the part of U that is normal to all columns of X.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import across_columns
+        >>> across_columns(torch.eye(3, 2), torch.ones(3, 2))
+        tensor([[0., 0.],
+                [0., 0.],
+                [1., 1.]])
+    """
     return add_product(u, x, gram(x, u), -1)
 
 
@@ -38,6 +57,16 @@ def mean_along_columns(
 
     A square X has XᴴG = X⁻¹G, and all is p×p. Of a tall one the length would take a product more,
     if it did not follow from other lengths, where reading a value is free and rounding allows it.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import mean_along_columns
+        >>> X, G = torch.eye(3, 2), torch.ones(3, 2)
+        >>> mean, squared = mean_along_columns(X, torch.zeros(3, 2), G, 0.5)
+        >>> mean, squared
+        (tensor([[0.0000, 0.0000],
+                [0.0000, 0.0000],
+                [0.5000, 0.5000]]), tensor([[2.0000]]))
     """
     if x.ndim > 3:  # one batch dimension, so that products need no views of their own
         X, M, G = (a.flatten(0, -3) for a in (x, m, g))
@@ -54,7 +83,18 @@ def mean_along_columns(
 def mean_across_columns(
     x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `mean_along_columns`, of parts that are normal to all columns."""
+    """As `mean_along_columns`, of parts that are normal to all columns.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import mean_across_columns
+        >>> X, G = torch.eye(3, 2), torch.ones(3, 2)
+        >>> mean, squared = mean_across_columns(X, torch.zeros(3, 2), G, 0.5)
+        >>> mean, squared
+        (tensor([[0.0000, 0.0000],
+                [0.0000, 0.0000],
+                [0.5000, 0.5000]]), tensor([[2.0000]]))
+    """
     return _mean_without(x, m, g, decay, lambda a: gram(x, a), 1.0)
 
 

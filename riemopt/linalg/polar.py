@@ -1,9 +1,9 @@
 """Polar factors by matrix products: the nearest matrix with orthonormal columns.
 
-    >>> Y = X + xi                      # X has orthonormal columns, xi is tangent at X
-    >>> polar(Y)                        # Y(YᴴY)^(-1/2)
-    >>> polar_step(X, U, t)             # of X + t·U, any length of it
-    >>> cubic_step(X, U, t)             # nearer to the geodesic, of square X
+    Y = X + xi                      # X has orthonormal columns, xi is tangent at X
+    polar(Y)                        # Y(YᴴY)^(-1/2)
+    polar_step(X, U, t)             # of X + t·U, any length of it
+    cubic_step(X, U, t)             # nearer to the geodesic, of square X
 
 This file says what each computes. Which algorithm does it is decided here by a question to
 `backends`: on an eager CPU tensor `polar_adaptive`, whose number of products follows the data;
@@ -30,6 +30,14 @@ def polar(y: Tensor) -> Tensor:
     most `step_cap`. S = YᴴY - I is formed, and Y + Y·q(S) is orthonormal to rounding where ‖S‖ is
     below 1/8: two products with the n×p matrix and a few p×p ones. A larger S is brought there
     first by a cubic iteration, which in a Gram matrix of condition ‖S‖ loses that many digits.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import polar
+        >>> Y = torch.eye(3, 2) + 0.1 * torch.randn(3, 2)
+        >>> Q = polar(Y)
+        >>> torch.allclose(Q.mT @ Q, torch.eye(2), atol=1e-6)
+        True
     """
     if y.numel() == 0:
         return y.clone()
@@ -43,6 +51,13 @@ def polish(y: Tensor) -> Tensor:
     """Polar factor of a Y that is off by rounding, or by little: S = YᴴY - I of norm below .01.
 
     Where nothing may be read it is known up to 5/16·S³; else `polar`, which takes any S.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import polish
+        >>> Q = polish(1.001 * torch.eye(3, 2))
+        >>> torch.allclose(Q, torch.eye(3, 2), atol=1e-6)
+        True
     """
     if y.numel() == 0 or backends.reads_are_free(y):
         return polar(y)
@@ -50,7 +65,19 @@ def polish(y: Tensor) -> Tensor:
 
 
 def polar_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
-    """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below."""
+    """Polar factor of X + t·U; t·U is cut to the length `step_cap`, or see below.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import polar_step
+        >>> X, U = torch.eye(2, 1), torch.tensor([[0.0], [1.0]])
+        >>> polar_step(X, U)
+        tensor([[0.7071],
+                [0.7071]])
+        >>> polar_step(X, U, 0.0)
+        tensor([[1.],
+                [0.]])
+    """
     return polar_step_with_fraction(x, u, t)[0]
 
 
@@ -60,6 +87,14 @@ def polar_step_with_fraction(
     """`polar_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
 
     Elsewhere a step is cut where t²·‖UᴴU‖ is above `polar_fixed.LONGEST_POLAR`² (4).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import polar_step_with_fraction
+        >>> X, U = torch.eye(2, 1), torch.tensor([[0.0], [1.0]])
+        >>> polar_step_with_fraction(X, U)  # on a CPU a step is taken whole, and not counted
+        (tensor([[0.7071],
+                [0.7071]]), None)
     """
     if u.numel() == 0:
         return x + t * u, None
@@ -76,6 +111,13 @@ def cubic_step(x: Tensor, u: Tensor, t: float | Tensor = 1.0) -> Tensor:
     second order and is unitary up to Ω⁶/64: for ‖Ω‖₂ ≤ .14 to rounding in float32, so that two
     products are enough (of Y - ½YS, as much work, ¾Ω⁴ would be left). Steps with ‖S‖ above 64 are
     cut to that length; or see below.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cubic_step
+        >>> W = torch.tensor([[0.0, -0.1], [0.1, 0.0]])
+        >>> torch.allclose(cubic_step(torch.eye(2), W), torch.matrix_exp(W), atol=1e-4)
+        True
     """
     return cubic_step_with_fraction(x, u, t)[0]
 
@@ -86,6 +128,13 @@ def cubic_step_with_fraction(
     """`cubic_step`, and what fraction of t·U was taken, `(*,)`; None where reads are free.
 
     Elsewhere a step is cut where ‖S‖ is above `polar_fixed.LONGEST_CUBIC`² (9.6).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cubic_step_with_fraction
+        >>> W = torch.tensor([[0.0, -0.1], [0.1, 0.0]])
+        >>> cubic_step_with_fraction(torch.eye(2), W)[1] is None  # on a CPU
+        True
     """
     if u.numel() == 0:
         return x + t * u, None
@@ -102,6 +151,14 @@ def turn_with_fraction(x: Tensor, u: Tensor, t: float | Tensor) -> tuple[Tensor,
     geodesic, and the Gram matrix is all that is left to do. Otherwise YᴴY = I - sin²t·(I - UᴴU).
     It is the polar step along tan t·U, and taken up to |t| = π/4: singular values of Y are at
     least .7 then. The fraction is `(*,)`; None where `t` is a number and all of it was taken.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import turn_with_fraction
+        >>> X, U = torch.eye(2, 1), torch.tensor([[0.0], [1.0]])
+        >>> turn_with_fraction(X, U, 0.5)[0]  # cos ½, sin ½
+        tensor([[0.8776],
+                [0.4794]])
     """
     angle, fraction = _angle(u, t)
     if isinstance(angle, Tensor):
@@ -140,6 +197,13 @@ def inverse_root(S: Tensor) -> Tensor:
     """(I + S)^(-1/2), `(*, p, p)`, for Hermitian S ≥ -1/2 of norm up to `step_cap` squared.
 
     It is known to about eps·‖S‖.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import inverse_root
+        >>> inverse_root(torch.diag(torch.tensor([3.0, 0.0])))
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
     """
     if S.numel() == 0:
         return S.clone()
@@ -149,7 +213,15 @@ def inverse_root(S: Tensor) -> Tensor:
 
 
 def small_correction(S: Tensor) -> Tensor:
-    """(I + S)^(-1/2) - I for ‖S‖ ≤ 1/8, to rounding and zero where S is."""
+    """(I + S)^(-1/2) - I for ‖S‖ ≤ 1/8, to rounding and zero where S is.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import small_correction
+        >>> S = torch.diag(torch.tensor([0.1, 0.0]))
+        >>> torch.allclose(small_correction(S).diagonal(), (1 + S.diagonal()) ** -0.5 - 1)
+        True
+    """
     P, scale = evaluate(WIDEST[S.real.dtype], S.clone(), product(S, S))
     return scale * P
 
@@ -160,5 +232,13 @@ def project_polar(a: Tensor) -> Tensor:
     By an SVD, so of any rank (not unique where rank-deficient). Differentiable wherever the rank is
     full, any number of times. For starting points and layers, never for a step: it synchronises on
     an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import project_polar
+        >>> project_polar(torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
+        tensor([[1., 0.],
+                [0., 1.],
+                [0., 0.]])
     """
     return polar_derivative.nearest_orthonormal(a).contiguous()

@@ -1,6 +1,6 @@
 """The polar factor of any matrix, with derivatives of every order.
 
-    >>> Q = nearest_orthonormal(A)      # A = QH with QᴴQ = I and H = Hᴴ ≥ 0
+    Q = nearest_orthonormal(A)      # A = QH with QᴴQ = I and H = Hᴴ ≥ 0
 
 A derivative through the singular vectors of A is NaN or wrong where singular values are equal, as
 at every orthonormal A, though Q is smooth wherever A has full rank. It is (Higham, *Functions of

@@ -22,7 +22,14 @@ REACH = 1 / 8
 
 
 def step_cap(dtype: torch.dtype) -> float:
-    """Longest tangent step whose Gram matrix still resolves the starting point: ¼·eps^(-1/2)."""
+    """Longest tangent step whose Gram matrix still resolves the starting point: ¼·eps^(-1/2).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import step_cap
+        >>> step_cap(torch.float32), step_cap(torch.float64)
+        (724.0773439350246, 16777216.0)
+    """
     return 0.25 / math.sqrt(torch.finfo(dtype).eps)
 
 

@@ -1,7 +1,7 @@
 """Factors Y of one matrix YYᴴ, which differ by a rotation: Y and YQ, `(*, n, k)`, are as good.
 
-    >>> without_rotation(Y, U)          # U - YΩ, orthogonal to all ways YΩ of turning Y
-    >>> aligned_difference(X, Y)        # YQ - X, as short as it can be: orthogonal Procrustes
+    without_rotation(Y, U)          # U - YΩ, orthogonal to all ways YΩ of turning Y
+    aligned_difference(X, Y)        # YQ - X, as short as it can be: orthogonal Procrustes
 
 Nothing is divided by a difference of singular values. Factors of less than full rank do no harm: Ω
 is then about the shortest there is.
@@ -39,7 +39,16 @@ _MATRIX = (-2, -1)
 
 
 def without_rotation(y: Tensor, u: Tensor) -> Tensor:
-    """U - YΩ with the skew-Hermitian Ω for which Yᴴ(U - YΩ) is Hermitian."""
+    """U - YΩ with the skew-Hermitian Ω for which Yᴴ(U - YΩ) is Hermitian.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import without_rotation
+        >>> Y, U = torch.eye(3, 2), torch.randn(3, 2)
+        >>> V = without_rotation(Y, U)
+        >>> torch.allclose(Y.mT @ V, V.mT @ Y, atol=1e-6)
+        True
+    """
     return add_product(u, y, skew_lyapunov(y.mH @ y, 2 * skew(y.mH @ u)), -1)
 
 
@@ -49,6 +58,14 @@ def skew_lyapunov(g: Tensor, k: Tensor) -> Tensor:
     By an eigendecomposition of G on an eager CPU tensor; elsewhere, and where derivatives are
     recorded, by at most 12 inverses of k×k matrices, which do not wait and whose derivative is
     right.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import skew_lyapunov
+        >>> K = torch.tensor([[0.0, -2.0], [2.0, 0.0]])
+        >>> skew_lyapunov(torch.eye(2), K)
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
     """
     if reads_are_free(g, k) and not (torch.is_grad_enabled() or needs_functional_derivatives()):
         return _by_eigenvalues(g, k)
@@ -108,6 +125,14 @@ def aligned_difference(x: Tensor, y: Tensor) -> Tensor:
     """YQ - X with the unitary Q for which it is shortest; unique where YᴴX is not singular.
 
     To rounding of the difference itself where Y is near X. By an SVD: it waits for a device.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import aligned_difference
+        >>> Y = torch.randn(4, 2)
+        >>> turned = Y @ torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        >>> bool(aligned_difference(Y, turned).norm() < 1e-5)
+        True
     """
     apart = y - x
     A, K = _parts(x, apart)

@@ -1,7 +1,7 @@
 """Products of batches of matrices, and the precision they are computed in.
 
-    >>> gram(X, G)                      # XᴴG, or XGᴴ of wide matrices: never n×n for an n×p point
-    >>> add_product(G, X, S, -0.5)      # G - X·S/2 in one pass
+    gram(X, G)                      # XᴴG, or XGᴴ of wide matrices: never n×n for an n×p point
+    add_product(G, X, S, -0.5)      # G - X·S/2 in one pass
 
 Nothing here reads a value, so all of it serves every back end.
 """
@@ -35,6 +35,15 @@ def upcast(function: _AnyFunction) -> _AnyFunction:
     """Decorator: compute in float32 what is given in half precision, and round the result.
 
     Of several results the first one is rounded: a point, and numbers that say how it was found.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import upcast
+        >>> @upcast
+        ... def square(x):
+        ...     return x, x.dtype
+        >>> square(torch.ones(1, dtype=torch.bfloat16))
+        (tensor([1.], dtype=torch.bfloat16), torch.float32)
     """
 
     @wraps(function)
@@ -60,6 +69,16 @@ def exact_products(function: _AnyFunction) -> _AnyFunction:
     From TF32 inputs a Gram matrix is known to 3e-4 only, and the surface with it; from bfloat16, to
     2e-3. The setting belongs to the process: while the function runs, other threads see it changed.
     In a graph of torch.compile the user's setting holds.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import exact_products
+        >>> @exact_products
+        ... def gram_of(x):
+        ...     return x.mT @ x
+        >>> gram_of(torch.eye(3, 2))
+        tensor([[1., 0.],
+                [0., 1.]])
     """
 
     @wraps(function)
@@ -85,6 +104,12 @@ def inexact_products(like: Tensor, *, allowed: bool = True) -> AbstractContextMa
     A device that can multiplies so 7 to 8 times as fast. For products that are small beside what
     they are added to, and where an exact one comes after: see `polar_fixed`. Whatever the user
     prefers: nothing of it is to be seen. The setting is that of `exact_products`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import inexact_products
+        >>> with inexact_products(torch.ones(1)):  # on a CPU nothing changes
+        ...     y = torch.eye(2) @ torch.eye(2)
     """
     return _tf32() if allowed and backends.has_tf32(like) and not is_traced() else _AS_IT_IS
 
@@ -106,12 +131,28 @@ def _tf32() -> Iterator[None]:
 
 
 def sym(a: Tensor) -> Tensor:
-    """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices."""
+    """Hermitian part (A + Aᴴ)/2 of `(*, n, n)` matrices.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import sym
+        >>> sym(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[1., 3.],
+                [3., 3.]])
+    """
     return plus_adjoint(a).mul_(0.5)
 
 
 def skew(a: Tensor) -> Tensor:
-    """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices."""
+    """Skew-Hermitian part (A - Aᴴ)/2 of `(*, n, n)` matrices.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import skew
+        >>> skew(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
     return plus_adjoint(a, -1).mul_(0.5)
 
 
@@ -119,6 +160,13 @@ def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
     """A + Aᴴ of `(*, n, n)` matrices, or A - Aᴴ with `sign` -1: twice a part of A.
 
     Where it is multiplied next, the product takes that number along as a coefficient.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import plus_adjoint
+        >>> plus_adjoint(torch.tensor([[1.0, 2.0], [4.0, 3.0]]), sign=-1)
+        tensor([[ 0., -2.],
+                [ 2.,  0.]])
     """
     n, single = a.shape[-1], a.ndim == 3 and a.shape[0] == 1
     worth_a_copy = (n <= 4 and a.numel() > 1 << 16) or (n >= 1024 and single)
@@ -135,42 +183,94 @@ def plus_adjoint(a: Tensor, sign: int = 1) -> Tensor:
 
 
 def is_wide(x: Tensor) -> bool:
-    """Whether `(*, n, p)` matrices have fewer rows than columns."""
+    """Whether `(*, n, p)` matrices have fewer rows than columns.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import is_wide
+        >>> is_wide(torch.ones(2, 3)), is_wide(torch.ones(3, 2))
+        (True, False)
+    """
     return x.shape[-2] < x.shape[-1]
 
 
 def is_square(x: Tensor) -> bool:
-    """Whether `(*, n, p)` matrices have n = p."""
+    """Whether `(*, n, p)` matrices have n = p.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import is_square
+        >>> is_square(torch.ones(7, 3, 3)), is_square(torch.ones(3, 2))
+        (True, False)
+    """
     return x.shape[-2] == x.shape[-1]
 
 
 def identity_like(s: Tensor) -> Tensor:
-    """The identity, in the shape of `(*, n, n)` matrices."""
+    """The identity, in the shape of `(*, n, n)` matrices.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import identity_like
+        >>> identity_like(torch.ones(5, 2, 2)).shape
+        torch.Size([5, 2, 2])
+    """
     return torch.eye(s.shape[-1], dtype=s.dtype, device=s.device).expand_as(s)
 
 
 def add_identity(a: Tensor, c: float | Tensor) -> Tensor:
-    """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix."""
+    """A + c·I in place; `c` is a number, or one number `(*, 1, 1)` for each matrix.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import add_identity
+        >>> add_identity(torch.zeros(2, 2), 3)
+        tensor([[3., 0.],
+                [0., 3.]])
+    """
     a.diagonal(dim1=-2, dim2=-1).add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
     return a
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """A·B of batches of equal shape, without the overhead of broadcasting."""
+    """A·B of batches of equal shape, without the overhead of broadcasting.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import product
+        >>> product(torch.ones(7, 3, 2), torch.ones(7, 2, 4)).shape
+        torch.Size([7, 3, 4])
+    """
     if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
         return multiply_add(None, a, b) if has_entries_first(a) else torch.bmm(a, b)
     return a @ b
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
-    """XᴴY, where X is `x` if tall and `xᴴ` if wide: `(*, k, k)` with k = min(n, p)."""
+    """XᴴY, where X is `x` if tall and `xᴴ` if wide: `(*, k, k)` with k = min(n, p).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import gram
+        >>> tall, wide = torch.ones(9, 2), torch.ones(2, 9)
+        >>> gram(tall, tall).shape, gram(wide, wide).shape
+        (torch.Size([2, 2]), torch.Size([2, 2]))
+    """
     a, b = (x, y.mH) if is_wide(x) else (x.mH, y)
     n, k = a.shape[-1], b.shape[-1]
     return long_product(a, b) if n > LONG and n > 16 * k else product(a, b)
 
 
 def gram_defect(x: Tensor) -> Tensor:
-    """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal."""
+    """XᴴX - I, `(*, k, k)`: zero where the columns (the rows, if wide) are orthonormal.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import gram_defect
+        >>> gram_defect(2 * torch.eye(3, 2))
+        tensor([[3., 0.],
+                [0., 3.]])
+    """
     return add_identity(gram(x, x), -1)
 
 
@@ -240,7 +340,20 @@ _exact_product.register_autograd(_derivative_of_product, setup_context=_keep_fac
 
 
 def right_multiply(x: Tensor, s: Tensor) -> Tensor:
-    """X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide; S is `(*, k, k)`."""
+    """X·S in the layout of `x`, where X is `x` if tall and `xᴴ` if wide; S is `(*, k, k)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import right_multiply
+        >>> S = torch.diag(torch.tensor([2.0, 3.0]))
+        >>> right_multiply(torch.eye(3, 2), S)
+        tensor([[2., 0.],
+                [0., 3.],
+                [0., 0.]])
+        >>> right_multiply(torch.eye(2, 3), S)
+        tensor([[2., 0., 0.],
+                [0., 3., 0.]])
+    """
     return product(s.mH, x) if is_wide(x) else product(x, s)
 
 
@@ -257,6 +370,14 @@ def add_product(
 
     One pass over C for a batch, for which torch has a fused kernel. `overwrite` allows the result
     to take the place of C.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import add_product
+        >>> add_product(torch.ones(3, 2), torch.eye(3, 2), torch.eye(2), scale=-1.0)
+        tensor([[0., 1.],
+                [1., 0.],
+                [1., 1.]])
     """
     if c.ndim > 3 and c.shape[:-2] == x.shape[:-2] == s.shape[:-2]:
         C, X, S = (m.flatten(0, -3) for m in (c, x, s))
@@ -274,7 +395,14 @@ def add_product(
 
 
 def add_scaled(x: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
-    """X + t·U in one pass; `t` is a number, or a tensor that broadcasts."""
+    """X + t·U in one pass; `t` is a number, or a tensor that broadcasts.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import add_scaled
+        >>> add_scaled(torch.ones(2), torch.tensor([1.0, 2.0]), 0.5)
+        tensor([1.5000, 2.0000])
+    """
     if isinstance(t, Tensor):
         return torch.addcmul(x, u, t) if t.ndim == x.ndim else x + t * u
     return _torch_workarounds.add_scaled(x, u, t)  # workaround: inductor_stale_alpha
@@ -290,6 +418,14 @@ def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = Fals
     """decay·old + (1 - decay)·new of tensors, in one pass, or of numbers.
 
     `overwrite` allows the result to take the place of `new`, where autograd does not look on.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import average
+        >>> average(torch.tensor([1.0]), torch.tensor([3.0]), decay=0.5)
+        tensor([2.])
+        >>> average(1.0, 3.0, decay=0.5)
+        2.0
     """
     if not isinstance(new, Tensor):
         return decay * old + (1 - decay) * new
@@ -300,7 +436,14 @@ def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = Fals
 
 
 def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor) -> Tensor:
-    """decay·M + weight·G, in one pass if `weight` is 1."""
+    """decay·M + weight·G, in one pass if `weight` is 1.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import combine
+        >>> combine(torch.tensor([1.0]), torch.tensor([3.0]), decay=0.5, weight=2.0)
+        tensor([6.5000])
+    """
     unweighted = not isinstance(weight, Tensor) and weight == 1
     return add_scaled(g if unweighted else weight * g, m, decay)
 
@@ -309,7 +452,16 @@ def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor)
 
 
 def inner(u: Tensor, v: Tensor, dims: int | tuple[int, ...], *, keepdim: bool = True) -> Tensor:
-    """Re Σ conj(u)·v over `dims`, kept with size 1 unless `keepdim` is False."""
+    """Re Σ conj(u)·v over `dims`, kept with size 1 unless `keepdim` is False.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import inner
+        >>> u = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> inner(u, u, -1), inner(u, u, (-2, -1), keepdim=False)
+        (tensor([[ 5.],
+                [25.]]), tensor(30.))
+    """
     # Half the memory traffic; but the root has no derivative at 0, which autograd would go through.
     dims = (dims,) if isinstance(dims, int) else dims
     if u is v and not is_recorded_outside(u):
@@ -319,12 +471,26 @@ def inner(u: Tensor, v: Tensor, dims: int | tuple[int, ...], *, keepdim: bool = 
 
 
 def squared_norm(u: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """Σ|u|² over `dims`, kept with size 1; real."""
+    """Σ|u|² over `dims`, kept with size 1; real.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import squared_norm
+        >>> squared_norm(torch.tensor([[3.0, 4.0]]), -1)
+        tensor([[25.]])
+    """
     return inner(u, u, dims)
 
 
 def largest_entries(u: Tensor) -> Tensor:
-    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts."""
+    """max |u| of each member of a stack; NaN or infinite if an entry is. Complex: of the parts.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import largest_entries
+        >>> largest_entries(torch.tensor([[1.0, -2.0], [0.0, 0.5]]))
+        tensor([2.0000, 0.5000])
+    """
     parts = torch.view_as_real(u) if u.is_complex() else u
     if parts.numel() == 0:
         return parts.new_zeros(len(u))

@@ -14,7 +14,16 @@ from riemopt.linalg.sums import LONG
 
 
 def qr_positive(y: Tensor) -> Tensor:
-    """The Q of Y = QR with a positive diagonal of R; Y is tall, or `y` its Yᴴ."""
+    """The Q of Y = QR with a positive diagonal of R; Y is tall, or `y` its Yᴴ.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import qr_positive
+        >>> Y = torch.tensor([[3.0, 1.0], [4.0, 2.0]])
+        >>> R = qr_positive(Y).mT @ Y
+        >>> bool((R.diagonal() > 0).all()), abs(R[1, 0].item()) < 1e-6
+        (True, True)
+    """
     if is_wide(y):
         return qr_positive(y.mH).mH
     Q, R = torch.linalg.qr(y)
@@ -29,6 +38,13 @@ def inverse_cholesky(S: Tensor) -> Tensor:
 
     The identity where I + S is singular, as of a weight that is zero: the step after the next ends
     on the surface then, where a NaN would stay.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import inverse_cholesky
+        >>> inverse_cholesky(torch.diag(torch.tensor([3.0, 0.0])))
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
     """
     return inverse_factor(add_identity(S.clone(), 1))
 

@@ -7,7 +7,16 @@ from riemopt.linalg.products import skew, sym
 
 
 def rotation_of_quaternion(q: Tensor) -> Tensor:
-    """The rotation v ↦ q·v·q⁻¹, `(*, 3, 3)`, of quaternions `(*, 4)` of any length but 0."""
+    """The rotation v ↦ q·v·q⁻¹, `(*, 3, 3)`, of quaternions `(*, 4)` of any length but 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import rotation_of_quaternion
+        >>> rotation_of_quaternion(torch.tensor([1.0, 0.0, 0.0, 1.0]))  # a quarter turn about z
+        tensor([[ 0., -1.,  0.],
+                [ 1.,  0.,  0.],
+                [ 0.,  0.,  1.]])
+    """
     w, x, y, z = q.unbind(-1)
     s = 2 / q.square().sum(-1)
     rows = [
@@ -19,7 +28,15 @@ def rotation_of_quaternion(q: Tensor) -> Tensor:
 
 
 def quaternion_of_rotation(R: Tensor) -> Tensor:
-    """The unit quaternion `(*, 4)` with w ≥ 0 of rotations `(*, 3, 3)`; see `quaternion_of`."""
+    """The unit quaternion `(*, 4)` with w ≥ 0 of rotations `(*, 3, 3)`; see `quaternion_of`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import quaternion_of_rotation
+        >>> half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))  # about z
+        >>> quaternion_of_rotation(half_turn).abs()
+        tensor([0., 0., 0., 1.])
+    """
     return quaternion_of(skew(R), sym(R))
 
 
@@ -47,7 +64,15 @@ def vector_of(S: Tensor) -> Tensor:
 
 
 def skew_of(omega: Tensor) -> Tensor:
-    """The skew matrix of ω × ·, `(*, 3, 3)`."""
+    """The skew matrix of ω × ·, `(*, 3, 3)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import skew_of
+        >>> omega, v = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
+        >>> skew_of(omega) @ v, torch.linalg.cross(omega, v)
+        (tensor([0., 1., 0.]), tensor([0., 1., 0.]))
+    """
     x, y, z = omega.unbind(-1)
     o = torch.zeros_like(x)
     rows = [[o, -z, y], [z, o, -x], [-y, x, o]]

@@ -18,17 +18,38 @@ _ATAN = [(-1) ** k / (2 * k + 1) for k in range(_TERMS)]
 
 
 def cos_of_root(s: Tensor) -> Tensor:
-    """cos θ of s = θ² ≥ 0."""
+    """cos θ of s = θ² ≥ 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cos_of_root
+        >>> cos_of_root(torch.tensor([0.0, 1.0]))  # 1 and cos 1
+        tensor([1.0000, 0.5403])
+    """
     return _near_zero(s, 0, torch.cos)
 
 
 def sinc_of_root(s: Tensor) -> Tensor:
-    """sin θ/θ of s = θ² ≥ 0."""
+    """sin θ/θ of s = θ² ≥ 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import sinc_of_root
+        >>> sinc_of_root(torch.tensor([0.0, 1.0]))  # 1 and sin 1
+        tensor([1.0000, 0.8415])
+    """
     return _near_zero(s, 1, lambda t: t.sin() / t)
 
 
 def versine_of_root(s: Tensor) -> Tensor:
-    """(1 - cos θ)/θ² of s = θ² ≥ 0."""
+    """(1 - cos θ)/θ² of s = θ² ≥ 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import versine_of_root
+        >>> versine_of_root(torch.tensor([0.0, 1.0]))  # ½ and 1 - cos 1
+        tensor([0.5000, 0.4597])
+    """
     return _near_zero(s, 2, lambda t: 2 * (t / 2).sin().square() / t.square())
 
 
@@ -38,7 +59,14 @@ def sine_defect_of_root(s: Tensor) -> Tensor:
 
 
 def atan2_over_root(s: Tensor, c: Tensor) -> Tensor:
-    """atan2(√s, c)/√s for s ≥ 0, as a function of s and c that is smooth at s = 0 where c > 0."""
+    """atan2(√s, c)/√s for s ≥ 0, as a function of s and c that is smooth at s = 0 where c > 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import atan2_over_root
+        >>> atan2_over_root(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))  # 1 and π/4
+        tensor([1.0000, 0.7854])
+    """
     near = (s <= c.square() / 32) & (c > 0)
     c_near = torch.where(near, c, 1)
     series = _series(torch.where(near, s, 0) / c_near.square(), _ATAN)
@@ -50,6 +78,13 @@ def angle_over_sine(a: Tensor, b: Tensor) -> Tensor:
     """θ/sin θ of the angle θ of two vectors x, y of one length: a = ‖x - y‖², b = ‖x + y‖².
 
     With q = sin²(θ/2) = a/(a + b); the two together tell θ near π, too.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import angle_over_sine
+        >>> x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+        >>> angle_over_sine((x - y).square().sum(), (x + y).square().sum())  # π/2
+        tensor(1.5708)
     """
     near = a < (a + b) / 64
     half = torch.atan2(torch.where(near, 1, a).sqrt(), torch.where(near, 1, b).sqrt())

@@ -1,7 +1,7 @@
 """Rotations: square X with XᴴX = I and determinant 1. Tangents, exponentials, logarithms.
 
-    >>> R = exp_skew(W)                 # W skew-Hermitian
-    >>> log_rotation(skew(R), sym(R))   # W again, if no plane turns by π or more
+    R = exp_skew(W)                 # W skew-Hermitian
+    log_rotation(skew(R), sym(R))   # W again, if no plane turns by π or more
 
 Closed forms serve real 2×2 and 3×3 matrices. No function divides by a difference of eigenvalues, so
 derivatives of every order are right where angles are equal, and where they are 0.
@@ -40,7 +40,15 @@ from riemopt.linalg.removable import (
 
 
 def twice_generator(x: Tensor, u: Tensor) -> Tensor:
-    """2Ω of the tangent part XΩ of U: XᴴU - UᴴX, and without a trace if complex."""
+    """2Ω of the tangent part XΩ of U: XᴴU - UᴴX, and without a trace if complex.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import twice_generator
+        >>> twice_generator(torch.eye(2), torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+        tensor([[ 0., -2.],
+                [ 2.,  0.]])
+    """
     W = plus_adjoint(product(x.mH, u), -1)
     if W.is_complex():
         W = W - _trace(W) / W.shape[-1] * identity_like(W)
@@ -48,14 +56,32 @@ def twice_generator(x: Tensor, u: Tensor) -> Tensor:
 
 
 def tangent_to_rotations(x: Tensor, u: Tensor) -> Tensor:
-    """X·skew(XᴴU), without the trace of the skew part if complex."""
+    """X·skew(XᴴU), without the trace of the skew part if complex.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import tangent_to_rotations
+        >>> tangent_to_rotations(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
     return add_product(u, x, twice_generator(x, u), 0.5, weight=0)
 
 
 def mean_along_rotations(
     x: Tensor, m: Tensor, g: Tensor, decay: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tangent part of decay·M + (1 - decay)·G, and ‖the tangent part of G‖², `(*, 1, 1)`."""
+    """The tangent part of decay·M + (1 - decay)·G, and ‖the tangent part of G‖², `(*, 1, 1)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import mean_along_rotations
+        >>> X, G = torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+        >>> mean, squared = mean_along_rotations(X, torch.zeros(2, 2), G, 0.5)
+        >>> mean, squared
+        (tensor([[ 0.0000, -0.5000],
+                [ 0.5000,  0.0000]]), tensor([[2.]]))
+    """
     new = twice_generator(x, g)
     mean = average(new, twice_generator(x, m), decay)
     return add_product(m, x, mean, 0.5, weight=0), squared_norm(new, (-2, -1)) * 0.25
@@ -65,13 +91,27 @@ def mean_along_rotations(
 
 
 def phase_of_determinant(x: Tensor) -> Tensor:
-    """The angle of det X, in (-π, π]; real `(*,)`. By an LU factorisation that does not wait."""
+    """The angle of det X, in (-π, π]; real `(*,)`. By an LU factorisation that does not wait.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import phase_of_determinant
+        >>> phase_of_determinant(torch.diag(torch.tensor([1j, 1 + 0j])))  # π/2
+        tensor(1.5708)
+    """
     sign: Tensor = torch.linalg.slogdet(x).sign
     return sign.angle()
 
 
 def without_phase(x: Tensor) -> Tensor:
-    """X·(det X)^(-1/n) of unitary X: of determinant 1. Real matrices are left as they are."""
+    """X·(det X)^(-1/n) of unitary X: of determinant 1. Real matrices are left as they are.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import without_phase
+        >>> torch.linalg.det(without_phase(torch.diag(torch.tensor([1j, 1 + 0j]))))
+        tensor(1.0000+0.j)
+    """
     if not x.is_complex():
         return x
     phase = phase_of_determinant(x) / x.shape[-1]
@@ -85,6 +125,14 @@ def project_rotation(a: Tensor) -> Tensor:
     -arg det(UVᴴ). If real (Kabsch 1976) that turns the last angle by π, where it is needed at all.
     Differentiable wherever it is unique. For starting points and layers, never for a step: it
     synchronises on an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import project_rotation
+        >>> project_rotation(torch.diag(torch.tensor([3.0, 2.0, -1.0])))
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
     return _nearest_rotation(a)
 
@@ -151,6 +199,14 @@ def exp_skew(W: Tensor) -> Tensor:
     """exp(W) of skew-Hermitian W; by Rodrigues' formula if real and 2×2 or 3×3.
 
     Synchronises on an accelerator otherwise.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import exp_skew
+        >>> W = torch.tensor([[0.0, -0.5], [0.5, 0.0]])
+        >>> exp_skew(W)
+        tensor([[ 0.8776, -0.4794],
+                [ 0.4794,  0.8776]])
     """
     n = W.shape[-1]
     if W.is_complex() or n not in (2, 3):
@@ -164,6 +220,14 @@ def mean_rotation(W: Tensor) -> Tensor:
     """∫ exp(sW) ds over [0, 1], of skew-Hermitian W.
 
     The corner of exp([[W, I], [0, 0]]); a closed form if real and of at most 3×3.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import mean_rotation
+        >>> mean_rotation(torch.zeros(3, 3))
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
     """
     n, eye = W.shape[-1], identity_like(W)
     if W.is_complex() or n > 3:
@@ -184,6 +248,15 @@ def log_rotation(S: Tensor, C: Tensor) -> Tensor:
     W is unique where no plane is turned by π; if complex where the eigenvalues of W span less than
     a full turn. At a half turn of the plane or of space one of two is returned; of larger matrices
     NaN. Complex matrices are waited for on an accelerator.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import exp_skew, log_rotation, skew, sym
+        >>> W = torch.tensor([[0.0, -0.5], [0.5, 0.0]])
+        >>> R = exp_skew(W)
+        >>> log_rotation(skew(R), sym(R))
+        tensor([[ 0.0000, -0.5000],
+                [ 0.5000,  0.0000]])
     """
     n = S.shape[-1]
     if n == 1:

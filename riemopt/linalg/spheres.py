@@ -19,7 +19,15 @@ _LONGEST = 1e15
 
 
 def normalise(a: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
-    """r·a/‖a‖ for `a` of any size; a zero vector goes to the point whose entries are all equal."""
+    """r·a/‖a‖ for `a` of any size; a zero vector goes to the point whose entries are all equal.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import normalise
+        >>> normalise(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), (-1,), 1.0)
+        tensor([[0.6000, 0.8000],
+                [0.7071, 0.7071]])
+    """
     # Scaled first: the square of a large or tiny entry is not representable.
     largest = a.abs().amax(dims, keepdim=True) if a.numel() else norm(a, dims, keepdim=True)
     zero = largest == 0
@@ -30,7 +38,14 @@ def normalise(a: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
 def move_and_normalise(
     x: Tensor, u: Tensor, t: float | Tensor, dims: tuple[int, ...], radius: float
 ) -> Tensor:
-    """r(x + t·u)/‖x + t·u‖ with `u` tangent at `x`."""
+    """r(x + t·u)/‖x + t·u‖ with `u` tangent at `x`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import move_and_normalise
+        >>> move_and_normalise(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 1.0, (-1,), 1.0)
+        tensor([0.7071, 0.7071])
+    """
     if is_traced():
         return _move_in_a_graph(x, u, t, dims, radius)
     y = add_scaled(x, u, t)
@@ -69,7 +84,14 @@ def _move_in_a_graph(
 
 
 def tangent_to_sphere(x: Tensor, u: Tensor, dims: tuple[int, ...], radius: float) -> Tensor:
-    """u - x⟨x, u⟩/r²: the part of `u` that is tangent at `x`."""
+    """u - x⟨x, u⟩/r²: the part of `u` that is tangent at `x`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import tangent_to_sphere
+        >>> tangent_to_sphere(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]), (-1,), 1.0)
+        tensor([0., 4.])
+    """
     cosine = inner(x, u, dims)
     if is_traced():
         # ‖x‖² in place of r²: one read more. workaround: inductor_copy_keyerror
@@ -84,6 +106,13 @@ def mean_along_sphere(
     """The tangent part of decay·m + (1 - decay)·g, and ‖the tangent part of g‖².
 
     The length follows from others, where reading a value is free and rounding allows it.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import mean_along_sphere
+        >>> x, g = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0])
+        >>> mean_along_sphere(x, torch.zeros(2), g, 0.5, (-1,), 1.0)
+        (tensor([0., 2.]), tensor([16.]))
     """
     found = _by_lengths(x, m, g, decay, dims, radius) if reads_are_free(x, m, g) else None
     if found is not None:

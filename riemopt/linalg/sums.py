@@ -25,14 +25,28 @@ def is_long(shape: Sequence[int], dims: Sequence[int]) -> bool:
 
 
 def total(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
-    """Σ a over `dims`, all negative."""
+    """Σ a over `dims`, all negative.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import total
+        >>> total(torch.ones(3, 4), (-2, -1))
+        tensor(12.)
+    """
     if a.numel() <= LONG or not is_long(a.shape, dims):
         return a.sum(tuple(dims), keepdim=keepdim)
     return _by_blocks(a, dims, keepdim, lambda part: part.sum(-1))
 
 
 def norm(a: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
-    """‖a‖ over `dims`, all negative."""
+    """‖a‖ over `dims`, all negative.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import norm
+        >>> norm(torch.tensor([[3.0, 4.0]]), (-1,))
+        tensor([5.])
+    """
     if a.numel() <= LONG or not is_long(a.shape, dims):
         return torch.linalg.vector_norm(a, dim=tuple(dims), keepdim=keepdim)
     if is_recorded_outside(a):  # the norm of a block has no derivative where the block is zero
@@ -55,14 +69,28 @@ def long_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rows_times(vectors: Tensor, q: Tensor) -> Tensor:
-    """Q·v of `(*, n)` vectors v and `(r, n)` Q: `(*, r)`."""
+    """Q·v of `(*, n)` vectors v and `(r, n)` Q: `(*, r)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import rows_times
+        >>> rows_times(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+        tensor([[3., 2.]])
+    """
     if q.shape[-1] <= LONG:
         return vectors @ q.mT
     return long_product(vectors.unsqueeze(-2), q.mT).squeeze(-2)
 
 
 def in_double(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """A long `x` in double precision, where the device has it; for measuring, not for a step."""
+    """A long `x` in double precision, where the device has it; for measuring, not for a step.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import in_double
+        >>> in_double(torch.ones(100_000), (-1,)).dtype
+        torch.float64
+    """
     if not is_long(x.shape, dims) or x.device.type == "mps":
         return x
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
@@ -75,6 +103,16 @@ def shift(a: Tensor, c: Tensor, dims: Sequence[int]) -> Tensor:
     same side: the sum of a million is off by 1e-2. So each is rounded up or down as if a number
     between -½ and ½ were added in units of its last digit, and these numbers, multiples of the
     golden ratio, are spread evenly.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import shift
+        >>> a, c = torch.full((1_000_000,), 0.75), torch.tensor(1e-8)  # too small for the grid of a
+        >>> bool((a - c == a).all())
+        True
+        >>> moved = (a.double() - shift(a, c, (-1,)).double()).sum()
+        >>> abs(moved.item() - 1e-2) < 1e-4
+        True
     """
     if not is_long(a.shape, dims):
         return a - c

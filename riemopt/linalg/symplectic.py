@@ -1,7 +1,7 @@
 """Symplectic matrices: real 2n×2p X with XᵀJX = J, where J = [[0, I], [-I, 0]] of either size.
 
-    >>> Y = cayley_step(X, U)           # XᵀJX = J, U tangent
-    >>> towards_symplectic(Y)           # nearer to the surface, if Y is near it
+    Y = cayley_step(X, U)           # XᵀJX = J, U tangent
+    towards_symplectic(Y)           # nearer to the surface, if Y is near it
 
 The adjoint of X in the form xᵀJy is X* = JᵀXᵀJ, so that X*X = I on the surface. Nothing here waits
 for a device.
@@ -28,12 +28,28 @@ def symplectic_adjoint(x: Tensor) -> Tensor:
 
 
 def symplectic_defect(x: Tensor) -> Tensor:
-    """X*X - I, `(*, 2p, 2p)`."""
+    """X*X - I, `(*, 2p, 2p)`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import symplectic_defect
+        >>> symplectic_defect(torch.eye(2))
+        tensor([[0., 0.],
+                [0., 0.]])
+    """
     return add_identity(product(symplectic_adjoint(x), x), -1)
 
 
 def tangent_to_symplectic(x: Tensor, u: Tensor) -> Tensor:
-    """U - JXΩ with XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU): orthogonal; UᵀJX + XᵀJU becomes 0."""
+    """U - JXΩ with XᵀXΩ + ΩXᵀX = -2 skew(XᵀJU): orthogonal; UᵀJX + XᵀJU becomes 0.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import tangent_to_symplectic
+        >>> tangent_to_symplectic(torch.eye(2), torch.eye(2))  # of trace 0, at I
+        tensor([[0., 0.],
+                [0., 0.]])
+    """
     JX = times_form(x)
     Omega = solve_lyapunov(product(x.mT, x), 2 * skew(product(JX.mT, u)), waits=False)
     return u - product(JX, Omega)
@@ -45,6 +61,13 @@ def cayley_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Y = -X + (H + 2X)(I - A/2 + H*H/4)⁻¹ with A = X*U and H = U - XA, which takes one 2p×2p solve
     (Bendokat & Zimmermann 2021, proposition 5.2). The inverse exists where A and H*H are small: the
     step is cut such that the matrix is within ½ of I, and to the length of X.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import cayley_step, symplectic_defect
+        >>> Y, part = cayley_step(torch.eye(2), torch.tensor([[0.1, 0.0], [0.0, -0.1]]))
+        >>> bool(symplectic_defect(Y).abs().max() < 1e-6), part
+        (True, tensor(1.))
     """
     A = product(symplectic_adjoint(x), u)
     H = u - product(x, A)
@@ -58,7 +81,15 @@ def cayley_step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def towards_symplectic(y: Tensor) -> Tensor:
-    """Y(I - E/2) with E = Y*Y - I, which leaves ¾E² of it: Newton's method for Y(Y*Y)^(-1/2)."""
+    """Y(I - E/2) with E = Y*Y - I, which leaves ¾E² of it: Newton's method for Y(Y*Y)^(-1/2).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import symplectic_defect, towards_symplectic
+        >>> Y = towards_symplectic(1.001 * torch.eye(2))
+        >>> bool(symplectic_defect(Y).abs().max() < 1e-5)
+        True
+    """
     return y - product(y, symplectic_defect(y)) / 2
 
 
@@ -67,6 +98,15 @@ def orthosymplectic(a: Tensor) -> Tensor:
 
     These commute with J: they are [[P, -Q], [Q, P]] with P + iQ unitary. By a complex SVD, so that
     an accelerator is waited for.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.linalg import orthosymplectic, symplectic_defect
+        >>> Y = orthosymplectic(torch.randn(4, 2))
+        >>> bool(symplectic_defect(Y).abs().max() < 1e-5)
+        True
+        >>> torch.allclose(Y.mT @ Y, torch.eye(2), atol=1e-5)
+        True
     """
     (A, B), (C, D) = (half.chunk(2, -1) for half in a.chunk(2, -2))
     U = project_polar(torch.complex(A + D, C - B))

@@ -56,6 +56,16 @@ class AffineSubspace(FlatSubspace):
     Raises:
         ValueError: shapes that do not fit, values that are not finite, no equation, or equations
             that contradict each other.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import AffineSubspace
+        >>> margins = AffineSubspace.of(lambda X: torch.cat([X.sum(0), X.sum(1)]) - 1, (2, 2))
+        >>> margins.project(torch.eye(2) * 3)
+        tensor([[ 2., -1.],
+                [-1.,  2.]])
+        >>> margins.dim((2, 2))  # one of the four equations follows from the others
+        1
     """
 
     dims_are_explicit = True

@@ -144,6 +144,14 @@ class RowBlocks(AsProduct):
     Raises:
         TypeError: `base` is not a manifold, or `blocks` is not an integer.
         ValueError: `blocks` is not positive, or `dim` is greater than -2.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import RowBlocks, Stiefel
+        >>> qkv = RowBlocks(Stiefel(), 3).random_point(12, 4)
+        >>> key = qkv.split(4)[1]
+        >>> torch.allclose(key.mT @ key, torch.eye(4), atol=1e-5)
+        True
     """
 
     base: Manifold
@@ -203,6 +211,13 @@ class ExceptRows(AsProduct):
     Raises:
         TypeError: `base` is not a manifold, or `rows` are not integers.
         ValueError: points of `base` are not rows, or there is no row.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import ExceptRows, Sphere
+        >>> ExceptRows(Sphere(), rows=0).project(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0.0000, 0.0000],
+                [0.6000, 0.8000]])
     """
 
     base: Manifold

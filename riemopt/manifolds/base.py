@@ -74,6 +74,19 @@ class Manifold(ABC):
     No method used in an optimizer's step (all but `project`, `random_point`, `exp`, `log`, `dist`)
     may synchronise with the host on an accelerator. All compute as if no `torch.autocast` were
     around the call; a class that inherits from this one need do nothing for that.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Sphere
+        >>> sphere, x, g = Sphere(), torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0])
+        >>> sphere.proj_tangent(x, g)
+        tensor([0., 4.])
+        >>> sphere.retract(x, torch.tensor([0.0, 1.0]))
+        tensor([0.7071, 0.7071])
+        >>> sphere.project(g)
+        tensor([0.6000, 0.8000])
+        >>> sphere.violation(x), sphere.dim(x.shape)
+        (tensor(0.), 1)
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

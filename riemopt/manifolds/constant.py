@@ -25,6 +25,16 @@ class Constant:
 
     Raises:
         ValueError: `value` is on the meta device.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Constant
+        >>> mask = Constant(torch.eye(2) > 0)
+        >>> mask == Constant(torch.eye(2).double() > 0)
+        True
+        >>> mask.on(torch.zeros(2, 2))  # where the points are
+        tensor([[ True, False],
+                [False,  True]])
     """
 
     def __init__(self, value: Tensor) -> None:

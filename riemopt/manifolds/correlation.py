@@ -48,6 +48,14 @@ class Correlation(ShortenedSteps):
     For: correlations that are learned, as of a Gaussian copula; functional connectivity.
 
     Not for: a low rank (`Elliptope`): singular matrices are infinitely far.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Correlation
+        >>> C = Correlation().project(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> C
+        tensor([[1.0000, 0.9900],
+                [0.9900, 1.0000]])
     """
 
     event_ndim = 2

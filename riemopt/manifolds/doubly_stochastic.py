@@ -59,6 +59,13 @@ class DoublyStochastic(Manifold):
 
     Not for: zeros: its gradient vanishes on the way to them, as to a permutation. Entries of any
     sign with given sums are an `AffineSubspace`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import DoublyStochastic
+        >>> X = DoublyStochastic().project(torch.eye(3))
+        >>> X.sum(0), X.sum(1), bool((X > 0).all())
+        (tensor([1.0000, 1.0000, 1.0000]), tensor([1.0000, 1.0000, 1.0000]), True)
     """
 
     event_ndim = 2

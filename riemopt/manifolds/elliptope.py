@@ -44,6 +44,13 @@ class Elliptope(Factors):
 
     Not for: rows that matter themselves (`Sphere`); full rank with a metric that keeps it
     (`Correlation`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Elliptope
+        >>> Y = Elliptope(2).project(torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]))
+        >>> (Y @ Y.mT).diagonal()
+        tensor([1., 1., 1.])
     """
 
     rank: int

@@ -23,6 +23,12 @@ class Euclidean(LinearSubspace):
     For: free parts of a `Product`; code that wants a manifold for every weight.
 
     Not for: a weight by itself, which needs no manifold.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Euclidean
+        >>> Euclidean().retract(torch.zeros(2), torch.ones(2))
+        tensor([1., 1.])
     """
 
     event_ndim = 0

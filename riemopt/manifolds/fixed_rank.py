@@ -73,6 +73,16 @@ class FixedRank(Manifold):
     Not for: a weight whose size is the trouble: train the factors, `FixedRankFactors`. Nor where
     the rank that is needed is not known: too small a rank has bad local minima, and with too large
     a one small singular values make a sharply curved set, on which steps have to be short.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import FixedRank
+        >>> X = FixedRank(1).project(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        >>> X.abs()
+        tensor([[3., 0.],
+                [0., 0.]])
+        >>> FixedRank(2).dim((10, 8))
+        32
     """
 
     event_ndim = 2

@@ -49,6 +49,15 @@ class FixedRankFactors(Manifold):
 
     Not for: an n×m weight that a layer reads or a checkpoint holds itself (`FixedRank`), or a loss
     that is not one of the product.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import FixedRankFactors
+        >>> manifold = FixedRankFactors(rows=6)
+        >>> factors = manifold.join(torch.zeros(6, 2), torch.randn(8, 2))  # B and Aᵀ of an adapter
+        >>> G, H = manifold.split(factors)
+        >>> factors.shape, (G @ H.mT).shape
+        (torch.Size([14, 2]), torch.Size([6, 8]))
     """
 
     event_ndim = 2

@@ -43,6 +43,12 @@ class FixedSum(Slices, FlatSubspace):
 
     Not for: entries that are to be positive, too (`Simplex`); row and column sums at once
     (`AffineSubspace.of`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import FixedSum
+        >>> FixedSum(total=1.0).project(torch.tensor([[1.0, 2.0, 4.0]])).sum(1)
+        tensor([1.0000])
     """
 
     slice_dims: tuple[int, ...] | None

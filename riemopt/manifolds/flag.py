@@ -43,6 +43,15 @@ class Flag(Bases):
     principal components, multiresolution subspaces.
 
     Not for: one subspace (`Grassmann`), nor where each column matters (`Stiefel`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Flag
+        >>> flag, X = Flag(1, 2), torch.eye(5, 3)
+        >>> flag.dim(X.shape)
+        8
+        >>> bool(flag.violation(flag.retract(X, flag.random_tangent(X))) < 1e-6)
+        True
     """
 
     sizes: tuple[int, ...]

@@ -89,6 +89,14 @@ class Flattened(Manifold):
 
     Not for: orthogonality of a convolution as a map, which that of the matrix is not; the groups of
     a grouped convolution, which are not told apart.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> from riemopt.manifolds import Flattened, Stiefel
+        >>> conv = riemopt.constrain(torch.nn.Conv2d(3, 16, 3), "weight", Flattened(Stiefel()))
+        >>> W = conv.weight.detach().flatten(1)  # (16, 27)
+        >>> torch.allclose(W @ W.mT, torch.eye(16), atol=1e-5)
+        True
     """
 
     dims_are_explicit = True

@@ -25,6 +25,12 @@ class Frozen(Manifold):
     For: a part of a weight beside parts that move.
 
     Not for: the whole of a weight (`requires_grad_(False)`); rows of a table (`ExceptRows`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Frozen
+        >>> Frozen().proj_tangent(torch.ones(2), torch.ones(2))
+        tensor([0., 0.])
     """
 
     event_ndim = 0

@@ -49,6 +49,15 @@ class GeneralizedStiefel(Manifold):
 
     Raises:
         ValueError: B is not a square matrix, not finite, not Hermitian, or not positive definite.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import GeneralizedStiefel
+        >>> B = torch.diag(torch.tensor([4.0, 1.0, 1.0]))
+        >>> GeneralizedStiefel(B).project(torch.eye(3, 2))
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000],
+                [0.0000, 0.0000]])
     """
 
     event_ndim = 2

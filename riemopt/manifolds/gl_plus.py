@@ -43,6 +43,13 @@ class GLPlus(LeftInvariant):
 
     Not for: a weight that may as well become singular, which needs no manifold; volume-preserving
     maps (`SpecialLinear`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import GLPlus
+        >>> Y = GLPlus().retract(torch.eye(2), torch.tensor([[-5.0, 0.0], [0.0, 1.0]]))
+        >>> bool(torch.linalg.det(Y) > 0)
+        True
     """
 
     @property

@@ -37,6 +37,15 @@ class Grassmann(Bases):
     For: principal components, subspace tracking, low-rank factors whose other factor is free.
 
     Not for: columns that matter themselves, as in the weight of a layer (`Stiefel`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Grassmann
+        >>> X = torch.eye(4, 2)
+        >>> Grassmann().dist(X, X[:, [1, 0]])  # another basis of the same plane
+        tensor(0.)
+        >>> Grassmann().dim(X.shape)
+        4
     """
 
     @override

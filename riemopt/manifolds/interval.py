@@ -38,6 +38,14 @@ class Interval(OpenInterval):
 
     Not for: an optimum that may be a bound: that is infinitely far, and s²g vanishes on the way to
     it.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Interval
+        >>> box = Interval(-1.0, 1.0)
+        >>> x = box.retract(torch.tensor([0.0, 0.5]), torch.tensor([10.0, 0.0]))
+        >>> bool((x < 1).all()), x[1]
+        (True, tensor(0.5000))
     """
 
     event_ndim = 0

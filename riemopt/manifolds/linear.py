@@ -11,6 +11,15 @@ class FlatSubspace(Manifold):
     """An affine subspace of the ambient space: x₀ + V, with V the tangent space everywhere.
 
     Implementations supply `proj_tangent`, the projection on V, `project`, and the shapes.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import FixedSum, FlatSubspace
+        >>> isinstance(FixedSum(), FlatSubspace)
+        True
+        >>> x, v = torch.tensor([0.5, 0.5]), torch.tensor([1.0, -1.0])
+        >>> FixedSum(total=1.0).transport(x, x + v, v)  # the tangent space is the same everywhere
+        tensor([ 1., -1.])
     """
 
     def retract(self, x: Tensor, u: Tensor) -> Tensor:
@@ -58,6 +67,11 @@ class LinearSubspace(FlatSubspace):
 
     That is so where entries are zero or tied to each other, as in symmetric or Toeplitz matrices: v
     repeats the pattern of m. It is not so of, say, the vectors whose sum is zero.
+
+    Examples:
+        >>> from riemopt.manifolds import FixedSum, LinearSubspace, Symmetric
+        >>> isinstance(Symmetric(), LinearSubspace), isinstance(FixedSum(), LinearSubspace)
+        (True, False)
     """
 
     allows_elementwise_scaling = True

@@ -52,6 +52,14 @@ class Lorentz(Curved):
 
     Not for: points of which most are within a radius of 5: in n coordinates the ball does the same
     by less work.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Lorentz
+        >>> lorentz = Lorentz()
+        >>> x = lorentz.exp0(torch.tensor([3.0, 4.0]))  # at the distance 5 from the origin
+        >>> lorentz.dist(x, torch.tensor([1.0, 0.0, 0.0]))
+        tensor(5.)
     """
 
     c: Curvature = 1.0

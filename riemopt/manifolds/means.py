@@ -62,6 +62,14 @@ def mean(
         ValueError: no points, a wrong shape, weights that are negative, all zero or not finite, or
             points between which there is no shortest way.
         NotImplementedError: a quotient without `log`.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> riemopt.mean(riemopt.manifolds.Sphere(), points)
+        tensor([0.7071, 0.7071])
+        >>> riemopt.mean(riemopt.manifolds.Sphere(), points, weights=torch.tensor([1.0, 0.0]))
+        tensor([1., 0.])
     """
     try:
         return _descend(_towards_mean, manifold, points, weights, start, tolerance, max_iterations)
@@ -91,6 +99,13 @@ def median(
 
     Raises:
         NotImplementedError: the manifold has no `log`.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # the last is an outlier
+        >>> x = riemopt.median(riemopt.manifolds.Sphere(), points)
+        >>> torch.allclose(x, points[0], atol=1e-3)
+        True
     """
     return _descend(_towards_median, manifold, points, weights, start, tolerance, max_iterations)
 

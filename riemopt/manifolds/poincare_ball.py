@@ -47,6 +47,15 @@ class PoincareBall(Conformal):
     they are moved to its rim at the next step. Keep c positive: clamp it after a step, or learn its
     logarithm and copy. `copy.deepcopy` and pickles of a whole model keep the reference; what makes
     a new Parameter, such as `load_state_dict(assign=True)`, leaves the ball with the old one.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import PoincareBall
+        >>> ball, origin = PoincareBall(), torch.zeros(2)
+        >>> ball.dist(origin, torch.tensor([0.5, 0.0]))  # log 3
+        tensor(1.0986)
+        >>> ball.exp(origin, torch.tensor([0.5, 0.0]))
+        tensor([0.4621, 0.0000])
     """
 
     c: Curvature = 1.0

@@ -31,6 +31,14 @@ class Positive(OpenInterval):
     For: scales, rates, variances, temperatures.
 
     Not for: 0, which is infinitely far; bounded entries (`Interval`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Positive
+        >>> Positive().retract(torch.tensor([1.0, 2.0]), torch.tensor([-100.0, 0.0])) > 0
+        tensor([True, True])
+        >>> Positive().geodesic(torch.tensor(1.0), torch.tensor(4.0), 0.5)
+        tensor(2.)
     """
 
     @property

@@ -54,6 +54,14 @@ class Product(Manifold):
     Raises:
         ValueError: no factor, a shape that its manifold does not accept, or `dim` not negative.
         TypeError: a factor is not a manifold and a shape.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Euclidean, Product, SpecialOrthogonal
+        >>> poses = Product({"R": (SpecialOrthogonal(), (3, 3)), "t": (Euclidean(), 3)})
+        >>> x = poses.random_point(100, 12)
+        >>> {name: part.shape for name, part in poses.split(x).items()}
+        {'R': torch.Size([100, 3, 3]), 't': torch.Size([100, 3])}
     """
 
     dims_are_explicit = True

@@ -48,6 +48,13 @@ class PSDFixedRank(Factors):
 
     Not for: columns of Y that matter themselves; k = n where eigenvalues must stay positive
     (`SPD`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import PSDFixedRank
+        >>> Y = torch.tensor([[1.0], [2.0]])
+        >>> PSDFixedRank(1).dist(Y, -Y)  # they stand for one matrix
+        tensor(0.)
     """
 
     rank: int

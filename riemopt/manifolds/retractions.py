@@ -36,6 +36,21 @@ class Retraction:
 
     In the formulas X is tall. Tensors `x, u` may be wide, which stands for the adjoint: see
     `riemopt.linalg`, whose functions take both.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> import torch
+        >>> from riemopt.linalg import add_identity
+        >>> from riemopt.manifolds import Retraction, Stiefel
+        >>> from riemopt.manifolds.retractions import polar_of
+        >>> @dataclass(frozen=True)
+        ... class Mine(Retraction):  # X + U, made orthonormal
+        ...     def coefficients(self, XX, XU, UU):
+        ...         one = torch.eye(XX.shape[-1], dtype=XX.dtype)
+        ...         return polar_of(one, one, XX, XU, UU)
+        >>> X, U = torch.eye(3, 2), torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+        >>> torch.allclose(Stiefel(Mine()).retract(X, U), Stiefel("polar").retract(X, U), atol=1e-6)
+        True
     """
 
     needs_square: ClassVar[bool] = False
@@ -87,6 +102,13 @@ class Polar(Retraction):
     """The nearest point to X + U, (X + U)(I + UᴴU)^(-1/2), by matrix products alone.
 
     Of second order in the Euclidean metric.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Polar, Stiefel
+        >>> Stiefel(Polar()).retract(torch.eye(2, 1), torch.tensor([[0.0], [1.0]]))
+        tensor([[0.7071],
+                [0.7071]])
     """
 
     needs_whole_products = False
@@ -118,6 +140,15 @@ class Cubic(Retraction):
     """The nearest point to X(I + Ω + Ω²/2 + Ω³/8), where U = XΩ, for square matrices.
 
     By fewer products than `Polar`; off the geodesic by Ω³/24, an eighth as much. Of second order.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Cubic, Stiefel
+        >>> Stiefel(Cubic()) == Stiefel("cubic")
+        True
+        >>> Stiefel(Cubic()).retract(torch.eye(2), torch.tensor([[0.0, -0.1], [0.1, 0.0]]))
+        tensor([[ 0.9950, -0.0999],
+                [ 0.0999,  0.9950]])
     """
 
     needs_square = True
@@ -149,7 +180,15 @@ class Cubic(Retraction):
 @final
 @dataclass(frozen=True)
 class QR(Retraction):
-    """The Q factor of X + U whose R has a positive diagonal; of first order."""
+    """The Q factor of X + U whose R has a positive diagonal; of first order.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import QR, Stiefel
+        >>> Stiefel(QR()).retract(torch.eye(2), torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+        tensor([[ 0.7071, -0.7071],
+                [ 0.7071,  0.7071]])
+    """
 
     needs_whole_products = False
 
@@ -173,6 +212,14 @@ class Cayley(Retraction):
     """The Cayley transform of Wen & Yin (2013), which needs a 2p×2p solve and suits p ≪ n.
 
     Of second order in the canonical metric.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Cayley, Stiefel
+        >>> stiefel = Stiefel(Cayley(), metric="canonical")
+        >>> stiefel.retract(torch.eye(2, 1), torch.tensor([[0.0], [2.0]]))  # a quarter turn
+        tensor([[0.],
+                [1.]])
     """
 
     commutes_with_adjoint = True

@@ -48,6 +48,14 @@ class Scaled(Manifold):
     For: the gain of an orthonormal layer, rows of any norm but 0, similarity transforms.
 
     Not for: a gain that several weights share: that is a parameter of its own.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Scaled, Stiefel
+        >>> manifold = Scaled(Stiefel())
+        >>> X = manifold.project(torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+        >>> manifold.scale(X)
+        tensor(2.)
     """
 
     base: Manifold

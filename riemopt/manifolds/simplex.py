@@ -42,6 +42,14 @@ class Simplex(Slices, OpenSet):
     For: mixture weights, categorical distributions, attention that is stored.
 
     Not for: zeros: its gradient vanishes on the way to them.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Simplex
+        >>> x = torch.tensor([0.2, 0.3, 0.5])
+        >>> y = Simplex().retract(x, Simplex().egrad2rgrad(x, torch.tensor([1.0, 0.0, 0.0])))
+        >>> y.sum(), bool(y[0] > x[0])
+        (tensor(1.), True)
     """
 
     slice_dims: tuple[int, ...] | None

@@ -27,6 +27,13 @@ class SkewSymmetric(LinearSubspace):
     For: generators of rotations, dynamics that keep energy, antisymmetric scores.
 
     Not for: rotations themselves (`SpecialOrthogonal`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SkewSymmetric
+        >>> SkewSymmetric().project(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
     """
 
     event_ndim = 2

@@ -41,6 +41,15 @@ class Sparsity(LinearSubspace):
     Raises:
         TypeError: the mask is not a boolean tensor.
         ValueError: the mask frees no entry, or has no dimension.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Sparsity
+        >>> causal = Sparsity(torch.ones(3, 3).tril() > 0)
+        >>> causal.project(torch.ones(3, 3))
+        tensor([[1., 0., 0.],
+                [1., 1., 0.],
+                [1., 1., 1.]])
     """
 
     dims_are_explicit = True

@@ -54,6 +54,17 @@ class SPD(ShortenedSteps):
 
     Not for: matrices that may be of lower rank: the optimum of such a problem is not in the set,
     and steps get shorter on the way to it.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SPD
+        >>> affine = SPD("affine")
+        >>> X, Y = torch.eye(2), torch.diag(torch.tensor([4.0, 1.0]))
+        >>> affine.geodesic(X, Y, 0.5)  # the geometric mean
+        tensor([[2., 0.],
+                [0., 1.]])
+        >>> affine.dist(X, Y)  # log 4
+        tensor(1.3863)
     """
 
     event_ndim = 2

@@ -40,6 +40,15 @@ class SpecialEuclidean(ShortenedSteps):
     For: pose graphs, calibration, robot arms.
 
     Not for: rotation and translation that need different learning rates: keep them as two weights.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SpecialEuclidean
+        >>> se, X = SpecialEuclidean(), torch.eye(4)
+        >>> Y = X.clone()
+        >>> Y[:3, 3] = torch.tensor([0.0, 3.0, 4.0])  # moved, not turned
+        >>> se.dist(X, Y), se.dim(X.shape)
+        (tensor(5.), 6)
     """
 
     event_ndim = 2

@@ -44,6 +44,13 @@ class SpecialLinear(LeftInvariant):
     For: homographies, volume-preserving flows and registration, unimodular lattices.
 
     Not for: maps of any volume (`GLPlus`); those that keep lengths, too (`SpecialOrthogonal`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SpecialLinear
+        >>> SpecialLinear().project(torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+        tensor([[1., 0.],
+                [0., 1.]])
     """
 
     @override

@@ -39,6 +39,14 @@ class SpecialOrthogonal(ShortenedSteps):
 
     Not for: weights for which a reflection is as good, as those of a layer: `Stiefel` does without
     the determinant.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SpecialOrthogonal
+        >>> so, quarter = SpecialOrthogonal(), torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        >>> so.geodesic(torch.eye(2), quarter, 0.5)  # half of the way: 45 degrees
+        tensor([[ 0.7071, -0.7071],
+                [ 0.7071,  0.7071]])
     """
 
     event_ndim = 2

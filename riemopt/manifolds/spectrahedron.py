@@ -46,6 +46,13 @@ class Spectrahedron(Factors):
     components by semidefinite relaxation (Journée, Bach, Absil & Sepulchre 2010).
 
     Not for: a Y that matters itself (`Sphere(dim=(-2, -1))`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Spectrahedron
+        >>> Y = Spectrahedron(2).random_point(4, 2)
+        >>> (Y @ Y.mT).trace()
+        tensor(1.0000)
     """
 
     rank: int

@@ -45,6 +45,18 @@ class Sphere(Slices):
     directions, unit quaternions, states of norm 1.
 
     Not for: rows whose norm is learned, too: `Scaled(Sphere())`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Sphere
+        >>> x = Sphere().project(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        >>> x
+        tensor([[0.6000, 0.8000],
+                [0.0000, 1.0000]])
+        >>> Sphere().dist(x[0], x[1])  # an angle
+        tensor(0.6435)
+        >>> Sphere(dim=None).dim((2, 2))  # all entries make one point
+        3
     """
 
     slice_dims: tuple[int, ...] | None

@@ -37,6 +37,13 @@ class Stereographic(Conformal):
 
     Not for: a curvature of known sign: take `PoincareBall`, `Lorentz` or `Sphere`, which has no
     missing point.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Stereographic
+        >>> x, y = torch.zeros(2), torch.tensor([0.5, 0.0])
+        >>> [round(Stereographic(k).dist(x, y).item(), 3) for k in (-1.0, 0.0, 1.0)]
+        [1.099, 1.0, 0.927]
     """
 
     k: Curvature = 0.0

@@ -57,6 +57,18 @@ class Stiefel(ShortenedSteps):
 
     Not for: a loss that is the same for all bases of a subspace (`Grassmann`); rotations without
     reflections (`SpecialOrthogonal`). For kernels of convolutions take `Flattened(Stiefel())`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Stiefel
+        >>> stiefel, X = Stiefel(), torch.eye(3, 2)
+        >>> grad = stiefel.egrad2rgrad(X, torch.ones(3, 2))
+        >>> grad
+        tensor([[0., 0.],
+                [0., 0.],
+                [1., 1.]])
+        >>> bool(stiefel.violation(stiefel.retract(X, -0.1 * grad)) < 1e-6)
+        True
     """
 
     event_ndim = 2

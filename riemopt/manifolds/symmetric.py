@@ -27,6 +27,13 @@ class Symmetric(LinearSubspace):
     For: quadratic forms, Hamiltonians, undirected couplings, layers that are gradients.
 
     Not for: matrices that are to be positive definite, too (`SPD`).
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Symmetric
+        >>> Symmetric().project(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[1., 3.],
+                [3., 3.]])
     """
 
     event_ndim = 2

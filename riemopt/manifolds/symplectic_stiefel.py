@@ -50,6 +50,14 @@ class SymplecticStiefel(ShortenedSteps):
 
     Not for: columns that are to be orthonormal, too: that is the unitary group; keep P + iQ on
     `Stiefel`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import SymplecticStiefel
+        >>> manifold = SymplecticStiefel()
+        >>> X = manifold.random_point(6, 4, dtype=torch.float64)
+        >>> bool(manifold.violation(X) < 1e-12), manifold.dim(X.shape)
+        (True, 18)
     """
 
     event_ndim = 2

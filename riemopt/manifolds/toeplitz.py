@@ -34,6 +34,13 @@ class Toeplitz(LinearSubspace):
     For: filters as matrices, relative positions, stationary covariances.
 
     Not for: large matrices that are only multiplied with: store the n + p - 1 numbers and convolve.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Toeplitz
+        >>> Toeplitz().project(torch.tensor([[1.0, 2.0], [5.0, 3.0]]))  # the mean of each diagonal
+        tensor([[2., 2.],
+                [5., 2.]])
     """
 
     event_ndim = 2
@@ -71,6 +78,13 @@ class Circulant(LinearSubspace):
     For: cyclic filters: the product with X is a cyclic correlation with c.
 
     Not for: large matrices that are only multiplied with: store c and use the FFT.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Circulant
+        >>> Circulant().project(torch.tensor([[1.0, 2.0], [6.0, 3.0]]))
+        tensor([[2., 4.],
+                [4., 2.]])
     """
 
     event_ndim = 2

@@ -82,6 +82,19 @@ def constrain(
         TypeError: `manifold` is not an instance of `Manifold`, or arguments are swapped.
         ValueError: already constrained, wrong shape, integer dtype, or a value that is not finite;
             the layer would take other points than are meant, or no step could move them.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from riemopt import RiemannianAdam, constrain, constraints
+        >>> from riemopt.manifolds import Stiefel
+        >>> model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 5))
+        >>> _ = constrain(model[0], "weight", Stiefel())
+        >>> optimizer = RiemannianAdam(model.parameters(), lr=1e-2)
+        >>> model(torch.randn(32, 20)).square().mean().backward()
+        >>> optimizer.step()
+        >>> [(c.name, c.manifold, c.satisfied) for c in constraints(model)]
+        [('0.weight', Stiefel(), True)]
     """
     if not isinstance(name, str | Mapping):
         parameter_of(module, name)  # raises
@@ -147,6 +160,12 @@ def unconstrain(module: nn.Module, name: str) -> nn.Module:
 
     Raises:
         ValueError: it is not constrained.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> riemopt.constraints(riemopt.unconstrain(layer, "weight"))
+        []
     """
     require_module(module)
     entries = table.table_of(module)
@@ -188,7 +207,15 @@ def _release(param: Tensor, manifold: Manifold, places: list[table.Place]) -> No
 
 
 class Constraint(NamedTuple):
-    """One constrained weight of a model, as `constraints` reports it."""
+    """One constrained weight of a model, as `constraints` reports it.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> found = riemopt.constraints(layer)[0]
+        >>> found.name, found.manifold, found.satisfied
+        ('weight', Sphere(), True)
+    """
 
     name: str
     """Qualified name of the parameter."""
@@ -213,6 +240,14 @@ def constraints(model: nn.Module) -> list[Constraint]:
     Raises:
         LostManifoldError: a constrained name is not a parameter any more.
         ValueError: the padding row of a table is constrained, through a layer tied to it.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.mul_(2)  # off the sphere
+        >>> [(c.name, f"{c.violation:.1f}", c.satisfied) for c in riemopt.constraints(layer)]
+        [('weight', '1.0', False)]
     """
     report = []
     for name, param, manifold in _constrained(model):
@@ -233,6 +268,14 @@ def project_(model: nn.Module) -> nn.Module:
         ValueError: a weight is not finite, or has no nearest point, or is a table whose padding row
             is constrained through a layer tied to it; none has been changed then.
         LostManifoldError: a constrained name is not a parameter any more.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.mul_(2)  # off the sphere
+        >>> riemopt.constraints(riemopt.project_(layer))[0].satisfied
+        True
     """
     found = [(name, p, manifold) for name, p, manifold in _constrained(model) if not p.is_meta]
     for name, param, manifold in found:

@@ -34,6 +34,18 @@ class ManifoldParameter(nn.Parameter):
         TypeError: `data` is not a tensor, or `manifold` not an instance of `Manifold`.
         ValueError: the shape is wrong, or of isolated points; the dtype is an integer; `data` is
             sparse, or not finite.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import ManifoldParameter
+        >>> from riemopt.manifolds import Stiefel
+        >>> W = ManifoldParameter(torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), Stiefel())
+        >>> W.data
+        tensor([[1., 0.],
+                [0., 1.],
+                [0., 0.]])
+        >>> W.manifold
+        Stiefel()
     """
 
     manifold: Manifold

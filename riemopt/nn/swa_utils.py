@@ -18,7 +18,17 @@ AvgFn = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 
 def get_swa_avg_fn() -> AvgFn:
-    """Equal weights: the counterpart of `torch.optim.swa_utils.get_swa_avg_fn`."""
+    """Equal weights: the counterpart of `torch.optim.swa_utils.get_swa_avg_fn`.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> from torch.optim.swa_utils import AveragedModel
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> averaged = AveragedModel(layer, avg_fn=riemopt.swa_utils.get_swa_avg_fn())
+        >>> averaged.update_parameters(layer)  # after each epoch
+        >>> riemopt.constraints(averaged)[0].satisfied
+        True
+    """
     return _projected(swa_utils.get_swa_avg_fn())
 
 
@@ -27,6 +37,15 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
 
     Raises:
         ValueError: `decay` is not in [0, 1].
+
+    Examples:
+        >>> import torch, riemopt
+        >>> from torch.optim.swa_utils import AveragedModel
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Stiefel())
+        >>> averaged = AveragedModel(layer, avg_fn=riemopt.swa_utils.get_ema_avg_fn(0.999))
+        >>> averaged.update_parameters(layer)  # after each step
+        >>> riemopt.constraints(averaged)[0].satisfied
+        True
     """
     return _projected(swa_utils.get_ema_avg_fn(decay))
 

@@ -47,7 +47,18 @@ class Listener(Protocol):
 
 
 class LostManifoldError(RuntimeError):
-    """A parameter was constrained, and the weight that it stood for cannot be found any more."""
+    """A parameter was constrained, and the weight that it stood for cannot be found any more.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> from torch.nn.utils import prune
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Sphere())
+        >>> _ = prune.random_unstructured(layer, "weight", 0.5)  # now the weight is computed
+        >>> riemopt.RiemannianAdam(layer.parameters())
+        Traceback (most recent call last):
+        ...
+        riemopt.nn.table.LostManifoldError: Linear has no parameter 'weight' any more, ...
+    """
 
 
 class ManifoldTable:
@@ -283,6 +294,12 @@ def manifold_of(param: Tensor) -> Manifold | None:
     Raises:
         TypeError: `param` is not a tensor (or None, as a bias may be).
         LostManifoldError, ValueError: as `resolve`, for a parameter that does not say it itself.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Stiefel())
+        >>> riemopt.manifold_of(layer.weight), riemopt.manifold_of(layer.bias)
+        (Stiefel(), None)
     """
     if param is not None and not isinstance(param, Tensor):
         hint = "; for a module call riemopt.constraints" if isinstance(param, nn.Module) else ""

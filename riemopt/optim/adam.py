@@ -270,6 +270,18 @@ class RiemannianAdam(_AdamRule, torch.optim.Adam):
 
     Raises:
         ValueError, TypeError, RuntimeError: as `torch.optim.Adam`; and as `add_param_group`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import RiemannianAdam
+        >>> from riemopt.manifolds import Stiefel
+        >>> W, b = torch.nn.Parameter(torch.eye(4, 2)), torch.nn.Parameter(torch.zeros(4))
+        >>> groups = [{"params": [W], "manifold": Stiefel()}, {"params": [b]}]
+        >>> optimizer = RiemannianAdam(groups, lr=1e-2)
+        >>> (W[2:].sum() + b.sum()).backward()
+        >>> optimizer.step()
+        >>> bool(Stiefel().violation(W.detach()) < 1e-6)
+        True
     """
 
     decay_is_decoupled = False
@@ -313,6 +325,16 @@ class RiemannianAdamW(_AdamRule, torch.optim.AdamW):
 
     On a manifold the decay is the tangent part of -lr·weight_decay·x, of which spheres and Stiefel
     manifolds have none.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.Linear(64, 5))
+        >>> _ = riemopt.constrain(model[0], "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.RiemannianAdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+        >>> model(torch.randn(8, 20)).square().mean().backward()
+        >>> optimizer.step()  # the decay acts on the three other tensors
+        >>> riemopt.constraints(model)[0].satisfied
+        True
     """
 
     decay_is_decoupled = True

@@ -27,6 +27,15 @@ class RiemannianRMSprop(RiemannianOptimizer, torch.optim.RMSprop):
 
     Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is about the
     size of the entries of a step.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(8, 16), "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.RiemannianRMSprop(layer.parameters(), lr=1e-2, momentum=0.9)
+        >>> layer(torch.ones(4, 8)).square().sum().backward()
+        >>> optimizer.step()
+        >>> riemopt.constraints(layer)[0].satisfied
+        True
     """
 
     decay_is_decoupled = False
@@ -38,6 +47,15 @@ class RiemannianAdagrad(RiemannianOptimizer, torch.optim.Adagrad):
 
     Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is the size
     of the entries of the first step. Of a sparse gradient the rows alone are stepped, as in torch.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(8, 16), "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.RiemannianAdagrad(layer.parameters(), lr=1e-2)
+        >>> layer(torch.ones(4, 8)).square().sum().backward()
+        >>> optimizer.step()
+        >>> riemopt.constraints(layer)[0].satisfied
+        True
     """
 
     decay_is_decoupled = False
@@ -50,6 +68,15 @@ class RiemannianNAdam(RiemannianOptimizer, torch.optim.NAdam):
 
     Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is about the
     root mean square of the entries of a step.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(8, 16), "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.RiemannianNAdam(layer.parameters(), lr=2e-3)
+        >>> layer(torch.ones(4, 8)).square().sum().backward()
+        >>> optimizer.step()
+        >>> riemopt.constraints(layer)[0].satisfied
+        True
     """
 
     decay_is_decoupled = False
@@ -63,6 +90,17 @@ class RiemannianSparseAdam(RiemannianOptimizer, torch.optim.SparseAdam):
     `Sphere()`. Rows that have a gradient are stepped, and their moments decay; all others keep
     every bit. Torch's own step on the Riemannian gradient; arguments and state are torch's. `lr` is
     about the root mean square of the entries of a step. The time of a step is that of the rows.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> words = torch.nn.Embedding(10_000, 8, sparse=True)
+        >>> _ = riemopt.constrain(words, "weight", riemopt.manifolds.Sphere())
+        >>> optimizer = riemopt.RiemannianSparseAdam(words.parameters())
+        >>> before = words.weight.clone()
+        >>> words(torch.tensor([3, 17, 17])).sum().backward()
+        >>> optimizer.step()
+        >>> (words.weight != before).any(1).nonzero().flatten()
+        tensor([ 3, 17])
     """
 
     decay_is_decoupled = False
@@ -119,6 +157,15 @@ def riemannian(
         TypeError: `cls` is not an optimizer class, or is Riemannian already.
         ValueError: what is said of a torch optimizer is not so.
         NotImplementedError: `cls` does not step parameters one by one; says why.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(8, 16), "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.riemannian(torch.optim.RAdam)(layer.parameters(), lr=1e-2)
+        >>> layer(torch.ones(4, 8)).square().sum().backward()
+        >>> optimizer.step()
+        >>> riemopt.constraints(layer)[0].satisfied, isinstance(optimizer, torch.optim.RAdam)
+        (True, True)
     """
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
         raise TypeError(

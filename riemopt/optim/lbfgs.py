@@ -64,6 +64,22 @@ class RiemannianLBFGS(RiemannianOptimizer, torch.optim.LBFGS):
 
     Raises:
         ValueError: as `torch.optim.LBFGS`, which allows one group.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import ManifoldParameter, RiemannianLBFGS
+        >>> from riemopt.manifolds import Sphere
+        >>> A = torch.diag(torch.arange(1.0, 6.0))
+        >>> x = ManifoldParameter(torch.ones(5), Sphere())
+        >>> optimizer = RiemannianLBFGS([x], line_search_fn="strong_wolfe")
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = x @ A @ x
+        ...     loss.backward()
+        ...     return loss
+        >>> _ = optimizer.step(closure)
+        >>> f"{(x @ A @ x).item():.3f}"  # the smallest eigenvalue
+        '1.000'
     """
 
     @override

@@ -112,6 +112,15 @@ class RiemannianMuon(RiemannianOptimizer, Muon):
         ValueError, TypeError: as `torch.optim.Muon` (but a weight that is no matrix is stepped by
             AdamW), and as `add_param_group`.
         NotImplementedError: torch is older than 2.9, or a constrained matrix is cut over processes.
+
+    Examples:
+        >>> import torch, riemopt
+        >>> layer = riemopt.constrain(torch.nn.Linear(8, 16), "weight", riemopt.manifolds.Stiefel())
+        >>> optimizer = riemopt.RiemannianMuon(layer.parameters(), lr=0.02, adamw={"lr": 1e-3})
+        >>> layer(torch.ones(4, 8)).square().sum().backward()
+        >>> optimizer.step()  # the bias by AdamW
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.02, 0.001]
     """
 
     decay_is_decoupled = True

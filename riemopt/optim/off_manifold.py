@@ -17,6 +17,16 @@ class OffManifoldWarning(UserWarning):
     it:
 
         warnings.filterwarnings("ignore", category=riemopt.OffManifoldWarning)
+
+    Examples:
+        >>> import torch, riemopt, warnings
+        >>> layer = riemopt.constrain(torch.nn.Linear(4, 8), "weight", riemopt.manifolds.Stiefel())
+        >>> layer(torch.ones(2, 4)).sum().backward()
+        >>> with warnings.catch_warnings(record=True) as given:
+        ...     warnings.simplefilter("always")
+        ...     torch.optim.SGD(layer.parameters(), lr=0.1).step()  # torch's, by mistake
+        >>> given[0].category is riemopt.OffManifoldWarning
+        True
     """
 
 

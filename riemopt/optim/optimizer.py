@@ -36,7 +36,14 @@ from riemopt.optim.take import Counter, take, take_parts
 
 
 class RiemannianOptimizer(Optimizer):
-    """Base of all Riemannian optimizers; put it before torch's class in the bases."""
+    """Base of all Riemannian optimizers; put it before torch's class in the bases.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.optim import RiemannianAdam, RiemannianOptimizer
+        >>> [issubclass(RiemannianAdam, cls) for cls in (RiemannianOptimizer, torch.optim.Adam)]
+        [True, True]
+    """
 
     base: ClassVar[type[Optimizer]]
     """The torch optimizer that is made Riemannian: the first one in the bases."""

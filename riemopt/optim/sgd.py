@@ -57,6 +57,20 @@ class RiemannianSGD(RiemannianOptimizer, torch.optim.SGD):
 
     Raises:
         ValueError, TypeError, RuntimeError: as `torch.optim.SGD`; and as `add_param_group`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import ManifoldParameter, RiemannianSGD
+        >>> from riemopt.manifolds import Sphere
+        >>> A = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+        >>> x = ManifoldParameter(torch.ones(3), Sphere())
+        >>> optimizer = RiemannianSGD([x], lr=0.1, momentum=0.5)
+        >>> for _ in range(100):
+        ...     optimizer.zero_grad()
+        ...     (x @ A @ x).backward()
+        ...     optimizer.step()
+        >>> f"{(x @ A @ x).item():.3f}"  # the smallest eigenvalue
+        '1.000'
     """
 
     tangent_state = ("momentum_buffer",)

@@ -31,6 +31,16 @@ class ARC(Method):
         theta: how exactly the model is minimised.
         max_inner: the largest Krylov space; None for the dimension.
         saddle_checks: as for "trust-region".
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import ARC
+        >>> A = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> x, method = Sphere().project(torch.ones(5).double()), ARC(theta=0.1)
+        >>> minimize(lambda x: x @ A @ x, x, Sphere(), method=method).success
+        True
     """
 
     second_order = True

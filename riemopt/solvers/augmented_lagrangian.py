@@ -44,6 +44,18 @@ class ConstrainedResult(Result):
     `fun` is the cost itself, `grad_norm` is that of the Lagrangian, and nit, nfev, njev and nhev
     count those of all subproblems, which the history lists with the number of the subproblem
     (`outer`), `violation` and `penalty`; its `fun` is the augmented Lagrangian's.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> above = {"type": "ineq", "fun": lambda x: x[2]}  # x₂ ≥ 0
+        >>> result = minimize(lambda x: x[1] + x[2], x, Sphere(), constraints=above)
+        >>> result.success, result.violation < 1e-6
+        (True, True)
+        >>> round(result.multipliers[0].item(), 3)
+        -1.0
     """
 
     multipliers: list[Tensor]

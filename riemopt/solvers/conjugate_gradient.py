@@ -38,6 +38,16 @@ class ConjugateGradient(Method):
         rule: which β.
         line_search: how far to go; conjugate directions want a search that is nearly exact.
         restart_every: iterations after which d is the negative gradient; None for the dimension.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import ConjugateGradient
+        >>> A = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> x, method = Sphere().project(torch.ones(5).double()), ConjugateGradient("polak-ribiere")
+        >>> minimize(lambda x: x @ A @ x, x, Sphere(), method=method).success
+        True
     """
 
     rule: Rule = "hager-zhang"

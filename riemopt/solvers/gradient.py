@@ -29,6 +29,16 @@ class BarzilaiBorwein(Method):
     Args:
         line_search: Armijo's rule.
         mean: how much earlier values count, 0 ≤ mean < 1; with 0 the cost falls in each step.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import BarzilaiBorwein
+        >>> A = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> x, method = Sphere().project(torch.ones(5).double()), BarzilaiBorwein(mean=0.0)
+        >>> minimize(lambda x: x @ A @ x, x, Sphere(), method=method).success
+        True
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)

@@ -29,6 +29,16 @@ class LBFGS(Method):
     Args:
         memory: how many pairs are kept.
         line_search: how far to go.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import LBFGS
+        >>> A = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> x, method = Sphere().project(torch.ones(5).double()), LBFGS(memory=5)
+        >>> minimize(lambda x: x @ A @ x, x, Sphere(), method=method).success
+        True
     """
 
     memory: int = 10

@@ -88,6 +88,18 @@ class LevenbergMarquardt(Method):
         forcing: conjugate gradients stop at this part of the gradient norm, or earlier where the
             gradient has fallen by more.
         max_inner: and after so many steps.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import SpecialOrthogonal
+        >>> from riemopt.solvers import LevenbergMarquardt
+        >>> R, a = SpecialOrthogonal().random_point(3, 3).double(), torch.randn(10, 3).double()
+        >>> method = LevenbergMarquardt(damping=1e-2)
+        >>> start, residuals = torch.eye(3).double(), lambda X: (X - R) @ a.mT
+        >>> found = minimize(residuals, start, SpecialOrthogonal(), method=method)
+        >>> torch.allclose(found.x, R, atol=1e-6)
+        True
     """
 
     problem = LeastSquares

@@ -21,7 +21,20 @@ from riemopt.solvers.problem import Evaluation, Problem
 
 
 class Found(NamedTuple):
-    """What a line search has found."""
+    """What a line search has found.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import Backtracking, Points, Problem
+        >>> from riemopt.solvers.structure import structure_of
+        >>> x, one = torch.tensor([1.0, 0.0]), np.array(1.0)
+        >>> problem = Problem(structure_of(lambda x: x[1], x, Sphere()), Points([x], [Sphere()]))
+        >>> here = problem.evaluate(x)
+        >>> found = Backtracking()(problem, here, -here.grad, -(here.norm**2), one, problem.all)
+        >>> found.moved.item(), found.length.item(), round(found.there.value.item(), 3)
+        (True, 1.0, -0.707)
+    """
 
     there: Evaluation
     """At t = `length`: where a problem has failed, the best that was found, or the start again."""
@@ -32,7 +45,12 @@ class Found(NamedTuple):
 
 
 class LineSearch(Protocol):
-    """How far to go along a direction."""
+    """How far to go along a direction.
+
+    Examples:
+        >>> from riemopt.solvers import Backtracking, LineSearch
+        >>> search: LineSearch = Backtracking()  # StrongWolfe() is another
+    """
 
     def __call__(
         self,
@@ -72,6 +90,16 @@ class StrongWolfe:
         curvature: decrease < curvature < 1; less for conjugate gradients than for quasi-Newton
             steps, since they count on nearly exact searches.
         max_trials: after which the best length so far is taken.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import StrongWolfe
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"line_search": StrongWolfe(curvature=0.1)}
+        >>> minimize(lambda x: x[2], x, Sphere(), method="cg", options=options).success
+        True
     """
 
     decrease: float = 1e-4
@@ -191,6 +219,16 @@ class Backtracking:
     Args:
         decrease: 0 < decrease < 1.
         max_trials: after which the search has failed.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import Backtracking
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"line_search": Backtracking(decrease=0.1)}
+        >>> minimize(lambda x: x[2], x, Sphere(), method="gradient", options=options).success
+        True
     """
 
     decrease: float = 1e-4

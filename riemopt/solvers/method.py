@@ -25,7 +25,17 @@ from riemopt.solvers.problem import Evaluation, Problem
 
 @dataclass(frozen=True)
 class Move:
-    """What one iteration has done. Masks are of the shape batch."""
+    """What one iteration has done. Masks are of the shape batch.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> result = minimize(lambda x: x[2], x, Sphere(), method="gradient")
+        >>> "step" in result.history[-1]  # from `columns` of the last Move
+        True
+    """
 
     there: Evaluation
     """The next iterate, of the problems that have moved."""
@@ -37,7 +47,18 @@ class Move:
 
 
 class Stepper(ABC):
-    """The memory of one run."""
+    """The memory of one run.
+
+    Examples:
+        >>> import numpy as np
+        >>> from riemopt.solvers import Move, Stepper
+        >>> class Run(Stepper):  # steps of one length; `Method` has the class that starts it
+        ...     def __init__(self, problem):
+        ...         self.problem = problem
+        ...     def step(self, here, active):
+        ...         x = self.problem.points.retract(here.x, -0.5 * here.grad)
+        ...         return Move(self.problem.evaluate(x, active), active, np.zeros_like(active))
+    """
 
     converged: str = ""
     """Of a method that is stuck at minima alone, by its own criterion: that, in words."""
@@ -55,7 +76,26 @@ class Stepper(ABC):
 
 
 class Method(ABC):
-    """The options of a method; a frozen dataclass."""
+    """The options of a method; a frozen dataclass.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import Method, Move, Stepper
+        >>> class Run(Stepper):
+        ...     def __init__(self, problem):
+        ...         self.problem = problem
+        ...     def step(self, here, active):
+        ...         x = self.problem.points.retract(here.x, -0.5 * here.grad)
+        ...         return Move(self.problem.evaluate(x, active), active, np.zeros_like(active))
+        >>> class Fixed(Method):  # steps of one length
+        ...     def start(self, problem, here):
+        ...         return Run(problem)
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> minimize(lambda x: x[2], x, Sphere(), method=Fixed()).success
+        True
+    """
 
     second_order = False
     """Whether its steps need Hessian–vector products."""

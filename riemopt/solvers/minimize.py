@@ -144,6 +144,16 @@ def minimize(
         ValueError, TypeError: a start that is off its manifold or where the cost is not finite; a
             cost that is not one real number, or does not depend on the point by autograd; an
             option that is unknown, or not one of this method.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> A = torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
+        >>> x0 = Sphere().random_point(5, dtype=torch.float64)
+        >>> result = minimize(lambda x: x @ A @ x, x0, Sphere())
+        >>> result.success, round(result.fun, 9)  # the smallest eigenvalue
+        (True, 1.0)
     """
     if constraints:
         if batch_ndim:

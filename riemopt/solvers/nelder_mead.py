@@ -34,6 +34,16 @@ class NelderMead(Method):
         ftol: the values agree to this part of the lowest one; `tol` sets it. None for eps^0.75:
             2e-12 in float64.
         seed: of the directions of the edges.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import NelderMead
+        >>> start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        >>> found = minimize(lambda x: float(x[2]), start, Sphere(), method=NelderMead(size=0.5))
+        >>> round(found.fun, 4)
+        -1.0
     """
 
     problem = GradientFree

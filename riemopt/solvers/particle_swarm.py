@@ -36,6 +36,17 @@ class ParticleSwarm(Method):
         ftol: a fall by less than this part of the lowest value is none; `tol` sets it.
         patience: it ends after so many iterations without a fall.
         seed: of all random numbers.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import ParticleSwarm
+        >>> start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        >>> method = ParticleSwarm(particles=20)
+        >>> found = minimize(lambda x: float(x[2]), start, Sphere(), method=method)
+        >>> round(found.fun, 4)
+        -1.0
     """
 
     problem = GradientFree

@@ -69,6 +69,16 @@ class Points:
         batch_ndim: how many leading dimensions number independent problems.
 
     Letters: `x, y` points, `u, v` tangent vectors, `g, h` ambient vectors.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Euclidean, SpecialOrthogonal
+        >>> from riemopt.solvers import Points
+        >>> R, t = torch.eye(3), torch.zeros(3)
+        >>> points = Points([R, t], [SpecialOrthogonal(), Euclidean()])
+        >>> x = points.pack([R, t])
+        >>> x.shape, [part.shape for part in points.unpack(x)]
+        (torch.Size([12]), [torch.Size([3, 3]), torch.Size([3])])
     """
 
     def __init__(

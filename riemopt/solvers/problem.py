@@ -26,7 +26,18 @@ Hessian = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a cost at a point. Vectors are `(*batch, N)`, numbers of the shape batch."""
+    """What is known of a cost at a point. Vectors are `(*batch, N)`, numbers of the shape batch.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import Points, Problem
+        >>> from riemopt.solvers.structure import structure_of
+        >>> x, f = torch.tensor([1.0, 0.0]), lambda x: 3 * x[0] + 4 * x[1]
+        >>> here = Problem(structure_of(f, x, Sphere()), Points([x], [Sphere()])).evaluate(x)
+        >>> here.value.item(), here.egrad, here.grad, here.norm.item()
+        (3.0, tensor([3., 4.]), tensor([0., 4.]), 4.0)
+    """
 
     x: Tensor
     value: Numbers
@@ -80,6 +91,16 @@ class Problem:
         nfev, njev, nhev: calls of the cost, gradients and Hessian–vector products so far, for each
             problem: integers of the shape batch. A difference of gradients that stands for a
             Hessian–vector product counts as a value and a gradient.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import Points, Problem
+        >>> from riemopt.solvers.structure import structure_of
+        >>> x, f = torch.tensor([1.0, 0.0]), lambda x: 3 * x[0] + 4 * x[1]
+        >>> problem = Problem(structure_of(f, x, Sphere()), Points([x], [Sphere()]))
+        >>> problem.evaluate(x).grad, problem.nfev.item()
+        (tensor([0., 4.]), 1)
     """
 
     has_gradient = True

@@ -36,6 +36,17 @@ class Result:
         method: by which.
         history: a row for each iterate, a dict: nit, fun, grad_norm, nfev, njev, nhev, time, and
             what the method adds. `pandas.DataFrame(result.history)` makes a table of it.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> x = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+        >>> result = minimize(lambda x: -3 * x[0] - 4 * x[1], x, Sphere())
+        >>> result.success, result.x, round(result.fun, 9)
+        (True, tensor([0.6000, 0.8000, 0.0000], dtype=torch.float64), -5.0)
+        >>> result.nit == len(result.history) - 1
+        True
     """
 
     x: Any
@@ -65,6 +76,16 @@ class Iterate:
     """What a callback is given after each iteration: as in `Result`, which has the rest.
 
     Raise StopIteration in it, or return True, to stop.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> def stop_early(iterate):
+        ...     return iterate.fun < -0.9
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> minimize(lambda x: x[2], x, Sphere(), callback=stop_early).message
+        'Stopped by the callback'
     """
 
     x: Any

@@ -23,7 +23,16 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a solver has come. Numbers are arrays of the shape batch."""
+    """How far a solver has come. Numbers are arrays of the shape batch.
+
+    Examples:
+        >>> from riemopt.solvers import Rule
+        >>> class Halved(Rule):  # the gradient norm, since the start
+        ...     def met(self, progress):
+        ...         return progress.here.norm <= progress.start.norm / 2
+        ...     def message(self, progress, i):
+        ...         return f"Half of the gradient norm, after {progress.nit[i]} iterations"
+    """
 
     nit: NDArray[np.int64]
     nfev: NDArray[np.int64]
@@ -38,7 +47,23 @@ class Progress:
 
 
 class Rule(ABC):
-    """A reason to stop."""
+    """A reason to stop.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import MaxIterations, Rule
+        >>> class Even(Rule):  # a rule of one's own
+        ...     def met(self, progress):
+        ...         return progress.nit % 2 == 0
+        ...     def message(self, progress, i):
+        ...         return "An even number of iterations"
+        >>> rule = Even() & MaxIterations(1)
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> minimize(lambda x: x[2], x, Sphere(), options={"stop": rule}).nit
+        2
+    """
 
     success = False
     """Whether a minimum is found where it is met."""
@@ -73,6 +98,16 @@ class GradientNorm(Rule):
     Args:
         relative: None for eps^0.6 of the dtype: 4e-10 in float64, 7e-5 in float32.
         absolute: 0 for none.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import GradientNorm
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"stop": GradientNorm(absolute=1e-2)}
+        >>> minimize(lambda x: x[2], x, Sphere(), options=options).message
+        'Converged: the gradient norm 8.26e-03 is within 1.00e-02'
     """
 
     relative: float | None = None
@@ -101,7 +136,18 @@ class GradientNorm(Rule):
 
 @dataclass(frozen=True)
 class ValueBelow(Rule):
-    """f(x) ≤ value."""
+    """f(x) ≤ value.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import ValueBelow
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"stop": ValueBelow(-0.9)}
+        >>> minimize(lambda x: x[2], x, Sphere(), options=options).message
+        'The cost -0.916618 has reached -0.9'
+    """
 
     value: float
     success = True
@@ -117,7 +163,18 @@ class ValueBelow(Rule):
 
 @dataclass(frozen=True)
 class SmallDecrease(Rule):
-    """f(previous) - f(x) ≤ relative·max(|f(previous)|, |f(x)|): the cost hardly falls any more."""
+    """f(previous) - f(x) ≤ relative·max(|f(previous)|, |f(x)|): the cost hardly falls any more.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import SmallDecrease
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"stop": SmallDecrease(1e-2)}
+        >>> minimize(lambda x: x[2], x, Sphere(), options=options).message
+        'The cost fell by 3.41e-05 alone, 1.0e-02 of it or less'
+    """
 
     relative: float
     success = True
@@ -136,7 +193,18 @@ class SmallDecrease(Rule):
 
 @dataclass(frozen=True)
 class MaxIterations(Rule):
-    """After so many iterations."""
+    """After so many iterations.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import MaxIterations
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"stop": MaxIterations(1)}
+        >>> minimize(lambda x: x[2], x, Sphere(), options=options).message
+        'Stopped after the 1 iterations of maxiter: the gradient norm is still 9.86e-01'
+    """
 
     iterations: int
 
@@ -151,7 +219,18 @@ class MaxIterations(Rule):
 
 @dataclass(frozen=True)
 class MaxEvaluations(Rule):
-    """After so many calls of the cost; the iteration under way is ended."""
+    """After so many calls of the cost; the iteration under way is ended.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import MaxEvaluations
+        >>> x = Sphere().project(torch.ones(3).double())
+        >>> options = {"stop": MaxEvaluations(2)}
+        >>> minimize(lambda x: x[2], x, Sphere(), options=options).message
+        'Stopped after the 2 evaluations of maxfev: the gradient norm is still 9.86e-01'
+    """
 
     evaluations: int
 
@@ -166,7 +245,12 @@ class MaxEvaluations(Rule):
 
 @dataclass(frozen=True)
 class MaxTime(Rule):
-    """After so many seconds; the iteration under way is ended."""
+    """After so many seconds; the iteration under way is ended.
+
+    Examples:
+        >>> from riemopt.solvers import GradientNorm, MaxTime
+        >>> rule = GradientNorm(absolute=1e-3) | MaxTime(60)  # after a minute, at the latest
+    """
 
     seconds: float
 

@@ -41,6 +41,16 @@ class TrustRegion(Method):
         max_inner: conjugate gradients for each step; None for the dimension.
         saddle_checks: products with the Hessian that are spent at most to see whether the point is
             a saddle; 0 to take any small gradient for a minimum.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt import minimize
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.solvers import TrustRegion
+        >>> A = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> x, method = Sphere().project(torch.ones(5).double()), TrustRegion(radius=0.1)
+        >>> minimize(lambda x: x @ A @ x, x, Sphere(), method=method).success
+        True
     """
 
     second_order = True

@@ -58,6 +58,14 @@ def check_manifold(
         TypeError: `manifold` is no manifold instance, or a place is neither shape nor tensor.
         ValueError: nowhere to check, a shape that the manifold refuses, a point that is off the
             surface, another dtype, an order other than 1 and 2, or an unknown name in `skip`.
+
+    Examples:
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.testing import check_manifold
+        >>> report = check_manifold(Sphere(), (5,), order=2, repeats=2)
+        >>> report.passed
+        True
+        >>> _ = report.require()  # in a test: raises AssertionError with the table
     """
     laws = (
         *behaviour.DESCRIPTION,
@@ -95,6 +103,12 @@ def check_projection(
 
     Linear, idempotent, self-adjoint, of rank `dim`, and the derivative of `project`. Arguments,
     result and errors as in `check_manifold`.
+
+    Examples:
+        >>> from riemopt.manifolds import Stiefel
+        >>> from riemopt.testing import check_projection
+        >>> check_projection(Stiefel(), (5, 2), repeats=2).passed
+        True
     """
     laws = projections.LAWS
     return _report("check_projection", laws, manifold, where, (), dtype, seed, repeats)
@@ -120,6 +134,14 @@ def check_retraction(
         retraction: R(x, u), if it is not `manifold.retract`.
 
     The other arguments, the result and errors as in `check_manifold`.
+
+    Examples:
+        >>> from riemopt.manifolds import Stiefel
+        >>> from riemopt.testing import check_retraction
+        >>> check_retraction(Stiefel("polar"), (5, 2), order=2, repeats=2).passed
+        True
+        >>> check_retraction(Stiefel("qr"), (5, 2), order=2, repeats=2).passed  # of first order
+        False
     """
     laws = _retraction_laws(retraction, order)
     return _report("check_retraction", laws, manifold, where, (), dtype, seed, repeats)
@@ -136,6 +158,12 @@ def check_transport(
     """Check that `transport` is tangent, linear and continuous.
 
     Arguments, result and errors as in `check_manifold`.
+
+    Examples:
+        >>> from riemopt.manifolds import Stiefel
+        >>> from riemopt.testing import check_transport
+        >>> check_transport(Stiefel(), (5, 2), repeats=2).passed
+        True
     """
     laws = metrics.TRANSPORT
     return _report("check_transport", laws, manifold, where, (), dtype, seed, repeats)
@@ -162,6 +190,16 @@ def check_gradient(
 
     The other arguments, the result and errors as in `check_manifold`; `ValueError` also for two
     gradients, or a function or gradient with a result of another kind.
+
+    Examples:
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.testing import check_gradient
+        >>> f = lambda x: x.pow(3).sum()
+        >>> right, wrong = lambda x: 3 * x**2, lambda x: 2 * x**2
+        >>> check_gradient(f, Sphere(), (5,), euclidean_gradient=right, repeats=2).passed
+        True
+        >>> check_gradient(f, Sphere(), (5,), euclidean_gradient=wrong, repeats=2).passed
+        False
     """
     objective = Objective(function, euclidean_gradient, riemannian_gradient)
     with torch.random.fork_rng(devices=[]):
@@ -202,6 +240,13 @@ def check_hessian(
     The other arguments, the result and errors as in `check_manifold`; `ValueError` also for two
     gradients or two Hessians, a function, gradient or Hessian with a result of another kind, or a
     manifold without `ehess2rhess` if `riemannian_hessian` is not given.
+
+    Examples:
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.testing import check_hessian
+        >>> f, hessian = lambda x: x.pow(3).sum(), lambda x, u: 6 * x * u
+        >>> check_hessian(f, Sphere(), (5,), euclidean_hessian=hessian, repeats=2).passed
+        True
     """
     objective = Objective(function, euclidean_gradient, riemannian_gradient)
     second = SecondOrder(objective, euclidean_hessian, riemannian_hessian)

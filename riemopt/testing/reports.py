@@ -16,7 +16,14 @@ Verdict = Literal["holds", "fails", "skipped"]
 
 @dataclass(frozen=True)
 class Row:
-    """One law: what was found over all points and seeds."""
+    """One law: what was found over all points and seeds.
+
+    Examples:
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.testing import check_projection
+        >>> [(row.law, row.verdict) for row in check_projection(Sphere(), (5,), repeats=1).rows][:2]
+        [('projection is linear', 'holds'), ('projection is idempotent', 'holds')]
+    """
 
     law: str
     formula: str
@@ -48,6 +55,13 @@ class Report:
     report["retraction is first order"].slope
     report.require()                # in a test: AssertionError with the text
     report.plot("slopes.svg")       # the slopes, on log–log axes
+
+    Examples:
+        >>> from riemopt.manifolds import Sphere
+        >>> from riemopt.testing import check_retraction
+        >>> report = check_retraction(Sphere(), (5,), order=2, repeats=2)
+        >>> bool(report), [row.law for row in report.failed]
+        (True, [])
     """
 
     title: str

@@ -38,6 +38,14 @@ class Curve:
 
     `slope` is inf where all errors are rounding, and NaN where no line can be put through them;
     `problem` says why.
+
+    Examples:
+        >>> from riemopt.manifolds import Stiefel
+        >>> from riemopt.testing import check_retraction
+        >>> report = check_retraction(Stiefel("qr"), (5, 2), order=1, repeats=1)
+        >>> curve = next(row.curves[0] for row in report.rows if row.curves)
+        >>> curve.order, curve.passed
+        (2, True)
     """
 
     order: int

@@ -76,6 +76,12 @@ class GeooptManifold(Manifold):
 
     Args:
         theirs: a geoopt manifold that is no ProductManifold; `Scaled` ones are.
+
+    Examples:
+        >>> import geoopt
+        >>> from riemopt.interop.geoopt import from_geoopt
+        >>> from_geoopt(geoopt.EuclideanStiefelExact())  # none of riemopt's own
+        from_geoopt(Stiefel(euclidean)(exact) manifold)
     """
 
     theirs: Any

@@ -56,6 +56,12 @@ def from_geoopt(manifold: Any, *, native: bool = True) -> Manifold:
 
     Raises:
         TypeError: it is not an instance of `geoopt.manifolds.base.Manifold`.
+
+    Examples:
+        >>> import geoopt
+        >>> from riemopt.interop.geoopt import from_geoopt
+        >>> from_geoopt(geoopt.PoincareBall(c=1.0)), from_geoopt(geoopt.CanonicalStiefel())
+        (PoincareBall(), Stiefel(metric='canonical'))
     """
     if not isinstance(manifold, geoopt.manifolds.base.Manifold):
         hint = ""
@@ -115,6 +121,17 @@ def adopt(model: nn.Module, *, native: bool = True) -> Report:
     Returns:
         The manifold of each parameter that was adopted; those that were constrained before, or
         whose values are not finite, are left.
+
+    Examples:
+        >>> import geoopt, torch
+        >>> from riemopt import manifold_of
+        >>> from riemopt.interop.geoopt import adopt
+        >>> layer = torch.nn.Linear(3, 8)
+        >>> layer.weight = geoopt.ManifoldParameter(torch.eye(8, 3), geoopt.EuclideanStiefel())
+        >>> print(adopt(layer))
+        weight: Stiefel()
+        >>> manifold_of(layer.weight)
+        Stiefel()
     """
     require_module(model)
     done: dict[str, Any] = {}

@@ -90,6 +90,16 @@ class RiemannianSGD(_LikeGeoopt, optim.RiemannianSGD):
 
     Raises:
         ValueError: as `torch.optim.SGD`, or `stabilize` is not a positive integer.
+
+    Examples:
+        >>> import geoopt, torch
+        >>> from riemopt.interop.geoopt import RiemannianSGD
+        >>> x = geoopt.ManifoldParameter(torch.tensor([1.0, 0.0]), geoopt.Sphere())
+        >>> optimizer = RiemannianSGD([x], lr=0.1, momentum=0.9, stabilize=10)
+        >>> x[1].backward()
+        >>> optimizer.step()
+        >>> round(x.norm().item(), 5), bool(x[1] < 0)
+        (1.0, True)
     """
 
     def __init__(
@@ -123,6 +133,16 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
 
     Raises:
         ValueError: as `torch.optim.Adam`, or `stabilize` is not a positive integer.
+
+    Examples:
+        >>> import geoopt, torch
+        >>> from riemopt.interop.geoopt import RiemannianAdam
+        >>> x = geoopt.ManifoldParameter(torch.tensor([1.0, 0.0]), geoopt.Sphere())
+        >>> optimizer = RiemannianAdam([x], lr=0.1, stabilize=10)
+        >>> x[1].backward()
+        >>> optimizer.step()
+        >>> round(x.norm().item(), 5), bool(x[1] < 0)
+        (1.0, True)
     """
 
     def __init__(

@@ -34,6 +34,16 @@ def convert_state_dict(
     Raises:
         ValueError: `to` is neither, or nothing in `model` can be converted so.
         RuntimeError: as `load_state_dict`: `state_dict` is not one of a model like `model`.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrizations import orthogonal
+        >>> from riemopt import constrain
+        >>> from riemopt.interop.parametrize import convert_state_dict
+        >>> from riemopt.manifolds import Stiefel
+        >>> old, new = orthogonal(nn.Linear(4, 6)), constrain(nn.Linear(4, 6), "weight", Stiefel())
+        >>> new.load_state_dict(convert_state_dict(old.state_dict(), old, to="constrained"))
+        <All keys matched successfully>
     """
     if to not in ("constrained", "parametrized"):
         raise ValueError(f"to must be 'constrained' or 'parametrized'; got {to!r}.")

@@ -58,6 +58,16 @@ def from_parametrized(model: nn.Module, manifolds: Manifolds | None = None) -> R
 
     Returns:
         The manifold of each parameter that is constrained now; of each weight that is left, why.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrizations import orthogonal
+        >>> from riemopt.interop.parametrize import from_parametrized
+        >>> model = nn.Sequential(orthogonal(nn.Linear(4, 6)), nn.Tanh(), nn.Linear(6, 1))
+        >>> print(from_parametrized(model))
+        0.weight: Stiefel()
+        >>> type(model[0].weight).__name__
+        'ManifoldParameter'
     """
     require_module(model)
     known = owners(model)

@@ -18,7 +18,15 @@ from riemopt.manifolds import Manifold, SkewSymmetric, Sphere, Symmetric
 
 
 class Normalize(nn.Module):
-    """r·x/‖x‖ along `dim`: onto `Sphere(dim, radius)`, with its arguments."""
+    """r·x/‖x‖ along `dim`: onto `Sphere(dim, radius)`, with its arguments.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.interop.parametrize import Normalize
+        >>> Normalize()(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 1.0000]])
+    """
 
     def __init__(self, dim: int | Sequence[int] | None = -1, radius: float = 1.0) -> None:
         super().__init__()
@@ -39,7 +47,15 @@ class Normalize(nn.Module):
 
 
 class Symmetrize(nn.Module):
-    """(X + Xᴴ)/2: onto `Symmetric()`."""
+    """(X + Xᴴ)/2: onto `Symmetric()`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.interop.parametrize import Symmetrize
+        >>> Symmetrize()(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[1., 3.],
+                [3., 3.]])
+    """
 
     manifold: Manifold = Symmetric()
 
@@ -53,7 +69,15 @@ class Symmetrize(nn.Module):
 
 
 class SkewSymmetrize(nn.Module):
-    """(X - Xᴴ)/2: onto `SkewSymmetric()`."""
+    """(X - Xᴴ)/2: onto `SkewSymmetric()`.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.interop.parametrize import SkewSymmetrize
+        >>> SkewSymmetrize()(torch.tensor([[1.0, 2.0], [4.0, 3.0]]))
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
 
     manifold: Manifold = SkewSymmetric()
 
@@ -75,6 +99,16 @@ class ScaledDirection(nn.Module):
     Args:
         dim: as in `torch.nn.utils.parametrizations.weight_norm`: lengths are told apart along it;
             -1 or None for one length of the whole tensor.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrizations import weight_norm
+        >>> from riemopt import constraints
+        >>> from riemopt.interop.parametrize import from_parametrized
+        >>> layer = weight_norm(nn.Linear(4, 6))
+        >>> _ = from_parametrized(layer)  # W = g·D, and D on a sphere
+        >>> [(c.name, c.manifold) for c in constraints(layer)]
+        [('parametrizations.weight.original1', Sphere())]
     """
 
     def __init__(self, dim: int | None = 0) -> None:

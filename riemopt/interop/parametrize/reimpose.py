@@ -62,6 +62,17 @@ def reimpose_(model: nn.Module) -> Report:
 
     Returns:
         How each weight was treated, and of each that was left, why.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from riemopt.interop.parametrize import Normalize, reimpose_
+        >>> layer = register_parametrization(nn.Linear(4, 1), "weight", Normalize())
+        >>> _ = nn.init.constant_(layer.parametrizations.weight.original, 5.0)
+        >>> _ = reimpose_(layer)
+        >>> layer.parametrizations.weight.original.norm().item()
+        1.0
     """
     require_module(model)
     known = owners(model)
@@ -84,6 +95,15 @@ def reimpose_every(optimizer: Optimizer, model: nn.Module, steps: int) -> Remova
 
     Raises:
         ValueError: `steps` is not a positive integer, or `model` has no parametrization.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from riemopt.interop.parametrize import Normalize, reimpose_every
+        >>> layer = register_parametrization(torch.nn.Linear(4, 1), "weight", Normalize())
+        >>> optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+        >>> handle = reimpose_every(optimizer, layer, steps=10)
+        >>> handle.remove()  # when it is enough
     """
     if not (isinstance(steps, int) and steps > 0):
         raise ValueError(f"steps must be a positive integer; got {steps!r}.")

@@ -63,6 +63,17 @@ def to_parametrized(model: nn.Module, *, orthogonal_map: str | None = None) -> R
 
     Raises:
         ValueError: `orthogonal_map` is none of torch's.
+
+    Examples:
+        >>> from torch import nn
+        >>> from riemopt import constrain
+        >>> from riemopt.interop.parametrize import to_parametrized
+        >>> from riemopt.manifolds import Sphere
+        >>> layer = constrain(nn.Linear(4, 6), "weight", Sphere())
+        >>> print(to_parametrized(layer))
+        weight: Normalize(Sphere())
+        >>> nn.utils.parametrize.is_parametrized(layer, "weight")
+        True
     """
     if orthogonal_map not in (None, "matrix_exp", "cayley", "householder"):
         raise ValueError(

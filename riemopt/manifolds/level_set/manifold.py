@@ -81,6 +81,15 @@ class LevelSet(Manifold):
     0 on the set. Else it is refused when a weight is put on it.
 
     Two level sets are equal if they hold the same function objects, with equal options.
+
+    Examples:
+        >>> import torch
+        >>> from riemopt.manifolds import LevelSet
+        >>> ellipse = LevelSet(lambda x: (x / torch.tensor([2.0, 1.0])).square().sum() - 1)
+        >>> ellipse.project(torch.tensor([3.0, 0.0]))
+        tensor([2., 0.])
+        >>> ellipse.dim((2,))
+        1
     """
 
     constraints: tuple[PointFunction, ...]
