@@ -23,6 +23,7 @@ from riemopt.optim import step as steps
 from riemopt.optim.adam import adam
 from riemopt.optim.sgd import sgd
 from riemopt.optim.step import Request
+from tests import needs
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,7 +90,10 @@ def distributed_checks():
 
 
 def test_on_two_processes_and_resumed_on_one(tmp_path):
-    found = errors(2, tmp_path, [*names_of("TWO"), "nothing of that name"])
+    names = names_of("TWO")
+    if needs.VERSION < "2.7":  # whose gloo gathers no complex tensors
+        names = [name for name in names if "torch.complex" not in name]
+    found = errors(2, tmp_path, [*names, "nothing of that name"])
     assert "KeyError" in found.pop("nothing of that name")
     assert found == {}
     store = dist.FileStore(str(tmp_path / "store"), 1)
