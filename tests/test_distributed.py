@@ -89,11 +89,9 @@ def distributed_checks():
     return distributed_checks
 
 
+@needs.fully_shard_on_cpu
 def test_on_two_processes_and_resumed_on_one(tmp_path):
-    names = names_of("TWO")
-    if needs.VERSION < "2.7":  # whose gloo gathers no complex tensors
-        names = [name for name in names if "torch.complex" not in name]
-    found = errors(2, tmp_path, [*names, "nothing of that name"])
+    found = errors(2, tmp_path, [*names_of("TWO"), "nothing of that name"])
     assert "KeyError" in found.pop("nothing of that name")
     assert found == {}
     store = dist.FileStore(str(tmp_path / "store"), 1)
