@@ -5,7 +5,9 @@ so that a line below goes when the oldest supported torch has what it names.
 
 compiled steps (2.13)
     Before, torch.compile raises or computes something else where a torch optimizer's own step is
-    in it. A step is refused where one graph is asked for, and else runs in eager mode.
+    in it, as for weights without a constraint. (2.11 does compile rules of this package without
+    one: its tracer takes no assignment to an attribute of an optimizer.) A step is refused where
+    one graph is asked for, and else runs in eager mode.
 capture of graphs (2.10)
     `capturable=True` is checked on every accelerator, before on CUDA, under another name.
 precision of products (2.9)

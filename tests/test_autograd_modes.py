@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from riemopt import RiemannianAdam, RiemannianSGD, constrain
 from riemopt.manifolds import LevelSet, Manifold
+from tests import needs
 from tests.level_set_gallery import GALLERY, circle
 from tests.manifold_cases import chequered, generator
 from tests.test_no_host_sync import MANIFOLDS
@@ -105,6 +106,8 @@ def plain() -> dict[str, dict[str, Tensor]]:
 @chequered(("case", "mode"), SETS, MODES)
 def test_numbers_are_the_same_in_every_mode(case, mode, plain):
     """To the last bit; among dual numbers by torch.func, whose sums may be in another order."""
+    if mode == "saved, mutation allowed" and needs.VERSION < "2.7":
+        pytest.skip("before torch 2.7 this mode refuses operators that write into lists")
     allowed = 1e-5 if mode == "dual numbers" else 0.0
     for name, value in results(case, MODES[mode]).items():
         expected = plain[case][name]

@@ -23,6 +23,7 @@ from riemopt.optim import step as steps
 from riemopt.optim.adam import adam
 from riemopt.optim.sgd import sgd
 from riemopt.optim.step import Request
+from tests import needs
 from tests.test_no_host_sync import NoHostSync
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,6 +89,7 @@ def distributed_checks():
     return distributed_checks
 
 
+@needs.fully_shard_on_cpu
 def test_on_two_processes_and_resumed_on_one(tmp_path):
     found = errors(2, tmp_path, [*names_of("TWO"), "nothing of that name"])
     assert "KeyError" in found.pop("nothing of that name")

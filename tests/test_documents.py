@@ -22,11 +22,13 @@ import torch
 
 from riemopt import manifolds
 from riemopt.manifolds import Manifold
+from tests import needs
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+NEEDS = {"choosing-an-optimizer.md": needs.muon, "distributed.md": needs.fully_shard_on_cpu}
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -43,7 +45,9 @@ def _default_dtype():
 
 
 @pytest.mark.usefixtures("_default_dtype")
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=NEEDS.get(p.name, ())) for p in PAGES]
+)
 def test_page(page, monkeypatch, tmp_path):
     mpl.use("agg")
     monkeypatch.chdir(tmp_path)

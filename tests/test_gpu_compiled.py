@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from riemopt import ManifoldParameter, constraints
+from tests import needs
 from tests.devices import every_device, on_devices, replayed, side_stream
 from tests.manifold_cases import generator
 from tests.test_no_host_sync import FEW, MANIFOLDS, OPTIMIZERS
@@ -68,6 +69,7 @@ def trained(device, make, wrap):
     return list(net.parameters())
 
 
+@needs.compiled_steps
 @needs_a_compiler
 @on_devices("make", ["momentum", "point"], ["point"])
 def test_a_compiled_step_with_cuda_graphs_is_the_eager_step(device, make):
@@ -83,6 +85,7 @@ def test_a_compiled_step_with_cuda_graphs_is_the_eager_step(device, make):
         torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-3)
 
 
+@needs.compiled_steps
 @needs_a_compiler
 @on_devices("make", ["adam"], ["momentum"])
 def test_a_compiled_step_can_be_part_of_a_graph(device, make):
@@ -107,6 +110,7 @@ def test_a_compiled_step_can_be_part_of_a_graph(device, make):
         torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-3)
 
 
+@needs.fully_shard_on_cpu
 @every_device()
 def test_weights_spread_over_a_group_of_one_process(device):
     """With the collectives of the device: NCCL's, or gloo's."""

@@ -28,6 +28,7 @@ from riemopt.manifolds import (
     Stiefel,
 )
 from riemopt.testing import check_manifold
+from tests import needs
 from tests.manifold_cases import generator
 
 close = torch.testing.assert_close
@@ -571,6 +572,7 @@ def test_riemopts_own_adam_takes_steps_of_torchs_length():
     )
 
 
+@needs.adam_with_decoupled_decay
 def test_decoupled_decay_is_not_scaled_with_the_step():
     def end(cls, **options):
         ball = geoopt.PoincareBall()

@@ -11,6 +11,7 @@ from riemopt.testing.derivatives import (
     project_has_its_derivative,
     squared_dist_has_its_derivative,
 )
+from tests import needs
 from tests.laws import assert_law, tangent
 from tests.manifold_cases import EXACT, first_of_its_metric, generator, name, over, point
 
@@ -116,6 +117,7 @@ def test_vmap():
     torch.testing.assert_close(gradients, torch.stack([torch.func.grad(weighted)(m) for m in a]))
 
 
+@needs.compiled_forward
 def test_a_graph_of_torch_compile():
     gradients = []
     for function in (weighted, torch.compile(weighted, fullgraph=True, backend="aot_eager")):

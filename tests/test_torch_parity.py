@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import riemopt
+from tests import needs
 
 PAIRS = {
     "SGD": (riemopt.RiemannianSGD, torch.optim.SGD),
@@ -79,10 +80,13 @@ def _assert_same(ours, theirs):
             k: v for k, v in b.items() if k != "params"
         }
         for p, q in zip(a["params"], b["params"], strict=True):
-            torch.testing.assert_close(p, q, rtol=0, atol=0)
+            # torch's own Adam divides 0 by 0 in float16, in some releases
+            torch.testing.assert_close(p, q, rtol=0, atol=0, equal_nan=True)
             assert ours.state[p].keys() == theirs.state[q].keys()
             for key, value in ours.state[p].items():
-                torch.testing.assert_close(value, theirs.state[q][key], rtol=0, atol=0)
+                torch.testing.assert_close(
+                    value, theirs.state[q][key], rtol=0, atol=0, equal_nan=True
+                )
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -156,6 +160,7 @@ def test_every_configuration_of_torchs_own_suite_on_cuda(name):
         _assert_same(a, b)
 
 
+@needs.differentiable_steps
 @pytest.mark.parametrize("name", PAIRS)
 def test_differentiable_steps_have_torchs_values_and_derivatives(name):
     def end(cls, options, x, g, lr):
