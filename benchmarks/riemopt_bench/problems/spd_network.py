@@ -55,14 +55,17 @@ class Spectral(torch.autograd.Function):
         return vectors @ (quotients * inner) @ vectors.mT, None, None
 
 
+_spectral: Callable[..., Tensor] = Spectral.apply
+
+
 def rectified(x: Tensor) -> Tensor:
     """ReEig: eigenvalues of at least `FLOOR`."""
-    return Spectral.apply(x, lambda v: v.clamp(min=FLOOR), lambda v: (v > FLOOR).to(v.dtype))
+    return _spectral(x, lambda v: v.clamp(min=FLOOR), lambda v: (v > FLOOR).to(v.dtype))
 
 
 def logarithm(x: Tensor) -> Tensor:
     """LogEig."""
-    return Spectral.apply(x, torch.log, torch.reciprocal)
+    return _spectral(x, torch.log, torch.reciprocal)
 
 
 class Net(nn.Module):
