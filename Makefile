@@ -30,7 +30,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,test,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,cluster,test,dev]'
 	touch $@
 
 demo: install

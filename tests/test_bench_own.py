@@ -78,6 +78,64 @@ def test_list_names_them_and_a_wrong_path_is_said():
     assert "no/such/file.py: there is no such file" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import no_such_package", "cannot be imported (ModuleNotFoundError"),
+        ("PROBLEMS = (", "cannot be imported (SyntaxError"),
+        (
+            "import dataclasses\nfrom riemopt_bench.problems import pca\n"
+            "PROBLEMS = (dataclasses.replace(pca.PROBLEMS[0], title='mine'),)",
+            "two problems called 'pca'; rename yours",
+        ),
+    ],
+    ids=["import", "syntax", "name"],
+)
+def test_a_file_that_cannot_be_used_is_said_in_one_line(text, said, tmp_path):
+    file = tmp_path / f"own_{abs(hash(text))}.py"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["bench", "list", "--plugin", str(file)])
+    registry.forget()
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def entry_point(tmp_path, monkeypatch):
+    """A function that installs a package whose entry point names a module."""
+
+    def install(module):
+        info = tmp_path / "extra-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[riemopt.bench]\nmine = {module}\n")
+        for folder in (tmp_path, FILE.parent):
+            monkeypatch.syspath_prepend(folder)
+        registry.forget()
+
+    yield install
+    monkeypatch.undo()
+    registry.forget()
+
+
+def test_a_package_may_bring_problems(entry_point):
+    assert "rows" not in registry.problems()
+    entry_point("bench_own_file")
+    assert "rows" in registry.problems()
+    assert {"lbfgs", "riemopt-adam"} <= registry.methods().keys()
+    assert "rows-8x5" in registry.workloads()
+    assert registry.is_own(registry.problems()["rows"])
+    assert registry.source("problem", "rows") == registry.source("method", "lbfgs")
+
+
+def test_an_entry_point_that_cannot_be_used_is_said(entry_point):
+    entry_point("no_such_module")
+    result = CliRunner().invoke(app, ["bench", "list"])
+    assert result.exit_code == 2
+    assert "the entry point 'mine' of riemopt.bench cannot be imported" in result.stderr
+
+
 def test_a_workload_can_be_trained(own):
     """Both benchmarks have one interface: what is stepped is a task like any other."""
     workload, method = own.WORKLOADS[0], registry.methods()["riemopt-adam"]

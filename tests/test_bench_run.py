@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import re
+import time
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -116,6 +117,18 @@ def test_progress_is_plain_lines_without_a_terminal(finished):
     assert re.search(r"^measuring 7/7  .* \(0 s left\)$", log, flags=re.MULTILINE)
 
 
+def test_the_time_left_is_that_of_tuning_and_measuring(monkeypatch, tmp_path):
+    """Four trials of a second each are done after four; eight more are to come."""
+    now = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with (tmp_path / "log").open("w") as log:
+        ticker = Ticker(Console(file=log, width=200), "tuning", 4, later=8.0)
+        for _ in range(4):
+            ticker.done("")
+    left = re.findall(r"\((\d+) s left\)", (tmp_path / "log").read_text())
+    assert left == ["11", "10", "9", "8"]
+
+
 def test_a_second_start_runs_nothing(finished, tmp_path):
     directory, keys, _ = finished
     before = Store(directory).path.read_bytes()
@@ -135,7 +148,7 @@ def test_the_page_is_complete_and_loads_nothing(finished):
     assert page.open == []
     sections = {"summary", "experiment", "digits", "pca", "glance", "price", "reading", "failures"}
     assert page.ids >= sections | {"measurement"}
-    assert text.count('class="plot"') == 2 * 4 + 1
+    assert text.count('class="plot"') == 2 * 4 + 3
     for needed in ("How to read this page", "paired bootstrap", "weight_decay", "Left out"):
         assert needed in text
 

@@ -143,6 +143,19 @@ def test_a_method_that_applies_to_nothing(tmp_path):
     assert "no minimum" in result.stderr
 
 
+def test_a_cluster_decides_how_much_runs_at_a_time(tmp_path):
+    arguments = ("--jobs", "2", "--scheduler", "tcp://127.0.0.1:1", "--out", str(tmp_path / "out"))
+    result = invoke("bench", "run", "--problem", "pca", *arguments)
+    assert result.exit_code == 2
+    assert "leave out --jobs" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [("--steps", "0"), ("--seconds", "0"), ("--jobs", "0")])
+def test_numbers_must_be_positive(option):
+    assert invoke("bench", "run", *option).exit_code == 2
+
+
 def test_seeds_must_be_positive():
     assert invoke("bench", "run", "--seeds", "0").exit_code == 2
 
@@ -208,13 +221,16 @@ def directory_of(path, *rows):
 def test_two_directories_side_by_side(tmp_path):
     a = directory_of(tmp_path / "a", row("riemopt-adam", 0.004), row("riemopt-sgd", 0.001))
     other = {"cpu": "two", "torch": "2.13", "cores": 2, "load": 0.1}
-    b = directory_of(tmp_path / "b", row("riemopt-adam", 0.006, environment=other, lr=0.3))
+    moved = {"device": "cpu", "dtype": "float64"}
+    b = directory_of(
+        tmp_path / "b", row("riemopt-adam", 0.006, environment=other, lr=0.3, placement=moved)
+    )
     result = invoke("bench", "compare", a, b)
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if "circle: riemopt-adam" in line)
     cells = [cell.strip() for cell in line.split("│")[1:-1]]
     assert cells[1] == cells[2] == "1.0e-01"
-    assert cells[3:] == ["4.00", "6.00", "1.50", "lr 0.1 and 0.3"]
+    assert cells[3:] == ["4.00", "6.00", "1.50", "other device or dtype; lr 0.1 and 0.3"]
     assert "cpu: A one, B two" in result.output
     assert "torch: A" not in result.output
     assert "only in A: riemopt-sgd on circle" in result.output

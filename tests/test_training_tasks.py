@@ -6,13 +6,49 @@ import pathlib
 import pytest
 import torch
 from training_tasks import TASKS, train
+from training_tasks.deep_digits import TASKS as DIGITS
 from training_tasks.study import Study, rate
 
 from riemopt import RiemannianAdam
 
+# The losses of steps 0 and 3 from seed 0, by Adam at 1e-2, when the committed results were made.
+LOSSES = {
+    "digits_mlp": (2.34737, 1.652),
+    "copying_rnn": (3.62242, 1.26388),
+    "pixel_rnn": (3.56543, 1.66486),
+    "char_model": (4.34867, 3.34687),
+    "sparse_autoencoder": (1.13011, 0.357044),
+    "heads": (2.3542, 2.31084),
+    "adapters": (13.0962, 12.3468),
+    "oft": (13.0639, 7.3462),
+    "cnn": (2.36004, 1.66171),
+    "arcface": (13.8282, 8.99095),
+    "eigenvectors": (-0.675292, -1.20815),
+    "procrustes": (11.2981, 9.50605),
+    "sphere_mean": (2.81409, 2.46226),
+    "free": (2.31005, 1.69194),
+    "sphere_gain": (2.31233, 1.75024),
+    "stiefel_gain": (2.31233, 1.85868),
+    "stiefel": (2.30557, 2.08861),
+}
+
 
 def adam(training, lr):
     return RiemannianAdam(training.groups(), lr=lr)
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), *DIGITS], ids=lambda task: task.name)
+def test_the_numbers_are_those_of_the_committed_results(task):
+    training = task.build(0)
+    loss, losses = training.loss, []
+
+    def kept(step):
+        losses.append(loss(step))
+        return losses[-1]
+
+    training.loss = kept
+    train(training, adam(training, 1e-2), steps=4, schedule=False)
+    assert [losses[0].item(), losses[3].item()] == pytest.approx(LOSSES[task.name], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", TASKS)

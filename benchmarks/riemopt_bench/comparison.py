@@ -68,6 +68,8 @@ def _pair(p: ProblemResults, a: Cell, b: Cell) -> Pair:
     notes = []
     if a.rows[0]["budget"] != b.rows[0]["budget"]:
         notes.append("other budgets")
+    if a.rows[0].get("placement") != b.rows[0].get("placement"):
+        notes.append("other device or dtype")
     if a.lr != b.lr:
         notes.append(f"lr {a.lr:g} and {b.lr:g}")
     failed = a.failed, b.failed

@@ -37,6 +37,7 @@ def examine(directory: Path) -> Iterator[Finding]:
     yield _load(facts["cores"] or 1)
     yield from _packages()
     yield _accelerator()
+    yield _cluster()
     yield _space(directory)
 
 
@@ -69,8 +70,16 @@ def _packages() -> Iterator[Finding]:
 def _accelerator() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return Finding("ok", "GPU", f"{properties.name}: riemopt bench speed --device cuda")
+        return Finding("ok", "GPU", f"{properties.name}: --device cuda, of run and of speed")
     return Finding("note", "GPU", "none that torch sees: everything is measured on the CPU")
+
+
+def _cluster() -> Finding:
+    found = environment.version("distributed")
+    if found == "not installed":
+        text = "Dask is not installed: no --scheduler. pip install 'riemopt[cluster]' brings it"
+        return Finding("note", "cluster", text)
+    return Finding("ok", "cluster", f"Dask {found}: riemopt bench run --scheduler ADDRESS")
 
 
 def _space(directory: Path) -> Finding:

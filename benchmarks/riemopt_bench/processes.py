@@ -61,7 +61,7 @@ class Child:
         """Of a process that ended without an answer; minus the number of a signal."""
         with _one_thread:
             self.process.join()
-            return self.process.exitcode  # type: ignore[no-any-return]
+            return self.process.exitcode
 
     def how_it_ended(self) -> str:
         """In words, for a process that ended without an answer."""

@@ -56,7 +56,7 @@ def _task(name: str, title: str, steps: int, learn: Callable[[int], Learning]) -
 
 
 TASKS = (
-    _task("copying_rnn", "orthogonal RNN, copying", 400, copying_memory.learn),
+    _task("copying_rnn", "orthogonal RNN, copying", 400, partial(copying_memory.learn, delay=15)),
     _task(
         "pixel_rnn",
         "orthogonal RNN, pixels",

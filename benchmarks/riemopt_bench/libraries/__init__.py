@@ -6,6 +6,6 @@ of the surface. A surface of your own is added from outside:
     @riemopt_bench.libraries.riemopt.manifold.register
     def _(surface: MySurface) -> riemopt.Manifold: ...
 
-Files that begin with `_` are shared parts: riemopt's manifolds, which its optimizers and its solvers
-have in common, what parametrizations have, and checks.
+Files that begin with `_` are shared parts: riemopt's manifolds, which its optimizers and its
+solvers have in common, what parametrizations have, and checks.
 """

@@ -103,5 +103,5 @@ def stepping_of_a_parametrization() -> Stepping:
         ("riemopt-adam-share",),
         heavy=True,
         whole_step=True,
-        options={"foreach": True},
+        options={"foreach": True, "cached": False},
     )

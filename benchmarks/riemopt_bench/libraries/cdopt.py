@@ -96,6 +96,7 @@ def attach(task: Task, lr: float) -> Attached:
         stored=lambda: originals,
         used=task.weights,
         originals=lambda: originals,
+        forward_context=parametrize.cached,
     )
 
 
@@ -105,7 +106,7 @@ METHODS = (
         title="cdopt",
         family="cdopt",
         description="cdopt's constraint dissolving: Adam on f(A(X)) + ‖C(X)‖²/2. The model uses "
-        "A(X), which is near the surface.",
+        "A(X), which is near the surface; cached.",
         attach=attach,
         check=needs("cdopt", all_surfaces(manifold)),
         grid=ADAM_GRID,

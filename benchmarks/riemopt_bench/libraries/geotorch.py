@@ -100,8 +100,8 @@ METHODS = (
         title="geotorch expm",
         family="geotorch",
         description="geotorch's parametrizations (orthogonal by the exponential map, grassmannian, "
-        "sphere, symmetric, positive_definite, low_rank), torch's Adam on `original`.",
-        attach=functools.partial(attach, register=registration),
+        "sphere, symmetric, positive_definite, low_rank), cached; torch's Adam on `original`.",
+        attach=functools.partial(attach, register=registration, cached=True),
         check=needs("geotorch", all_surfaces(registration)),
         grid=ADAM_GRID,
         stepping=stepping_of_a_parametrization(),

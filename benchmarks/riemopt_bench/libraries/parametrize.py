@@ -233,7 +233,7 @@ def _with_map(orthogonal_map: str, cached: bool) -> Method:
         same_as=_name(MAPS[0], cached) if orthogonal_map != MAPS[0] else None,
         register={"orthogonal_map": orthogonal_map},
         attach_with={"cached": cached},
-        tuned_as=_name(orthogonal_map, cached=False) if cached else None,
+        tuned_as=None if cached else _name(orthogonal_map, cached=True),
         stepping=None if cached else stepping_of_a_parametrization(),
     )
 
@@ -244,25 +244,26 @@ METHODS = (
     _method(
         "parametrize-householder-static",
         "parametrize householder, static",
-        "Adam on `original`, householder map with use_trivialization=False.",
-        same_as=_name(MAPS[0], cached=False),
+        "Adam on `original`, householder map with use_trivialization=False, cached.",
+        same_as=_name(MAPS[0], cached=True),
         register={"orthogonal_map": MAPS[0], "use_trivialization": False},
+        attach_with={"cached": True},
     ),
     _method(
         "parametrize-imposed",
         f"parametrize, imposed every {IMPOSE_EVERY} steps",
-        f"Adam on `original`, map matrix_exp; every {IMPOSE_EVERY} steps the weight is assigned to "
-        "itself, which makes it the new base point (Lezcano-Casado 2019) or x/‖x‖ the new x.",
+        f"Adam on `original`, map matrix_exp, cached; every {IMPOSE_EVERY} steps the weight is "
+        "assigned to itself: it is the new base point (Lezcano-Casado 2019), or x/‖x‖ the new x.",
         register={"orthogonal_map": "matrix_exp"},
-        attach_with={"impose_every": IMPOSE_EVERY},
+        attach_with={"cached": True, "impose_every": IMPOSE_EVERY},
     ),
     _method(
         "parametrize-decayed",
         "parametrize, AdamW as it comes",
         f"AdamW on all parameters with its default weight_decay={DECAY}, which acts on `original`; "
-        "torch's choice of the map. The householder map takes the weight to 0.",
+        "torch's choice of the map, cached. The householder map takes the weight to 0.",
         register={"orthogonal_map": None},
-        attach_with={"weight_decay": DECAY},
+        attach_with={"cached": True, "weight_decay": DECAY},
         constrained=False,
     ),
 )

@@ -229,6 +229,73 @@ def profile(results: Results) -> Figure | None:
     return figure
 
 
+def critical_difference(results: Results) -> Figure | None:
+    """Average ranks on one axis, bars join methods that are not told apart (Demšar 2006)."""
+    ranks = results.ranks()
+    if ranks is None:
+        return None
+    methods = {name: c.method for p in results.problems for name, c in p.cells.items()}
+    names, count = list(ranks.average), len(ranks.average)
+    half = (count + 1) // 2
+    first_name = 0.9 + 0.28 * len(ranks.cliques)
+    with styled():
+        figure = Figure(
+            figsize=(10.2, 1.0 + 0.3 * (half + len(ranks.cliques))), layout="constrained"
+        )
+        axis = figure.subplots()
+        for i, name in enumerate(names):
+            rank, best_half = ranks.average[name], i < half
+            depth = first_name + (i if best_half else count - 1 - i)
+            end = 0.4 if best_half else count + 0.6
+            shade = shades(methods[name].family)[0]
+            axis.plot([rank, rank, end], [0, depth, depth], color=shade, lw=1)
+            text = f"{methods[name].title}  {rank:.1f}"
+            side = "right" if best_half else "left"
+            axis.text(end, depth, f" {text} ", ha=side, va="center", color=shade, fontsize=8.5)
+        for i, clique in enumerate(ranks.cliques):
+            ends = [ranks.average[clique[0]] - 0.06, ranks.average[clique[-1]] + 0.06]
+            axis.plot(ends, [0.45 + 0.28 * i] * 2, color="#333", lw=3.2, solid_capstyle="butt")
+        axis.plot([1, 1 + ranks.critical_difference], [-1.1, -1.1], color="#333", lw=1.6)
+        words = f"critical difference {ranks.critical_difference:.2f}"
+        axis.text(1, -1.35, words, va="bottom", fontsize=8.5)
+        axis.set_xlim(0.4 - 0.33 * count, 1.33 * count + 0.6)
+        axis.set_ylim(first_name + half, -2.2)
+        axis.plot([1, count], [0, 0], color="#333", lw=1.2)
+        for tick in range(1, count + 1):
+            axis.plot([tick, tick], [-0.2, 0], color="#333", lw=1)
+            axis.text(tick, -0.3, str(tick), ha="center", fontsize=8)
+        axis.axis("off")
+    return figure
+
+
+def sensitivity(results: Results) -> Figure | None:
+    """How many of the learning rates end near the best: one bar a method."""
+    cells = {name: c for p in results.problems for name, c in p.cells.items()}
+    shares: dict[str, list[float]] = {}
+    for p in results.problems:
+        for name, cell in p.cells.items():
+            found = p.sensitivity(name)
+            if found is not None and found[1] > 1 and not is_variant(cell.method):
+                shares.setdefault(name, []).append(found[0] / found[1])
+    if not shares:
+        return None
+    ordered = sorted(shares, key=lambda name: -sum(shares[name]) / len(shares[name]))
+    with styled():
+        figure = Figure(figsize=(10.2, 0.9 + 0.26 * len(ordered)), layout="constrained")
+        axis = figure.subplots()
+        for position, name in enumerate(ordered):
+            mean = 100 * sum(shares[name]) / len(shares[name])
+            axis.barh(position, mean, color=shades(cells[name].method.family)[0], height=0.68)
+            note = f" {mean:.0f}% on {len(shares[name])} problems"
+            axis.text(mean, position, note, va="center", fontsize=8)
+        axis.set_yticks(range(len(ordered)), [cells[name].method.title for name in ordered])
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+        axis.margins(x=0.18)
+        axis.set_xlabel("learning rates whose trial ended within twice the best one's value, %")
+    return figure
+
+
 # The same of all problems together.
 OF_ALL_PROBLEMS = (
     (
@@ -237,7 +304,22 @@ OF_ALL_PROBLEMS = (
         "Who reaches the target first, over all problems",
         "For each method: the share of runs (problem × repetition) that reached the target within "
         "a given factor of the fastest method's time on that run. Higher and further left is "
-        "better; a curve that ends below 1 missed the target in some runs. Dashed: cached.",
+        "better; a curve that ends below 1 missed the target in some runs. Dashed: not cached.",
+    ),
+    (
+        critical_difference,
+        "critical-difference",
+        "Who ends best, over all problems",
+        "Average rank by the final result (1 is best; failures are last), over the largest set of "
+        "methods and problems without a gap. A bar joins methods that a Friedman test with "
+        "Nemenyi's critical difference cannot tell apart at the level of 5% (Demšar 2006).",
+    ),
+    (
+        sensitivity,
+        "sensitivity",
+        "How much the learning rate matters",
+        "The mean share of the learning rates tried whose trial ended within twice the value "
+        "(validation loss, or gap) of the method's own best. A long bar forgives a bad guess.",
     ),
 )
 

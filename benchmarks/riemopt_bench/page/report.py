@@ -116,6 +116,7 @@ def _section(p: ProblemResults, directory: Path) -> dict[str, Any]:
         "target": wording.metric_text(p, p.problem.target),
         "metric": p.problem.metric,
         "budget": p.budget,
+        "spent": wording.budget_text(p.budget),
         "repetitions": max(len(c.rows) for c in p.cells.values()),
         "summary": wording.problem_summary(p),
         "header": tables.header(p),

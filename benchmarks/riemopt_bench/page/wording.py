@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from riemopt_bench.page.numbers import milliseconds, ratio_text, significant, size
 from riemopt_bench.page.price import UNITS, USES, Price
@@ -33,6 +34,16 @@ def metric_text(results: ProblemResults, value: float) -> str:
     if abs(value) < results.problem.resolution:
         return f"< {results.problem.resolution:.0e}"
     return f"{value:.1e}"
+
+
+def budget_text(budget: dict[str, Any]) -> str:
+    """'600 steps', '2 s of the clock', or both."""
+    parts = []
+    if budget["steps"] is not None:
+        parts.append(f"{budget['steps']} steps")
+    if budget.get("seconds") is not None:
+        parts.append(f"{budget['seconds']:g} s of the clock")
+    return " or ".join(parts)
 
 
 def times_as_long(ratio: Ratio) -> str:
@@ -311,9 +322,10 @@ def _growth(p: ProblemResults) -> str:
         return ""
     factor, cell, name, start, end = max(found, key=lambda f: f[0])
     verb = "grew" if factor > 1 else "went"
+    steps = cell.ok[0]["trace"]["step"][-1]
     return (
         f"The norm of parametrize's `original` {verb} most for {name} under {cell.method.title}: "
-        f"from {significant(start)} to {significant(end)} in {p.budget['steps']} steps."
+        f"from {significant(start)} to {significant(end)} in {steps} steps."
     )
 
 

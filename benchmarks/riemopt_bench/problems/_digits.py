@@ -86,6 +86,7 @@ def trained_network() -> nn.Sequential:
                 optimizer.zero_grad()
                 learning.loss(net, learning.batch(step)).backward()
                 optimizer.step()
+    net.zero_grad()  # or an optimizer of the frozen network would take one more step
     return net.requires_grad_(False)
 
 

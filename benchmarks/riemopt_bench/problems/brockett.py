@@ -65,6 +65,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-13,
-        budget=Budget(600),
+        budget=Budget(400),
     ),
 )

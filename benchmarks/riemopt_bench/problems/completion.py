@@ -17,7 +17,7 @@ from riemopt_bench.interface import Budget, Problem, Task
 from riemopt_bench.problems._known_minimum import normal, one_weight
 from riemopt_bench.surfaces import LowRank
 
-SIZE, RANK, OVERSAMPLING = 100, 5, 4.0
+SIZE, RANK, OVERSAMPLING = 80, 5, 4.0
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from riemopt_bench.interface import Problem, Task
+from riemopt_bench.interface import Budget, Problem, Task
 from riemopt_bench.problems._classifier import SURFACES, classifier_task
 
 
@@ -28,5 +28,7 @@ PROBLEMS = (
         target=0.95,
         surfaces=frozenset(SURFACES.values()),
         build=build,
+        reference="Adam without the constraints, tuned in the same way.",
+        budget=Budget(200),
     ),
 )

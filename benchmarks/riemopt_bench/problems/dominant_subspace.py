@@ -17,7 +17,7 @@ from riemopt_bench.interface import Budget, Problem, Task
 from riemopt_bench.problems._known_minimum import GAP, normal, one_weight, symmetric
 from riemopt_bench.surfaces import Subspace
 
-SIZE, DIMENSION = 150, 10
+SIZE, DIMENSION = 80, 8
 
 matrix = functools.cache(functools.partial(symmetric, 2))
 """A, of n rows."""
@@ -56,6 +56,6 @@ PROBLEMS = (
         full_batch=True,
         log_metric=True,
         resolution=1e-13,
-        budget=Budget(500),
+        budget=Budget(300),
     ),
 )

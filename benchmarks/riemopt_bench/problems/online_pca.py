@@ -18,7 +18,7 @@ from riemopt_bench.interface import Budget, Evaluation, Problem, Task
 from riemopt_bench.problems._known_minimum import Point, relative_gap
 from riemopt_bench.surfaces import Stiefel
 
-SIZE, DIRECTIONS, SAMPLES = 100, 5, 32
+SIZE, DIRECTIONS, SAMPLES = 64, 5, 32
 
 
 @functools.cache

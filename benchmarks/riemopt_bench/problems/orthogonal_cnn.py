@@ -18,16 +18,15 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(1, 8, 3, padding=1, bias=False),
-                nn.Conv2d(8, 16, 3, padding=1, stride=2, bias=False),
-                nn.Conv2d(16, 32, 3, padding=1, stride=2, bias=False),
-            ]
-        )
-        self.norms = nn.ModuleList(nn.GroupNorm(4, c.out_channels) for c in self.convolutions)
+        convolutions = [
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.Conv2d(8, 16, 3, padding=1, stride=2, bias=False),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2, bias=False),
+        ]
+        self.convolutions = nn.ModuleList(convolutions)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, c.out_channels) for c in convolutions)
         self.classify = nn.Linear(32 * 4, 10)
-        for convolution in self.convolutions:
+        for convolution in convolutions:
             nn.init.orthogonal_(convolution.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,11 +57,11 @@ PROBLEMS = (
         description="8×8 digits; three convolutions of 3×3, orthonormal as matrices.",
         metric="test accuracy",
         higher_is_better=True,
-        target=0.97,
+        target=0.975,
         surfaces=frozenset({KERNEL}),
         build=build,
         reference="Adam without the constraint, tuned in the same way; kernels as matrices after "
         "Wang et al. (2020).",
-        budget=Budget(400),
+        budget=Budget(200, records=20),
     ),
 )

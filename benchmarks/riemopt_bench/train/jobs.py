@@ -10,7 +10,7 @@ import hashlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class Here:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
 
-    def rows(self, specs: Sequence[Job]) -> Iterator[Row]:
+    def rows(self, specs: Sequence[Job]) -> Generator[Row, None, None]:
         """Rows as they come. Processes still running when the caller stops leave none."""
         children = _Children()
         parallel = Parallel(
@@ -159,7 +159,7 @@ class Cluster:
                         "must be the same, or rows would have the wrong keys."
                     )
 
-    def rows(self, specs: Sequence[Job]) -> Iterator[Row]:
+    def rows(self, specs: Sequence[Job]) -> Generator[Row, None, None]:
         """Rows as they come."""
         files = registry.own_files()
         with parallel_config("dask", client=self.client):

@@ -18,9 +18,9 @@ class Suite:
     """A selection of problems, and what a run of each may spend.
 
     `budgets` narrows the suite to the problems that it names (those of the user's own files join
-    it) and says what each may spend; without, every problem is part of it. A problem that is not
-    named spends the `share` of the steps of its own budget. Of every method's learning rates one
-    in `every_rate` is tried.
+    it) and says what each may spend; without, every problem is part of it that has a budget of its
+    own. A problem that is not named spends the `share` of the steps of that. Of every method's
+    learning rates one in `every_rate` is tried.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Suite:
         """The problems that are run when none is named."""
         known = registry.problems()
         if self.budgets is None:
-            return list(known.values())
+            return [p for p in known.values() if p.budget is not None or registry.is_own(p)]
         return [p for name, p in known.items() if name in self.budgets or registry.is_own(p)]
 
     def budget(self, problem: Problem) -> Budget:
