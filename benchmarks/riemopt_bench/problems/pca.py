@@ -71,6 +71,6 @@ PROBLEMS = (
         bounded=False,
         log_metric=True,
         resolution=1e-12,  # the errors of a float32 weight count by their squares
-        budget=Budget(600),
+        budget=Budget(400),
     ),
 )
