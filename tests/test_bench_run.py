@@ -309,7 +309,8 @@ def test_a_cut_off_last_line_is_said_on_the_page(finished, tmp_path):
     assert "runs.jsonl is cut off" in write_report(tmp_path).read_text()
 
 
-def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, monkeypatch, jobs):
     plan = small_plan()
     plan = dataclasses.replace(plan, problems=plan.problems[1:], methods=plan.methods[:1])
     count = 0
@@ -322,7 +323,7 @@ def test_an_interrupt_leaves_a_store_that_a_second_start_completes(tmp_path, mon
 
     monkeypatch.setattr(Ticker, "done", done)
     with (tmp_path / "log").open("w") as log:
-        runner = SuiteRunner(plan, tmp_path, 1, True, Console(file=log))
+        runner = SuiteRunner(plan, tmp_path, jobs, True, Console(file=log))
         with pytest.raises(KeyboardInterrupt):
             runner.run()
         kept = Store(tmp_path).keys()
