@@ -185,6 +185,24 @@ def test_pairs_are_tangent_and_few():
         torch.testing.assert_close(Stiefel().proj_tangent(X.detach(), u), u, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("manifold", [Sphere(), Symmetric()], ids=str)
+def test_trials_of_a_search_do_not_move_where_it_starts(manifold, set_to_none):
+    """One parameter, whose memory trials are written into; the first of them is too long."""
+    X = ManifoldParameter(normal(3, 12, 12), manifold)
+    optimizer = RiemannianLBFGS([X], lr=50.0, max_iter=3, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad(set_to_none=set_to_none)
+        value = ((X - A) ** 2 + 0.1 * X**4).sum()
+        value.backward()
+        return value
+
+    losses = [optimizer.step(closure).item() for _ in range(15)]
+    assert all(b <= a + 1e-12 for a, b in zip(losses, losses[1:], strict=False))
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_limits_are_torchs():
     """`max_eval` and `max_iter` count calls of the closure and iterations of one step."""
     start = Sphere().random_point(12, dtype=F64)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -97,6 +97,15 @@ class Budget:
                 f"a budget needs steps or seconds, more than none; got steps={self.steps} and "
                 f"seconds={self.seconds}"
             )
+
+    def part(self, share: float, records: int | None = None) -> Budget:
+        """That share of the budget, one step at least; with as many records, or others."""
+        return replace(
+            self,
+            steps=None if self.steps is None else max(1, round(share * self.steps)),
+            seconds=None if self.seconds is None else share * self.seconds,
+            records=self.records if records is None else records,
+        )
 
     def spent(self, steps: int, seconds: float) -> float:
         """Which part of the budget that is, from 0 to 1."""

@@ -158,7 +158,8 @@ class _Closure(Problem):
         params = self._structure.leaves(self.points.unpack(x))
         value = self._structure.cost(params)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in params]
-        return value, self.points.pack(grads).detach()
+        # A copy, as the next call of the closure may write into the same memory.
+        return value, self.points.pack(grads).detach().clone()
 
 
 class _Run:
@@ -186,7 +187,8 @@ class _Run:
         state, group = self.state, self.group
         state.setdefault("func_evals", 0)
         state.setdefault("n_iter", 0)
-        here = self.problem.evaluate(self.points.pack([p.detach() for p in self.params]))
+        # A copy, as trials are written into the parameters.
+        here = self.problem.evaluate(self.points.pack([p.detach() for p in self.params]).clone())
         orig_loss = self.parameters.loss
         n_iter = 0
         while not self._is_optimal(here) and n_iter < group["max_iter"]:

@@ -59,6 +59,6 @@ PROBLEMS = (
         build=build,
         reference="Adam with U and V free, as in LoRA, tuned in the same way; the adapter is that "
         "of StelLA (Li et al. 2025).",
-        budget=Budget(250),
+        budget=Budget(200),
     ),
 )

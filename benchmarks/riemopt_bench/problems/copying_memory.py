@@ -79,6 +79,6 @@ PROBLEMS = (
         reference="ln 8 = 2.08 without memory; Adam without the constraint, from the same "
         "orthogonal start, tuned in the same way. Set up as in Arjovsky, Shah & Bengio (2016).",
         log_metric=True,
-        budget=Budget(150, records=20),
+        budget=Budget(120, records=20),
     ),
 )

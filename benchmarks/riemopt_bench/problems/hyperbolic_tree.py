@@ -105,6 +105,6 @@ PROBLEMS = (
         reference="The optimum is 1 (Sarkar 2011). Set up as in Nickel & Kiela (2017), with all "
         "nodes that are no neighbours in place of some that are drawn.",
         bounded=False,  # there are no distances outside the ball
-        budget=Budget(600),
+        budget=Budget(400),
     ),
 )

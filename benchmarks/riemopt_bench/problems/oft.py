@@ -59,6 +59,6 @@ PROBLEMS = (
         build=build,
         reference="Adam with blocks that need not be rotations, tuned in the same way; the adapter "
         "is that of Qiu et al. (2023).",
-        budget=Budget(200),
+        budget=Budget(160),
     ),
 )

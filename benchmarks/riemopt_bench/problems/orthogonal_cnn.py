@@ -62,6 +62,6 @@ PROBLEMS = (
         build=build,
         reference="Adam without the constraint, tuned in the same way; kernels as matrices after "
         "Wang et al. (2020).",
-        budget=Budget(150, records=20),
+        budget=Budget(120, records=20),
     ),
 )

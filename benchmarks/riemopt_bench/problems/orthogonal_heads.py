@@ -73,6 +73,6 @@ PROBLEMS = (
         build=build,
         reference="Adam with free query and key maps, from the same orthogonal start, tuned in the "
         "same way.",
-        budget=Budget(150, records=20),
+        budget=Budget(120, records=20),
     ),
 )

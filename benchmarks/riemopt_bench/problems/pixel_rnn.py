@@ -49,6 +49,6 @@ PROBLEMS = (
         build=build,
         reference="Adam without the constraint, from the same orthogonal start, tuned in the same "
         "way; set up as the pixel-by-pixel MNIST of Le, Jaitly & Hinton (2015).",
-        budget=Budget(100, records=20),
+        budget=Budget(80, records=20),
     ),
 )

@@ -86,6 +86,6 @@ PROBLEMS = (
         "its activations and not what an encoder says. Set up as in Bricken et al. (2023).",
         bounded=False,
         log_metric=True,
-        budget=Budget(500),
+        budget=Budget(350),
     ),
 )

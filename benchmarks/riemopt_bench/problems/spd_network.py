@@ -132,6 +132,6 @@ PROBLEMS = (
         reference="0.96 by logistic regression on the logarithms of the moments, 91 numbers "
         "instead of 28; Adam with free maps, tuned in the same way. The network is that of Huang & "
         "Van Gool (2017).",
-        budget=Budget(200, records=20),
+        budget=Budget(150, records=20),
     ),
 )

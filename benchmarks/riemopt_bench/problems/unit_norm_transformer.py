@@ -111,6 +111,6 @@ PROBLEMS = (
         build=build,
         reference="Adam with the same network and free weights, tuned in the same way; the network "
         "is nGPT (Loshchilov et al. 2024).",
-        budget=Budget(150, records=20),
+        budget=Budget(120, records=20),
     ),
 )

@@ -49,6 +49,10 @@ class Plan:
         """What one run of a problem of the plan may spend."""
         return self.settings.applied(self.suite.budget(problem))
 
+    def trial_budget(self, problem: Problem) -> Budget:
+        """What one trial of a learning rate may spend; of its records only the last counts."""
+        return self.budget(problem).part(self.suite.trial_share, records=1)
+
     @property
     def placement(self) -> Placement:
         """Where all runs take place."""
@@ -67,7 +71,7 @@ class Plan:
         """
         wanted = {(p.name, self.tuned(m).name): (p, self.tuned(m)) for p, m in self.pairs()}
         specs = [
-            RunSpec("tune", p.name, m.name, lr, repetition, self.budget(p), self.placement)
+            RunSpec("tune", p.name, m.name, lr, repetition, self.trial_budget(p), self.placement)
             for p, m in wanted.values()
             for lr in self.suite.grid(m)
             if len(self.suite.grid(m)) > 1

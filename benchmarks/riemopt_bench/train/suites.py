@@ -20,7 +20,7 @@ class Suite:
     `budgets` narrows the suite to the problems that it names (those of the user's own files join
     it) and says what each may spend; without, every problem is part of it that has a budget of its
     own. A problem that is not named spends the `share` of the steps of that. Of every method's
-    learning rates one in `every_rate` is tried.
+    learning rates one in `every_rate` is tried, in runs of the `trial_share` of the budget.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Suite:
     share: float = 1.0
     every_rate: int = 1
     tuning_repetitions: int = 1
+    trial_share: float = 1.0
 
     def problems(self) -> list[Problem]:
         """The problems that are run when none is named."""
@@ -42,10 +43,7 @@ class Suite:
         """What a run of any problem may spend."""
         if self.budgets is not None and problem.name in self.budgets:
             return self.budgets[problem.name]
-        own = problem.budget or OWN
-        steps = None if own.steps is None else max(1, round(self.share * own.steps))
-        seconds = None if own.seconds is None else self.share * own.seconds
-        return dataclasses.replace(own, steps=steps, seconds=seconds)
+        return (problem.budget or OWN).part(self.share)
 
     def grid(self, method: Method) -> Sequence[float]:
         """The learning rates that are tried."""
@@ -99,10 +97,11 @@ SUITES = {
         ),
         Suite(
             "full",
-            "Every problem and method, with all learning rates and 5 repetitions; about 45 "
-            "minutes on two cores.",
+            "Every problem and method, with all learning rates, in trials of half the length, and "
+            "5 repetitions; about an hour on two cores.",
             budgets=None,
             repetitions=5,
+            trial_share=0.5,
         ),
     )
 }
