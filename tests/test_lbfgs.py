@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -199,7 +200,7 @@ def test_trials_of_a_search_do_not_move_where_it_starts(manifold, set_to_none):
         return value
 
     losses = [optimizer.step(closure).item() for _ in range(15)]
-    assert all(b <= a + 1e-12 for a, b in zip(losses, losses[1:], strict=False))
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(losses))
     assert losses[-1] < 0.9 * losses[0]
 
 
