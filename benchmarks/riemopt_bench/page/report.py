@@ -50,11 +50,14 @@ def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
         )
     if store.truncated:
         results.notes.append("The last line of runs.jsonl is cut off; it was left out.")
-    page = _render(results, directory)
+    suite = _most_common(row.get("suite", "?") for row in results.rows)
+    prices = price.prices(directory, compiled=suite == "full")
+    verdicts = wording.verdicts(results, prices)
+    page = _render(results, directory, suite=suite, prices=prices, verdicts=verdicts)
     lines = tables.run_lines(results)
     tables.write_csv(lines, directory / "results.csv")
     summary.write_parquet(lines, results, directory)
-    summary.write_markdown(results, directory / "results.md")
+    summary.write_markdown(results, verdicts, directory / "results.md")
     picture = figures.overview(results)
     if picture is not None:
         picture.savefig(directory / "overview.png")
@@ -65,7 +68,7 @@ def write_report(directory: Path, prefer: Iterable[str] = ()) -> Path:
     return path
 
 
-def _render(results: Results, directory: Path) -> str:
+def _render(results: Results, directory: Path, **parts: Any) -> str:
     environment = Environment(
         loader=PackageLoader("riemopt_bench.page", "."),
         autoescape=select_autoescape(default=True),
@@ -74,18 +77,15 @@ def _render(results: Results, directory: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"code": _code, "number": significant, "size": size}
-    suite = _most_common(row.get("suite", "?") for row in results.rows)
     sections = [_section(p, directory) for p in results.problems]
-    price_rows = price.prices(directory, compiled=suite == "full")
     overall = [
         _picture(draw(results), directory, name, title, caption)
         for draw, name, title, caption in figures.OF_ALL_PROBLEMS
     ]
     return environment.get_template("report.html.j2").render(
-        suite=suite,
-        verdicts=wording.verdicts(results, price_rows),
-        prices=price_rows,
+        **parts,
         price_units=price,
+        schedules={row["budget"].get("schedule") for row in results.rows},
         glance_header=list(tables.GLANCE),
         glance=tables.glance(results),
         experiment=animation.section(environment),

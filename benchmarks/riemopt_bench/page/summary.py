@@ -1,13 +1,13 @@
 """The data beside the page, for other programs, and a summary in Markdown, for a README.
 
-`results.parquet` has a row a run, `curves.parquet` a row a record, `results.md` the best of every
-family on every problem.
+`results.parquet` has a row a run, `curves.parquet` a row a record, `results.md` the answers and the
+best of each kind of method on each problem.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,13 @@ import pandas as pd
 import pyarrow  # noqa: F401  (pandas writes Parquet with it; missed here, before anything is run)
 
 from riemopt_bench.environment import write_between
-from riemopt_bench.page.numbers import NOTHING, ratio_text, significant
-from riemopt_bench.page.wording import metric_text
-from riemopt_bench.train.results import REFERENCE, RIEMOPT, Cell, ProblemResults, Results
+from riemopt_bench.page.numbers import ratio_text
+from riemopt_bench.page.tables import GLANCE, GlanceEntry, glance
+from riemopt_bench.page.wording import OWN, Verdict
+from riemopt_bench.train.results import ProblemResults, Results
 
 MARKS = ("<!-- results -->", "<!-- /results -->")
 SERIES = ("stored_violation", "used_violation", "original_norm")
-# The columns of the summary: which of the methods a cell is the best of.
-COLUMNS: tuple[tuple[str, Callable[[Cell], bool]], ...] = (
-    ("riemopt", lambda c: c.method.constrained and c.method.family == RIEMOPT),
-    ("parametrize", lambda c: c.method.constrained and c.method.family == REFERENCE),
-    (
-        "other libraries",
-        lambda c: c.method.constrained and c.method.family not in (RIEMOPT, REFERENCE),
-    ),
-    ("no constraint", lambda c: not c.method.constrained),
-)
 
 
 def write_parquet(lines: list[dict[str, Any]], results: Results, directory: Path) -> None:
@@ -55,13 +46,17 @@ def _records(results: Results) -> Iterator[dict[str, Any]]:
             yield head | {"step": step} | record
 
 
-def markdown(results: Results) -> str:
-    """A table: for each problem and family the best result and its time per step."""
-    lines = [
-        "| problem | " + " | ".join(name for name, _ in COLUMNS) + " | time ÷ parametrize |",
-        "| --- |" + " --- |" * (len(COLUMNS) + 1),
+def markdown(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """The page's answers, then a table: for each problem the best of each kind of method."""
+    lines = []
+    for verdict in verdicts:
+        lines += [f"**{verdict.question}**", "", *(f"* {s}" for s in verdict.sentences), ""]
+    columns = " | ".join(GLANCE)
+    lines += [
+        f"| problem | {columns} | time ÷ parametrize |",
+        "| --- |" + " --- |" * (len(GLANCE) + 1),
+        *(_line(p, entries) for p, entries in glance(results)),
     ]
-    lines += [_line(p) for p in results.problems]
     ranks = results.ranks()
     if ranks is not None:
         order = ", ".join(f"{name} {rank:.1f}" for name, rank in ranks.average.items())
@@ -74,34 +69,22 @@ def markdown(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _line(p: ProblemResults) -> str:
-    best = [p.best(c for c in p.cells.values() if belongs(c)) for _, belongs in COLUMNS]
-    ours, theirs = best[:2]
+def _line(p: ProblemResults, entries: Sequence[GlanceEntry]) -> str:
     direction = "higher" if p.problem.higher_is_better else "lower"
-    title = f"{p.problem.title}: {p.problem.metric} ({direction} is better)"
-    ratio = p.ratio(ours) if ours is not None and theirs is not None else None
-    return f"| {title} | " + " | ".join(map(_text(p), best)) + f" | {ratio_text(ratio)} |"
+    metric = p.problem.metric.replace("|", "\\|")
+    cells = [f"{e.text} ({e.note})" if e.note else e.text for e in entries]
+    own = p.cells.get(OWN)
+    ratio = p.ratio(own) if own is not None and own.ok else None
+    head = f"{p.problem.title}: {metric} ({direction} is better)"
+    return f"| {' | '.join([head, *cells, ratio_text(ratio)])} |"
 
 
-def _text(p: ProblemResults) -> Callable[[Cell | None], str]:
-    def text(cell: Cell | None) -> str:
-        if cell is None:
-            return NOTHING
-        median = cell.metric.median
-        if not math.isfinite(median):
-            return f"{cell.method.name}: failed"
-        milliseconds = significant(1e3 * cell.seconds("total").median)
-        return f"{metric_text(p, median)}, {milliseconds} ms a step ({cell.method.name})"
-
-    return text
-
-
-def write_markdown(results: Results, path: Path) -> None:
+def write_markdown(results: Results, verdicts: Sequence[Verdict], path: Path) -> None:
     """Write the summary as a file of its own."""
     path.write_text(
-        "Of every family the method with the best median result, with the median time per step of "
-        "that method. The last column: riemopt's time per step over that of the fastest "
-        f"parametrize, with a 95% interval.\n\n{markdown(results)}\n",
+        f"{markdown(results, verdicts)}\n\nOf “best of” the method with the best median result "
+        "is named. The last column: the time per step of riemopt Adam over that of the fastest "
+        "parametrize, with a 95% interval.\n",
         encoding="utf-8",
     )
 
