@@ -85,7 +85,7 @@ def _render(results: Results, directory: Path, **parts: Any) -> str:
     return environment.get_template("report.html.j2").render(
         **parts,
         price_units=price,
-        schedules={row["budget"].get("schedule") for row in results.rows},
+        schedules=sorted({row["budget"]["schedule"] for row in results.rows}),
         glance_header=list(tables.GLANCE),
         glance=tables.glance(results),
         experiment=animation.section(environment),

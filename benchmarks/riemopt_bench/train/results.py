@@ -267,14 +267,18 @@ def _newest(rows: Sequence[Row], problem: str, method: str) -> list[Row]:
 
 
 def _trials(rows: Sequence[Row], cell: Cell) -> dict[float, float]:
-    """The newest trials of a method with the settings of its measured runs."""
+    """The newest trials of a method, where its runs took place: those with one budget."""
     method = cell.method.tuned_as or cell.method.name
-    settings = [cell.rows[0].get(name) for name in ("budget", "placement")]
-    newest = {
-        (row["lr"], row["repetition"]): row.get("selection", math.inf)
+    trials = [
+        row
         for row in rows
         if (row["phase"], row["problem"], row["method"]) == ("tune", cell.problem.name, method)
-        and [row.get(name) for name in ("budget", "placement")] == settings
+        and row.get("placement") == cell.rows[0].get("placement")
+    ]
+    newest = {
+        (row["lr"], row["repetition"]): row.get("selection", math.inf)
+        for row in trials
+        if row["budget"] == trials[-1]["budget"]
     }
     values: dict[float, list[float]] = {}
     for (lr, _), selection in sorted(newest.items()):
