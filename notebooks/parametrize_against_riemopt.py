@@ -94,7 +94,8 @@ for name, layer in layers.items():
 # Many originals give one weight, and training drifts along them. With x / ‖x‖ the gradient is at
 # right angles to the original, so that its norm grows with every step, and the angle by which a
 # step turns the weight falls as 1 / ‖original‖². Weight decay works against that, and so becomes a
-# second learning rate. The stored weight has norm 1, and decay does nothing to it: its two lines below are one.
+# second learning rate. The stored weight has norm 1, and decay does nothing to it: its two lines
+# below are one.
 
 
 # %%

@@ -166,7 +166,10 @@ print("the same step with decay and without:", torch.equal(moved(0.1), moved(0.0
 # %% [markdown]
 # ## What changes: the size of a weight
 #
-# A free weight grows while it is trained. An orthonormal one keeps its size, and cannot scale its output: that is why its training loss ends higher above, though it is as good on digits that it has not seen. Where nothing else in the network scales, put a learned gain behind the weight. `Scaled(Stiefel())` has one within: orthonormal columns times a number.
+# A free weight grows while it is trained. An orthonormal one keeps its size, and cannot scale its
+# output: that is why its training loss ends higher above, though it is as good on digits that it
+# has not seen. Where nothing else in the network scales, put a learned gain behind the weight.
+# `Scaled(Stiefel())` has one within: orthonormal columns times a number.
 
 # %%
 scaled = build()
