@@ -136,8 +136,8 @@ with torch.no_grad():
 #
 # The four dominant eigenvectors of the covariance of the pixels are the minimum of −tr(N XᵀAX) over
 # orthonormal X, with N = diag(4, 3, 2, 1) to put them in order. The optimum is known, so that
-# errors can be seen down to rounding. Rates were chosen as above, and fall linearly to zero;
-# `minimize` has none to choose.
+# errors can be seen down to rounding. The rates are again the best of half decades, and fall
+# linearly to zero; `minimize` has none to choose.
 
 # %%
 centred = images.double() - images.double().mean(0)
@@ -172,7 +172,7 @@ def descend(make, cost=cost, start=start, steps=200):
 
 
 optimizers = {
-    "SGD": lambda p: RiemannianSGD(p, lr=0.3, momentum=0.9),
+    "SGD": lambda p: RiemannianSGD(p, lr=1.0, momentum=0.9),
     "Adam": lambda p: RiemannianAdam(p, lr=0.3),
     "Adam, a tenth of that rate": lambda p: RiemannianAdam(p, lr=0.03),
     'Adam, "point"': lambda p: RiemannianAdam(p, lr=0.3, second_moment="point"),
@@ -198,8 +198,8 @@ plt.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# With a good rate that falls to zero, SGD and Adam get there as well; at a tenth of it they do not,
-# and one has to know. `minimize` needs fewer gradients and says when it has converged. Muon's step
+# With a good rate that falls to zero, SGD and Adam come near as well; at a tenth of it they do not,
+# and one has to know. `minimize` needs fewer gradients, and says when it has converged. Muon's step
 # has the same length near the minimum as far from it, so that many digits are not its use.
 #
 # ## What "point" is for

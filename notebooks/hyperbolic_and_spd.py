@@ -79,7 +79,8 @@ for name, manifold in (("plane", Stereographic(0.0)), ("ball", PoincareBall())):
     print(f"{name:6} distances off by {errors.mean():.1%} on average, {errors.max():.0%} at most")
 
 # %% [markdown]
-# In the ball edges are pieces of circles, short towards the rim only to our eyes.
+# In the ball edges are arcs of circles. The outer ones are about as long as the inner ones, and
+# look short since a unit of length covers ever less of the picture towards the rim.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -117,11 +118,11 @@ circle = torch.linspace(0, 2 * torch.pi, 200, dtype=torch.float64)
 circle = torch.stack([circle.cos(), circle.sin()])
 plt.figure(figsize=(4.6, 3.6), layout="constrained")
 for S in members:
-    plt.plot(*(torch.linalg.cholesky(S) @ circle), color="0.75", lw=1)
+    plt.plot(*(torch.linalg.cholesky(S) @ circle), color="0.8", lw=1)
 for name, M in means.items():
     plt.plot(*(torch.linalg.cholesky(M) @ circle), lw=2, label=f"mean, {name}")
 plt.axis("equal")
-plt.legend(loc="upper left", fontsize=8)
+plt.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 plt.show()
 
 # %% [markdown]
@@ -149,7 +150,7 @@ for name, mean in ways.items():
 bad = torch.cat([members, 1000 * torch.eye(2, dtype=torch.float64)[None]])
 for name, centre in (("mean", riemopt.mean), ("median", riemopt.median)):
     moved = affine.dist(centre(affine, bad), centre(affine, members))
-    print(f"the {name} moves by {moved:.2f}")
+    print(f"the {name:6} moves by {moved:.2f}")
 
 # %% [markdown]
 # [Hyperbolic spaces](../docs/hyperbolic.md) says which model keeps enough digits for how large a

@@ -102,7 +102,8 @@ for _ in range(200):
 
 (report,) = constraints(model)
 print(f"loss {loss.item():.3f}")
-print(f"{report.name} on {report.manifold}: violation {report.violation:.0e}, {report.satisfied}")
+print(f"{report.name} on {report.manifold}: violation {report.violation:.0e}")
+print("satisfied:", report.satisfied)
 
 # %% [markdown]
 # ## What survives
