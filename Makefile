@@ -24,7 +24,7 @@ help:
 	@echo "make lint       ruff, formatting and mypy --strict"
 	@echo "make format     rewrite the files in the project's format"
 	@echo "make catalogue  write docs/catalogue.md from the classes, and its pictures"
-	@echo "make notebooks  run the notebooks again and store their output"
+	@echo "make notebooks  the notebooks from their text (notebooks/*.py), run, with their output"
 
 install: $(STAMP)
 
@@ -90,7 +90,10 @@ catalogue: install
 
 notebooks: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) .venv-torch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
-"""The code that users are shown runs: README blocks, the pages of docs, the notebook, examples.
+"""The code that users are shown runs: README blocks, the pages of docs, notebooks, examples.
 
 The blocks of a page of `docs` run one after the other in one namespace, in an empty folder. A block
 fenced as `output` shows what the blocks before it print: each of its lines, but "…", begins a line
 of that.
 """
 
+import base64
 import contextlib
 import importlib.util
 import inspect
@@ -17,6 +18,7 @@ import sys
 import urllib.parse
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -28,7 +30,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-NEEDS = {"choosing-an-optimizer.md": needs.muon, "distributed.md": needs.fully_shard_on_cpu}
+NEEDS = {
+    "choosing-an-optimizer.md": needs.muon,
+    "choosing_an_optimizer.ipynb": needs.muon,
+    "distributed.md": needs.fully_shard_on_cpu,
+}
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -66,7 +72,12 @@ def test_page(page, monkeypatch, tmp_path):
                 assert shown == "…" or any(line.startswith(shown) for line in lines), shown
 
 
-LINKING = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *PAGES]
+LINKING = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+    *PAGES,
+    *sorted((ROOT / "notebooks").glob("*.py")),
+]
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -133,12 +144,67 @@ def test_catalogue_says_what_each_manifold_is_for(catalogue):
             assert not set(needed) - set(catalogue.labelled(cls)), name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
-def test_notebook(path, capsys):
+NOTEBOOKS = [
+    pytest.param(p, id=p.name, marks=NEEDS.get(p.name, ()))
+    for p in sorted((ROOT / "notebooks").glob("*.ipynb"))
+]
+
+
+@pytest.mark.usefixtures("_default_dtype")
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebook(path, capsys, monkeypatch):
+    """Its cells run, and print what is stored: the words, as the last digits may differ."""
     mpl.use("agg")
-    cells = json.loads(path.read_text())["cells"]
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    exec(compile(code, path.name, "exec"), {})
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    namespace = {"__name__": "notebook"}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), path.name, "exec"), namespace)
+            stored = "".join("".join(o["text"]) for o in cell["outputs"] if "text" in o)
+            assert words(capsys.readouterr().out) == words(stored)
+
+
+def words(text):
+    """What a text says beside numbers, and beside the spaces that line them up."""
+    return re.sub(r"-?[\d.]+(e[-+]\d+)?", "", text).split()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebook_is_that_of_its_text(path):
+    """The `.py` beside it, in jupytext's percent format, has the same cells in the same order."""
+    text = path.with_suffix(".py").read_text()
+    cells = []
+    for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
+        kind, _, source = part.partition("\n")
+        if kind == " [markdown]":
+            lines = [
+                line.removeprefix("#").removeprefix(" ") for line in source.strip().split("\n")
+            ]
+            cells.append(("markdown", "\n".join(lines)))
+        else:
+            assert not kind
+            cells.append(("code", source.strip("\n")))
+    stored = json.loads(path.read_text())["cells"]
+    assert [(c["cell_type"], "".join(c["source"])) for c in stored] == cells, "`make notebooks`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebook_is_stored_with_its_output(path):
+    """As one run from top to bottom left it: no warning, no path of a machine, small pictures."""
+    code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), "`make notebooks`"
+    for output in (o for cell in code for o in cell["outputs"]):
+        if output["output_type"] == "stream":
+            assert output["name"] == "stdout"
+            assert not re.search(r"(^|\s)/\w|0x[0-9a-f]{6}", "".join(output["text"]))
+        else:
+            assert output["output_type"] == "display_data"
+            assert len(base64.b64decode(output["data"]["image/png"])) < 100_000
+
+
+def test_every_text_has_its_notebook():
+    folder = ROOT / "notebooks"
+    assert {p.stem for p in folder.glob("*.py")} == {p.stem for p in folder.glob("*.ipynb")}
 
 
 def test_checkpoint_and_resume_give_the_same_curve():
