@@ -220,6 +220,7 @@ def test_a_loop_that_stops_early_stays_where_it_is(own):
 
     trace = measure.train(*watch_of(own, Budget(4), solve))
     assert trace.step == [0, 1, 2, 3, 4]
+    assert len(set(trace.loss[1:])) == 1
     assert len(set(trace.elapsed[1:])) == len(set(trace.metric[1:])) == 1
 
 

@@ -95,6 +95,7 @@ class Watch:
         self._elapsed = self._begin = self._off_clock = 0.0
         self._evaluations: list[float] = []
         self._loss: Tensor | None = None
+        self._last_loss = math.nan
         self._batch: Any = None
 
     @property
@@ -145,7 +146,7 @@ class Watch:
     def finish(self) -> Trace:
         """After the loop: a method that stopped early stays where it is for the rest."""
         if self._due:
-            self._record(self.trace.loss[-1], through=1.0)
+            self._record(self._last_loss, through=1.0)
         return self.trace
 
     def _now(self) -> float:
@@ -163,7 +164,7 @@ class Watch:
         self.trace.forward_backward += self._evaluations
         self.trace.optimizer += [(seconds - sum(self._evaluations)) / count] * count
         self._spent += count
-        value = self._loss.item()
+        self._last_loss = value = self._loss.item()
         if not math.isfinite(value):
             limit = "" if self.budget.steps is None else f" of {self.budget.steps}"
             raise NotFiniteError(f"the loss became {value} at step {self._spent}{limit}")
@@ -172,8 +173,8 @@ class Watch:
 
     @torch.no_grad()
     def _record_start(self) -> None:
-        loss = self.task.loss(self.task.model, self.task.batch(0)).item()
-        self._record(loss, through=0.0)
+        self._last_loss = self.task.loss(self.task.model, self.task.batch(0)).item()
+        self._record(self._last_loss, through=0.0)
 
     def _record(self, loss: float, through: float) -> None:
         now = Trace()
