@@ -98,10 +98,13 @@ print("degrees of freedom:", standardized.dim(W.shape), "of", W.numel())
 #
 # `check_manifold` tries the laws that a manifold keeps, with finite differences where it can:
 # tangent space, projection, retraction and transport. A `LevelSet` claims a retraction of second
-# order. The result is a table; in a test, `.require()` raises where a law fails.
+# order. The result is a table; in a test, `.require()` raises where a law fails. (One law is left
+# out here, as it takes seconds.)
 
 # %%
-report = check_manifold(LevelSet(rounded_square), (2,), order=2, repeats=2)
+report = check_manifold(
+    LevelSet(rounded_square), (2,), order=2, repeats=1, skip=["project has its derivative"]
+)
 print("\n".join(str(report).splitlines()[:12]))
 print("…")
 print("all laws hold:", report.passed)
