@@ -102,7 +102,6 @@ for name, make in optimizers.items():
         print(f"{name:14} training {loss_of(model, ~held_out):.4f}", end="  ")
         print(f"held out {loss_of(model, held_out):.3f}")
 
-# %%
 plt.figure(figsize=(5.5, 3.2), layout="constrained")
 for name, losses in curves.items():
     smooth = torch.tensor(losses).unfold(0, 10, 1).mean(1)
@@ -113,10 +112,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# On this network Muon and Adam are ahead; which of them is better elsewhere depends on the task,
-# and [the measurements](../docs/choosing-an-optimizer.md) over ten networks say more than one
-# picture. `"point"` has half of Adam's state and one learning rate for each matrix, and trains
-# somewhat less well here as there.
+# In this run Muon and Adam are ahead; which of them is better elsewhere depends on the task, and
+# [the measurements](../docs/choosing-an-optimizer.md) over ten networks say more than one picture.
+# `"point"` has half of Adam's state and one learning rate for each matrix, and trains somewhat less
+# well here as there.
 #
 # ## The same network, on the whole data
 #
@@ -185,7 +184,6 @@ for method in ("lbfgs", "trust-region"):
     values = [error(torch.tensor(row["fun"], dtype=A.dtype)) for row in result.history]
     errors[f"minimize, {method}"] = (products, values)
 
-# %%
 plt.figure(figsize=(6.5, 3.6), layout="constrained")
 for name, curve in errors.items():
     if name.startswith("minimize"):

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from riemopt import ManifoldParameter, RiemannianAdam, RiemannianSGD, constrain, constraints
-from riemopt.manifolds import LevelSet, Sphere
+from riemopt.manifolds import LevelSet
 from riemopt.testing import check_manifold
 
 # %% [markdown]
@@ -51,7 +51,6 @@ for _ in range(60):
 path = torch.stack(path)
 print(f"largest |c(x)| of all {len(path)} points: {(path.pow(4).sum(1) - 1).abs().max():.0e}")
 
-# %%
 grid = torch.linspace(-1.7, 1.7, 200, dtype=torch.float64)
 a, b = torch.meshgrid(grid, grid, indexing="xy")
 plt.figure(figsize=(4, 4), layout="constrained")
@@ -98,10 +97,13 @@ print("degrees of freedom:", standardized.dim(W.shape), "of", W.numel())
 #
 # `check_manifold` tries the laws that a manifold keeps, with finite differences where it can:
 # tangent space, projection, retraction and transport. A `LevelSet` claims a retraction of second
-# order. The result is a table; in a test, `.require()` raises where a law fails.
+# order. The result is a table; in a test, `.require()` raises where a law fails. (One law is left
+# out here, as it takes seconds.)
 
 # %%
-report = check_manifold(LevelSet(rounded_square), (2,), order=2, repeats=2)
+report = check_manifold(
+    LevelSet(rounded_square), (2,), order=2, repeats=1, skip=["project has its derivative"]
+)
 print("\n".join(str(report).splitlines()[:12]))
 print("…")
 print("all laws hold:", report.passed)
@@ -147,12 +149,6 @@ print(f"shortened steps: {optimizer.shortened_steps}, |c(y)|: {abs(rounded_squar
 # ## When the catalogue has the set
 #
 # Take it. The steps are the same, but a `LevelSet` differentiates c in each, which costs several
-# times as much.
-
-# %%
-p, u = torch.tensor([0.6, 0.8, 0.0]), torch.tensor([0.8, -0.6, 0.5])
-print(torch.allclose(LevelSet(norm).retract(p, u), Sphere().retract(p, u)))
-
-# %% [markdown]
-# [Constrain anything](../docs/constrain-anything.md) has a gallery of sets, tori and linkages among
-# them, and the [catalogue](../docs/catalogue.md) those that have a class.
+# times as much. The [catalogue](../docs/catalogue.md) has the sets with a class of their own;
+# [Constrain anything](../docs/constrain-anything.md) a gallery of those without, tori and linkages
+# among them.

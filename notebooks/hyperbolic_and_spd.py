@@ -54,6 +54,9 @@ fan = 0.05 * (depth - 1)[:, None] * torch.stack([turn.cos(), turn.sin()], -1).do
 # too. `Stereographic(0.0)` is the plane, with a point in each row; `PoincareBall` is the inside of
 # the unit disc with the metric of hyperbolic space. With `second_moment="point"` a step is measured
 # in that metric, so that points near the rim still move.
+#
+# In the picture of the ball, edges are arcs of circles. A unit of length covers ever less of the
+# picture towards the rim, and so the outer edges look short.
 
 
 # %%
@@ -78,11 +81,6 @@ for name, manifold in (("plane", Stereographic(0.0)), ("ball", PoincareBall())):
     embeddings[name], errors = embed(manifold)
     print(f"{name:6} distances off by {errors.mean():.1%} on average, {errors.max():.0%} at most")
 
-# %% [markdown]
-# In the ball edges are arcs of circles. The outer ones are about as long as the inner ones, and
-# look short since a unit of length covers ever less of the picture towards the rim.
-
-# %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
 t = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
 for ax, (name, points) in zip(axes, embeddings.items(), strict=True):
@@ -113,7 +111,6 @@ means = {"by entries": members.mean(0), "affine": riemopt.mean(affine, members)}
 for name, M in means.items():
     print(f"{name:10} determinant {torch.linalg.det(M):.4f}")
 
-# %%
 circle = torch.linspace(0, 2 * torch.pi, 200, dtype=torch.float64)
 circle = torch.stack([circle.cos(), circle.sin()])
 plt.figure(figsize=(4.6, 3.6), layout="constrained")

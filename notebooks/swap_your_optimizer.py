@@ -33,8 +33,8 @@ held_out = torch.arange(len(labels)) % 5 == 0
 # %% [markdown]
 # ## The loop
 #
-# It is written for torch: shuffled batches, gradient clipping, a schedule. It knows nothing of
-# constraints, and does not change below.
+# It is written for torch: random batches, gradient clipping, a schedule. It knows nothing of
+# constraints, and does not change below. It also notes how far WᵀW is from I.
 
 
 # %%
@@ -90,7 +90,6 @@ for name, trained in (("Adam", free), ("RiemannianAdam", model)):
     print(f"{name:15} {accuracy(trained):.3f} of the held-out digits are right")
 print(f"{'':15} the weight is on its surface: {constraints(model)[0].satisfied}")
 
-# %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for name, (losses, off) in curves.items():
     left.semilogy(losses, lw=1, label=name)
@@ -143,11 +142,16 @@ train(resumed, optimizer, scheduler, range(100, 200))
 print(all(torch.equal(p, q) for p, q in zip(resumed.parameters(), model.parameters(), strict=True)))
 
 # %% [markdown]
-# ## What changes: weight decay
+# ## What changes: decay and size
 #
 # Decay pulls a weight towards zero. All matrices with orthonormal columns have the same norm, so
 # that there is nothing to pull at: along the surface, decay is zero. Constrained weights may stay
 # in the group that decays.
+#
+# A free weight grows while it is trained. An orthonormal one keeps its size, and cannot scale its
+# output: that is why its training loss ends higher above, though it is as good on digits that it
+# has not seen. Where nothing else in the network scales, put a learned gain behind the weight.
+# `Scaled(Stiefel())` has one within: orthonormal columns times a number.
 
 
 # %%
@@ -163,15 +167,6 @@ def moved(weight_decay):
 
 print("the same step with decay and without:", torch.equal(moved(0.1), moved(0.0)))
 
-# %% [markdown]
-# ## What changes: the size of a weight
-#
-# A free weight grows while it is trained. An orthonormal one keeps its size, and cannot scale its
-# output: that is why its training loss ends higher above, though it is as good on digits that it
-# has not seen. Where nothing else in the network scales, put a learned gain behind the weight.
-# `Scaled(Stiefel())` has one within: orthonormal columns times a number.
-
-# %%
 scaled = build()
 constrain(scaled[0], "weight", Scaled(Stiefel()))
 optimizer = RiemannianAdam(scaled.parameters(), lr=1e-2)

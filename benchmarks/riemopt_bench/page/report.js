@@ -35,8 +35,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // A link to a problem opens it.
 const open = () => {
-  const section = location.hash && document.getElementById(location.hash.slice(1));
-  const details = section?.querySelector("details");
+  const details = document.getElementById(location.hash.slice(1))?.querySelector("details");
   if (details) details.open = true;
 };
 addEventListener("hashchange", open);

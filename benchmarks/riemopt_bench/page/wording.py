@@ -183,8 +183,9 @@ def _cost_of_use(prices: Sequence[Price]) -> list[str]:
         f"{span(lambda price: price.repeated / repeated)} times as long, and inside "
         f"`parametrize.cached()` {span(lambda price: (price.repeated_cached or 0) / repeated)} "
         "times.",
-        f"Exported, the layer is {span(lambda price: price.operators)} operators and not "
-        f"{plain.operators}. A stored weight costs nothing there: it is a plain tensor.",
+        f"Exported, the layer is {min(price.operators for price in maps)} to "
+        f"{max(price.operators for price in maps)} operators and not {plain.operators}. A stored "
+        "weight costs nothing there: it is a plain tensor.",
     ]
 
 
