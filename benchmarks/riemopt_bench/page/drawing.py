@@ -20,7 +20,11 @@ COLORS = {
     "geotorch": ("#d9b310",),
     "geoopt": ("#1f8a5b", "#69bd94"),
     "pogo": ("#7a4fa3",),
-    "projection": ("#7a4fa3", "#b08fd0"),
+    "projection": ("#5d6b2f", "#9aa858"),
+    "landing": ("#a3195b",),
+    "cdopt": ("#d46a9f",),
+    "penalty": ("#8c6d46", "#bfa27c"),
+    "pymanopt": ("#00838f", "#4db6c1"),
     "unconstrained": ("#7d8590", "#a9b0b8"),
     "": ("#a3195b", "#d46a9f"),
 }
