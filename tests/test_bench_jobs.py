@@ -207,6 +207,8 @@ def test_suites_take_a_share_of_each_problems_own_budget(plan):
         assert SUITES[name].problems() == budgeted
     names = {p.name for p in SUITES["demo"].problems()}
     assert names == {"circle", "pca", "digits", "rows"}  # the user's own joins
+    assert set(SUITES["demo"].only) < {m.name for m in SUITES["demo"].methods()}  # and the own
+    assert SUITES["quick"].methods() == list(registry.methods().values())
     method = registry.methods()["riemopt-adam"]
     assert SUITES["full"].grid(method) == method.grid
     assert SUITES["quick"].grid(method) == method.grid[1::2]

@@ -95,7 +95,9 @@ def run(
     plan = Plan(
         suite=suite,
         problems=_choose_problems(suite, problems),
-        methods=tuple(_choose("method", methods, registry.methods())),
+        methods=tuple(
+            _choose("method", methods, registry.methods()) if methods else suite.methods()
+        ),
         repetitions=repetitions or suite.repetitions,
         settings=settings,
     )

@@ -126,9 +126,9 @@ def _by_name(kind: str, found: Sequence[T]) -> dict[str, T]:
     return {value.name: value for value in found}
 
 
-def is_own(problem: Problem) -> bool:
-    """Whether a problem comes from a file or package of the user's own."""
-    return any(problem in getattr(module, "PROBLEMS", ()) for module in _of_users())
+def is_own(value: Problem | Method) -> bool:
+    """Whether a problem or method comes from a file or package of the user's own."""
+    return any(_defines(module, value) for module in _of_users())
 
 
 @functools.cache

@@ -20,7 +20,8 @@ class Suite:
     `budgets` narrows the suite to the problems that it names (those of the user's own files join
     it) and says what each may spend; without, every problem is part of it that has a budget of its
     own. A problem that is not named spends the `share` of the steps of that. Of every method's
-    learning rates one in `every_rate` is tried, in runs of the `trial_share` of the budget.
+    learning rates one in `every_rate` is tried, in runs of the `trial_share` of the budget. With
+    `only`, methods of the registry that it does not name are run if they are asked for.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Suite:
     every_rate: int = 1
     tuning_repetitions: int = 1
     trial_share: float = 1.0
+    only: tuple[str, ...] = ()
 
     def problems(self) -> list[Problem]:
         """The problems that are run when none is named."""
@@ -38,6 +40,11 @@ class Suite:
         if self.budgets is None:
             return [p for p in known.values() if p.budget is not None or registry.is_own(p)]
         return [p for name, p in known.items() if name in self.budgets or registry.is_own(p)]
+
+    def methods(self) -> list[Method]:
+        """The methods that are run when none is named."""
+        known = registry.methods().values()
+        return [m for m in known if not self.only or m.name in self.only or registry.is_own(m)]
 
     def budget(self, problem: Problem) -> Budget:
         """What a run of any problem may spend."""
@@ -82,9 +89,22 @@ SUITES = {
     for suite in (
         Suite(
             "demo",
-            "Three small problems; under three minutes on two cores.",
+            "Three small problems and eleven methods; about three minutes on two cores.",
             {"digits": Budget(200), "pca": Budget(400), "circle": Budget(600)},
             repetitions=3,
+            only=(
+                "riemopt-adam",
+                "riemopt-sgd",
+                "parametrize-householder",
+                "parametrize-householder-cached",
+                "parametrize-matrix-exp-cached",
+                "parametrize-cayley",
+                "parametrize-cayley-cached",
+                "geoopt-adam",
+                "pogo-adam",
+                "project-after-adam",
+                "adam-unconstrained",
+            ),
         ),
         Suite(
             "quick",
