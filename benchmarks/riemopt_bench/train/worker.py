@@ -22,6 +22,7 @@ import torch
 
 from riemopt_bench import environment, registry
 from riemopt_bench.interface import Attached, Budget, Task
+from riemopt_bench.processes import describe
 from riemopt_bench.train import measure
 from riemopt_bench.train.placement import Placement
 from riemopt_bench.train.store import Row
@@ -100,7 +101,7 @@ def execute(spec: RunSpec) -> Row:
             warnings.simplefilter("ignore")
             row |= {"status": "ok", **_measured(spec)}
     except Exception as error:
-        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        row |= {"status": "failed", "error": describe(error)}
         if not isinstance(error, measure.NotFiniteError):
             row["traceback"] = traceback.format_exc(limit=-4)
     row["environment"] = environment.describe(spec.placement.device) | {
