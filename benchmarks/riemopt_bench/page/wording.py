@@ -88,7 +88,8 @@ def verdicts(results: Results, prices: Sequence[Price]) -> list[Verdict]:
         Verdict("What does a constraint cost at all?", _cost_of_constraint(own)),
     ]
     if results.failures:
-        failed = f"{len(results.failures)} of {len(results.rows)} measured runs failed; see below."
+        share = f"{len(results.failures)} of {len(results.rows)} measured runs"
+        failed = f"{share} failed; they count as the worst result."
         found.append(Verdict("Did anything fail?", [failed]))
     answered = [verdict for verdict in found if verdict.sentences]
     nothing = Verdict("What was measured?", ["No run of riemopt Adam has ended well yet."])
