@@ -19,6 +19,7 @@ from riemopt.optim import stand_ins
 from riemopt.optim import step as steps
 from riemopt.optim.stack import Stack
 from riemopt.optim.step import Carried, Step
+from tests import test_rules
 from tests.test_rules import (
     RULES,
     assert_a_zero_gradient_changes_no_bit,
@@ -265,6 +266,15 @@ def one_state_for_all(self):
     }
 
 
+def the_kernel_ascends(*tensors, maximize, **options):
+    return right_fused(*tensors, maximize=not maximize, **options)
+
+
+def counters_not_looked_at(condition):
+    return True
+
+
+right_fused = torch._fused_adam_
 right_points_and_gradient = StandIns._points_and_gradient
 right_state_of_all = StandIns._state_of_all
 
@@ -274,6 +284,11 @@ right_state_of_all = StandIns._state_of_all
 
 def late(rule, point):
     assert_is_the_textbook(rule, point, late=True)
+
+
+def late_by_few_digits(rule, point):
+    """With torch's counters in float32, which its fused kernels ask for."""
+    test_rules._assert_is_the_textbook(rule, point, True, {})
 
 
 class Mistake(NamedTuple):
@@ -356,7 +371,7 @@ MISTAKES = {
         replaced(steps, "decide", decay_without_the_rate), "AdamW carried", "product"
     ),
     "decay in torch's moments, sphere": Mistake(
-        decay_as_a_normal_vector, "Adam second_moment=tangent weight_decay=0.3", "sphere"
+        decay_as_a_normal_vector, "NAdam weight_decay=0.3", "sphere"
     ),
     "decay in torch's moments, fixed sum": Mistake(
         decay_as_a_normal_vector, "Adagrad weight_decay=0.3", "fixed sum"
@@ -389,7 +404,16 @@ MISTAKES = {
         replaced(StandIns, "_give_back", state_forgotten), "NAdam", "square"
     ),
     "one counter for all": Mistake(
-        replaced(StandIns, "_state_of_all", one_state_for_all), TANGENT, "sphere", late
+        replaced(StandIns, "_state_of_all", one_state_for_all),
+        "Adagrad lr_decay=0.2",
+        "sphere",
+        late,
+    ),
+    "one counter for all, fused": Mistake(
+        replaced(linalg, "known_all", counters_not_looked_at), TANGENT, "sphere", late_by_few_digits
+    ),
+    "the fused kernel ascends": Mistake(
+        replaced(torch, "_fused_adam_", the_kernel_ascends), TANGENT, "tall"
     ),
 }
 

@@ -54,6 +54,12 @@ class ClaimsAmbientMetric(SPD):
     has_ambient_metric = True
 
 
+class ClaimsDistortion(Sphere):
+    """Gives up Adam's moments of entries."""
+
+    distorts_lengths = True
+
+
 class ClaimsLinear(Sphere):
     """Takes Adam's elementwise quotient for a tangent."""
 
@@ -240,6 +246,7 @@ PLANTS = [
     plant(planted.AmbientNorm, "norm agrees with inner", **CANONICAL),
     plant(ClaimsConstantNorm, "norm is constant as claimed", shape=(3, 3)),
     plant(ClaimsAmbientMetric, "metric is as claimed", shape=(3, 3)),
+    plant(ClaimsDistortion, "lengths differ as claimed"),
     plant(ClaimsLinear, "linearity is as claimed"),
     plant(ClaimsNothing, "absence of a constraint is as claimed"),
     plant(ClaimsToKeep, "entries are kept as claimed"),

@@ -69,12 +69,15 @@ def adam(
 
     mₜ = β₁·mₜ₋₁ + (1-β₁)·gₜ, vₜ = β₂·vₜ₋₁ + (1-β₂)·gₜ², with mₜ₋₁ projected to the tangent space at
     xₜ unless `second_moment` is "tangent"; of "point" gₜ² is the mean ‖gₜ‖²/n over the n entries of
-    the point (on a linear manifold each entry's own). AMSGrad (Reddi et al. 2018, algorithm 2)
+    the point (on a linear manifold each entry's own). "tangent" is "point" where the manifold
+    `distorts_lengths`. AMSGrad (Reddi et al. 2018, algorithm 2)
     divides by the largest v so far. u = -lr·m̂/(√v̂ + eps), m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ); decoupled
     decay (Loshchilov & Hutter 2019, algorithm 2) adds -lr·wd·x. xₜ₊₁ = R(P(u)).
     """
     beta1, beta2 = betas
     coupled = 0.0 if decoupled_weight_decay else weight_decay
+    if second_moment == "tangent" and manifold.distorts_lengths:
+        second_moment = "point"
     by_point = second_moment == "point" and not manifold.allows_elementwise_scaling
     m = v = largest = torch.zeros_like(x)
     for t, g in enumerate(gradients, start=1):

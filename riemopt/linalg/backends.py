@@ -174,6 +174,14 @@ def known_to_be_below(a: Tensor, limit: float) -> bool:
     return reads_are_free(a) and (not a.numel() or bool(a.amax().item() < limit))
 
 
+def known_finite(a: Tensor) -> bool:
+    """True only if every entry is known, for free, to be finite."""
+    if not reads_are_free(a):
+        return False
+    # The norm of all is the fastest look; where squares overflow, the entries decide.
+    return math.isfinite(torch.linalg.vector_norm(a).item()) or bool(a.isfinite().all())
+
+
 def steps_are_known_to_count(u: Tensor, t: float | Tensor) -> bool:
     """True only if each step t·u of a stack `(K, …)` is known, for free, to be finite and not 0."""
     if not reads_are_free(u) or (isinstance(t, Tensor) and not reads_are_free(t)) or not u.numel():

@@ -432,7 +432,8 @@ def average(new: Any, old: Any, decay: float | Tensor, *, overwrite: bool = Fals
     if isinstance(decay, Tensor):
         decay = decay.to(new.dtype)
     in_place = overwrite and not torch.is_grad_enabled()
-    return new.lerp_(old, decay) if in_place else torch.lerp(new, old, decay)
+    # By 1 - decay, which `lerp` would round: of .999 in float32 to five digits.
+    return torch.lerp(old, new, 1 - decay, out=new if in_place else None)
 
 
 def combine(m: Tensor, g: Tensor, decay: float | Tensor, weight: float | Tensor) -> Tensor:

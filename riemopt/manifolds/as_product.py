@@ -57,6 +57,11 @@ class AsProduct(Manifold):
 
     @property
     @override
+    def distorts_lengths(self) -> bool:
+        return self.product.distorts_lengths
+
+    @property
+    @override
     def has_constant_norm(self) -> bool:
         return self.product.has_constant_norm
 

@@ -138,6 +138,16 @@ class Manifold(ABC):
         return type(self).egrad2rgrad is Manifold.egrad2rgrad
 
     @property
+    def distorts_lengths(self) -> bool:
+        """Whether the ambient size of a tangent vector says nothing of its length.
+
+        Their ratio has no bound, and no geodesic ends: so it is in hyperbolic space, where a small
+        entry may be a long way, and on `SPD` but in the Bures-Wasserstein metric. Adam's default
+        then keeps one second moment for each point, and none for each entry.
+        """
+        return False
+
+    @property
     def keeps_entries(self) -> bool:
         """Whether some entries may have any value, and no step changes them.
 

@@ -59,6 +59,7 @@ class Correlation(ShortenedSteps):
     """
 
     event_ndim = 2
+    distorts_lengths = True
 
     @property
     @override

@@ -21,6 +21,7 @@ class Curved(Manifold):
     """
 
     event_ndim = 1
+    distorts_lengths = True
     _option: ClassVar[str] = "c"
 
     def _set_curvature(self, value: Curvature, *, positive: bool) -> None:

@@ -128,6 +128,11 @@ class Flattened(Manifold):
 
     @property
     @override
+    def distorts_lengths(self) -> bool:
+        return self.base.distorts_lengths
+
+    @property
+    @override
     def has_constant_norm(self) -> bool:
         return self.base.has_constant_norm
 

@@ -15,6 +15,7 @@ class LeftInvariant(ShortenedSteps):
     """⟨U, V⟩ = tr AᵀB of U = XA and V = XB. Implementations supply the set and its gradient."""
 
     event_ndim = 2
+    distorts_lengths = True
 
     def _within(self, x: Tensor) -> Tensor:
         """A matrix of positive determinant, scaled into the group."""

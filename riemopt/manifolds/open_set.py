@@ -34,6 +34,7 @@ class OpenInterval(OpenSet):
     """An open set in which each entry of a tensor is a point by itself."""
 
     event_ndim = 0
+    distorts_lengths = True
 
     @override
     def check_shape(self, shape: Sequence[int]) -> None:

@@ -244,6 +244,11 @@ class Product(Manifold):
 
     @property
     @override
+    def distorts_lengths(self) -> bool:
+        return any(m.distorts_lengths for m in self.manifolds)
+
+    @property
+    @override
     def has_constant_norm(self) -> bool:
         return all(m.has_constant_norm for m in self.manifolds)
 

@@ -82,6 +82,11 @@ class SPD(ShortenedSteps):
     def margin(self) -> float:
         return 0.01
 
+    @property
+    @override
+    def distorts_lengths(self) -> bool:
+        return self.metric != "bures_wasserstein"  # whose boundary is at a finite distance
+
     @override
     def proj_tangent(self, x: Tensor, u: Tensor) -> Tensor:
         """The Hermitian part (U + Uᴴ)/2."""

@@ -126,6 +126,59 @@ def adam(
     return Step(u, length, state, is_tangent=False, keeps_nan=True)
 
 
+def fused_adam(group: dict[str, Any], stack: Stack, gradient: Tensor) -> Step | None:
+    """The elementwise step by torch's fused kernel: one pass where `adam` takes eight.
+
+    The kernel writes into the state, so it runs where the gradient is known to be finite. It steps
+    a tensor of zeros, which becomes the direction.
+
+    Args:
+        group: options.
+        stack: whose state it is.
+        gradient: tangent, `(K, *shape)`.
+
+    Returns:
+        The step; None where the kernel cannot take it, and nothing has changed.
+    """
+    lr, beta1, beta2 = map(linalg.if_free, (group["lr"], *group["betas"]))
+    moments = ["exp_avg", *_SECOND_MOMENTS[: 1 + group["amsgrad"]]]
+    state = stack.live_state(["step", *moments])
+    if (
+        state is None
+        or isinstance(lr, Tensor)
+        or isinstance(beta1, Tensor)
+        or isinstance(beta2, Tensor)
+        or not math.isfinite(lr)
+        or not linalg.known_finite(gradient)
+    ):
+        return None
+    counters, *live = state
+    gradient = gradient.contiguous()
+    u = torch.zeros_like(gradient)
+    tensors = [torch.view_as_real(a) if a.is_complex() else a for a in (u, gradient, *live)]
+    if not all(a.is_contiguous() and a.dtype == tensors[0].dtype for a in tensors) or (
+        len(counters) > 1 and not linalg.known_all(counters == counters[0])
+    ):
+        return None
+    counters.add_(1)
+    torch._fused_adam_(
+        tensors[:1],
+        tensors[1:2],
+        tensors[2:3],
+        tensors[3:4],
+        tensors[4:],
+        [counters[0].float()],
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=group["eps"],
+        amsgrad=group["amsgrad"],
+        weight_decay=0.0,  # it is in the gradient, or acts beside this step
+        maximize=False,
+    )
+    return Step(u, 1.0, is_tangent=False, keeps_nan=True)
+
+
 def _divided(length: Scalar, denominator: Scalar) -> Scalar:
     """length/denominator, NaN for 0/0 of numbers as for tensors."""
     if isinstance(denominator, Tensor) or denominator:
@@ -157,14 +210,18 @@ class _AdamRule(RiemannianOptimizer):
     @property
     @override
     def per_point_state(self) -> tuple[str, ...]:
-        return _SECOND_MOMENTS if self.second_moment == "point" else ()
+        return () if self.second_moment == "carried" else _SECOND_MOMENTS
 
     @override
     def _has_own_rule(self, manifold: Manifold) -> bool:
-        return self.second_moment != "tangent"
+        return True
 
-    def _elementwise(self, manifold: Manifold) -> bool:
-        return self.second_moment != "point" or manifold.allows_elementwise_scaling
+    @override
+    def _is_per_point(self, manifold: Manifold) -> bool:
+        if manifold.allows_elementwise_scaling:
+            return False
+        by_default = self.second_moment == "tangent" and manifold.distorts_lengths
+        return by_default or self.second_moment == "point"
 
     @override
     def _initial_state(
@@ -176,9 +233,9 @@ class _AdamRule(RiemannianOptimizer):
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         step = torch.zeros((), dtype=dtype, device=counter_device(group, param))
         state = {"step": step, "exp_avg": zeros()}
+        per_point = self._is_per_point(manifold)
         for key in _SECOND_MOMENTS[: 1 + group["amsgrad"]]:
-            elementwise = self._elementwise(manifold)
-            state[key] = zeros() if elementwise else zero_moment(param, manifold)
+            state[key] = zero_moment(param, manifold) if per_point else zeros()
         return state
 
     @override
@@ -187,17 +244,26 @@ class _AdamRule(RiemannianOptimizer):
 
     @override
     def _request(self, group: dict[str, Any], stack: Stack) -> Request:
-        elementwise = self._elementwise(stack.manifold)
+        per_point = self._is_per_point(stack.manifold)
+        if self.second_moment == "tangent" and not per_point:
+            return Request(gradient=True)
         return Request(
             stack.load("exp_avg"),
             group["betas"][0],
-            gradient=elementwise,
-            squared_norm=not elementwise,
+            gradient=not per_point,
+            squared_norm=per_point,
         )
 
     @override
     def _rule(self, group: dict[str, Any], stack: Stack, carried: Carried) -> Step:
-        elementwise = self._elementwise(stack.manifold)
+        elementwise = not self._is_per_point(stack.manifold)
+        if carried.momentum is None:  # "tangent": it stays as it was, entry by entry
+            assert carried.gradient is not None
+            may_be_fused = self._skip(stack.device) is None
+            if may_be_fused and (step := fused_adam(group, stack, carried.gradient)) is not None:
+                return step
+            m = stack.load("exp_avg")
+            carried.momentum = linalg.average(carried.gradient, m, group["betas"][0])
 
         def moment(key: str) -> Scalar:
             v = stack.load_number(key)
@@ -260,7 +326,9 @@ class RiemannianAdam(_AdamRule, torch.optim.Adam):
         decoupled_weight_decay: as `RiemannianAdamW`.
         second_moment: what v is, and so what √v divides.
             "tangent": torch's Adam itself, on the Riemannian gradient; m/√v is projected to the
-            tangent space. Trains best in most networks.
+            tangent space. Trains best in most networks. Where entries say nothing of lengths
+            (`Manifold.distorts_lengths`: hyperbolic space, `Positive`, most metrics of `SPD`), it
+            is "point".
             "carried": the same, and m is brought to each new point by projection.
             "point": one number for each point, the mean square of the Riemannian gradient, and m is
             carried: m/√v is tangent and does not depend on the coordinates (on Stiefel it commutes

@@ -97,8 +97,12 @@ class RiemannianOptimizer(Optimizer):
 
     @property
     def per_point_state(self) -> tuple[str, ...]:
-        """Keys of the state that are one number for each point, and full size in checkpoints."""
+        """Keys of the state that may be one number for each point, and full size in checkpoints."""
         return ()
+
+    def _is_per_point(self, manifold: Manifold) -> bool:
+        """Whether those are one number for each point of `manifold`, and not full size."""
+        return False
 
     def _has_own_rule(self, manifold: Manifold) -> bool:
         """Whether points of `manifold` are stepped by `_rule`, and not by torch's own step."""

@@ -58,6 +58,7 @@ def conform(
     state = optimizer.state.get(param)
     if not state:
         return
+    per_point = manifold is not None and optimizer._is_per_point(manifold)
     for key, value in list(state.items()):
         if not isinstance(value, Tensor):
             continue
@@ -65,7 +66,7 @@ def conform(
         exact_value = unrounded if isinstance(unrounded, Tensor) else value
         if value.ndim == 0:
             state[key] = exact_value.to(counter_device(group, param), copy=True)
-        elif param.dtype in HALF and key in optimizer.per_point_state:
+        elif param.dtype in HALF and per_point and key in optimizer.per_point_state:
             state[key] = exact_value.to(param.device, copy=True)
         elif param.dtype in HALF:
             dtype = param.dtype if manifold is None else exact(param)
@@ -98,11 +99,12 @@ def lay_out(
         if not isinstance(value, Tensor) or value.ndim == 0:
             continue
         if key in optimizer.per_point_state:
-            if manifold is None or manifold.allows_elementwise_scaling:
-                state[key] = expand_moment(value, param)
-            elif value.shape == param.shape:
-                state[key] = reduce_moment(value, param, manifold)
-        elif manifold is not None and value.dtype in HALF:
+            if manifold is not None and optimizer._is_per_point(manifold):
+                if value.shape == param.shape:
+                    state[key] = reduce_moment(value, param, manifold)
+                continue
+            state[key] = value = expand_moment(value, param)
+        if manifold is not None and value.dtype in HALF:
             state[key] = value.float()
 
 
@@ -332,6 +334,9 @@ def reduce_moment(value: Tensor, param: Tensor, manifold: Manifold) -> Tensor:
     v = local_part(value)
     v = (torch.view_as_real(v).mean(-1) if v.is_complex() else v).to(point.dtype)
     dims = manifold.event_dims(v.ndim)
+    if not dims:  # each entry is a point; torch takes no dimensions for all
+        point.copy_(v)
+        return moment
     total = v.sum(dims, keepdim=True)
     if v.numel():
         high, minus_low = v.amax(dims, keepdim=True), -v.amin(dims, keepdim=True)

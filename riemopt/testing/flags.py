@@ -50,6 +50,18 @@ def metric_is_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> Resid
 
 
 @law(
+    "distorts_lengths: ‖u‖ is not the ambient length",
+    "Set distorts_lengths = False: Adam's default then keeps a second moment for each entry.",
+)
+def lengths_differ_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -> None:
+    """Adam's default then is `second_moment="point"`."""
+    _claimed(manifold, "distorts_lengths")
+    u = tangent(manifold, x, gen)
+    squared = manifold.inner(x, u, u).double()
+    need(not bool(squared.isclose(real_inner(manifold, u, u)).all()), "all lengths are ambient")
+
+
+@law(
     "allows_elementwise_scaling: retract(x, u) = x + u, and u/(1 + v²), entry by entry, is tangent",
     "Set allows_elementwise_scaling = False: what leaves the tangent space is then projected.",
 )
@@ -102,6 +114,7 @@ def entries_are_kept_as_claimed(manifold: Manifold, x: Tensor, gen: Generator) -
 LAWS = (
     norm_is_constant_as_claimed,
     metric_is_as_claimed,
+    lengths_differ_as_claimed,
     linearity_is_as_claimed,
     absence_of_a_constraint_is_as_claimed,
     entries_are_kept_as_claimed,

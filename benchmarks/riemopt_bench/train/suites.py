@@ -108,11 +108,11 @@ SUITES = {
         ),
         Suite(
             "quick",
-            "Every problem and method, a quarter of the steps, every second learning rate; under "
+            "Every problem and method, a sixth of the steps, every second learning rate; under "
             "15 minutes on two cores.",
             budgets=None,
             repetitions=2,
-            share=0.25,
+            share=1 / 6,
             every_rate=2,
         ),
         Suite(

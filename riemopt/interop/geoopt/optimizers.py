@@ -168,7 +168,7 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
 
     def _in_their_unit(self, group: dict[str, Any], stack: Stack) -> dict[str, Any]:
         """The group with lr/√n and eps/√n: √v is 1/√n of geoopt's, so the quotient is the same."""
-        if self._elementwise(stack.manifold):
+        if not self._is_per_point(stack.manifold):
             return group
         root = math.sqrt(stack.entries)
         return {**group, "lr": group["lr"] / root, "eps": group["eps"] / root}
@@ -185,7 +185,7 @@ class RiemannianAdam(_LikeGeoopt, optim.RiemannianAdam):
             return
         for group, manifolds in zip(self.param_groups, self._manifolds, strict=True):
             for p, manifold in zip(group["params"], manifolds, strict=True):
-                if manifold is None or self._elementwise(manifold):
+                if manifold is None or not self._is_per_point(manifold):
                     continue
                 for key in {"exp_avg_sq", "max_exp_avg_sq"} & set(self.state.get(p, {})):
                     self.state[p][key] = self.state[p][key] / _entries(p, manifold)
