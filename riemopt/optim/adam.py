@@ -153,12 +153,13 @@ def fused_adam(group: dict[str, Any], stack: Stack, gradient: Tensor) -> Step | 
     ):
         return None
     counters, *live = state
-    gradient = gradient.contiguous()
-    u = torch.zeros_like(gradient)
-    tensors = [torch.view_as_real(a) if a.is_complex() else a for a in (u, gradient, *live)]
-    if not all(a.is_contiguous() and a.dtype == tensors[0].dtype for a in tensors) or (
-        len(counters) > 1 and not linalg.known_all(counters == counters[0])
-    ):
+    g = gradient.contiguous().view(live[0].shape)
+    u = torch.zeros_like(g)
+    tensors = [u, g, *live]
+    if u.is_complex():
+        tensors = [torch.view_as_real(a) for a in tensors]
+    known_equal = counters.numel() == 1 or linalg.known_all(counters == counters[0])
+    if not known_equal or not all(a.is_contiguous() and a.dtype == u.dtype for a in [g, *live]):
         return None
     counters.add_(1)
     torch._fused_adam_(
@@ -167,7 +168,7 @@ def fused_adam(group: dict[str, Any], stack: Stack, gradient: Tensor) -> Step | 
         tensors[2:3],
         tensors[3:4],
         tensors[4:],
-        [counters[0].float()],
+        [(counters[0] if counters.ndim else counters).float()],
         lr=lr,
         beta1=beta1,
         beta2=beta2,
@@ -176,7 +177,7 @@ def fused_adam(group: dict[str, Any], stack: Stack, gradient: Tensor) -> Step | 
         weight_decay=0.0,  # it is in the gradient, or acts beside this step
         maximize=False,
     )
-    return Step(u, 1.0, is_tangent=False, keeps_nan=True)
+    return Step(u.view_as(gradient), 1.0, is_tangent=False, keeps_nan=True)
 
 
 def _divided(length: Scalar, denominator: Scalar) -> Scalar:

@@ -209,12 +209,20 @@ class Stack:
     def live_state(self, keys: Sequence[str]) -> list[Tensor] | None:
         """The memory of these tensors, of whole points; None where it may not be written early.
 
-        "Early" is before it is known which members take their step.
+        `(K, …)`; of one alone without that dimension. "Early" is before it is known which members
+        take their step.
         """
         if self.parts is not None or self.has_sparse_gradient or not self._is_eager:
             return None
-        batches = [self.batch(key) for key in keys]
-        return None if None in batches else batches  # type: ignore[return-value]
+        if self._alone:
+            return [local_part(self.states[0][key]) for key in keys]
+        found = []
+        for key in keys:
+            batch = self.batch(key)
+            if batch is None:
+                return None
+            found.append(batch)
+        return found
 
     def adopt(self, batches: dict[str, Tensor]) -> None:
         """Let the parameters' state have the memory of batches `(K, …)`; all or, on errors, none.
