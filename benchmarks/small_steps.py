@@ -1,14 +1,14 @@
 """CPU time of one Adam step on small, tall and square weights, beside the floor and others' steps.
 
-    python benchmarks/small_steps.py                 # under four minutes, one thread
+    python benchmarks/small_steps.py                 # under two minutes, one thread
     python benchmarks/small_steps.py --only 1024x64 --only sphere --no-write
     python benchmarks/small_steps.py --counts        # operators and calls alone: a few seconds
 
 All methods of a workload are timed in turns, in one run, by the processor's clock; a ratio is the
-median of the ratios within a round. Of riemopt, Adam has `second_moment="point"`. Beside the times
-stands the fixed cost of our step: the operators that torch dispatches, and the functions that
-Python calls, with what both were before they were looked at in brackets. Run it on an otherwise
-idle machine: it writes results/small_steps.json and the table in README.md.
+median of the ratios within a round. Of riemopt, Adam has `second_moment="point"`; "the default" is
+"tangent". Beside the times stands the fixed cost of our step: the operators that torch dispatches,
+and the functions that Python calls, with what both were before they were looked at in brackets. Run
+it on an otherwise idle machine: it writes results/small_steps.json and the table in README.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,14 @@ OURS, FLOOR, POGO = "riemopt-adam", "floor", "pogo-adam"
 GEOOPT, TORCH = "geoopt-euclidean-adam", "torch-adam-foreach"
 AT_MOST, AT_LEAST = "ours ÷ {}", "{} ÷ ours"
 WARM_UP = 10
-TITLES = {FLOOR: "floor", POGO: "POGO", GEOOPT: "geoopt", TORCH: "torch foreach"}
+DEFAULT = "riemopt-adam-tangent"
+TITLES = {
+    FLOOR: "floor",
+    POGO: "POGO",
+    GEOOPT: "geoopt",
+    TORCH: "torch foreach",
+    DEFAULT: "the default",
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def of_benchmark(
     others: tuple[str, ...] = (),
 ) -> Work:
     """A weight that the benchmark's methods step."""
+    others = (*others, DEFAULT)
     methods = (OURS, *(target.other for target in targets), *others)
     workload = Workload(name, name, (Item(shape, surface),))
 
