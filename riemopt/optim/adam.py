@@ -199,7 +199,7 @@ def _quotient(m: Tensor, denominator: Any) -> Tensor:
 
 
 class _AdamRule(RiemannianOptimizer):
-    """What the two classes have in common: the rule of "carried" and "point", and its state."""
+    """What the two classes have in common: the rule and its state."""
 
     tangent_state = ("exp_avg",)
     acts_by_entry = True
