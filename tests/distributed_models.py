@@ -19,6 +19,7 @@ from riemopt.manifolds import (
     Stiefel,
     Symmetric,
 )
+from tests import needs
 from tests.distributed_run import assert_identical, everywhere, line, randn
 from tests.distributed_weights import OPTIMIZERS
 
@@ -55,10 +56,14 @@ def share():
     return slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
 
 
+# Until torch 2.9 `clip_grad_norm_` rounds the factor of DTensors to float32.
+CLOSE = 1e-10 if needs.VERSION >= "2.9" else 1e-6
+
+
 def assert_same_weights(model, other):
     for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
         whole = p.full_tensor() if isinstance(p, DTensor) else p
-        torch.testing.assert_close(whole, q, rtol=1e-10, atol=1e-10, msg=name)
+        torch.testing.assert_close(whole, q, rtol=CLOSE, atol=CLOSE, msg=name)
 
 
 MODEL_OPTIMIZERS = [OPTIMIZERS[name][0] for name in ("momentum", "adam", "amsgrad")]

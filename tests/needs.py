@@ -24,6 +24,10 @@ fully_shard_on_cpu = torch_from("2.7", "fully_shard takes CPU streams for those 
 adam_with_decoupled_decay = torch_from("2.7", "torch's Adam has no decoupled_weight_decay")
 differentiable_steps = torch_from("2.7", "torch's own differentiable steps raise")
 muon = torch_from("2.9", "torch has no Muon")
+traced_attributes = torch_from(
+    "2.9", "a traced module clears the attributes of parameters that nothing else holds"
+)
 pogo = pytest.mark.skipif(
-    importlib.util.find_spec("pogo") is None, reason="no pogo-torch, as on Python 3.10"
+    importlib.util.find_spec("pogo") is None,
+    reason="no pogo-torch, as on Python 3.10 and before torch 2.9.1",
 )

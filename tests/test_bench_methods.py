@@ -24,6 +24,8 @@ from riemopt_bench.surfaces import (
 from riemopt_bench.train import measure
 from riemopt_bench.train.suites import SUITES
 
+from tests import needs
+
 PROBLEMS = {name: p for name, p in registry.problems().items() if name != "mnist5k"}
 PAIRS = [
     (p, m) for p in PROBLEMS.values() for m in registry.methods().values() if m.skip(p) is None
@@ -268,6 +270,7 @@ def test_what_every_surface_has(case):
             assert skips[skip.same_as] is None
 
 
+@needs.pogo
 def test_packages_are_named_as_they_are_installed(monkeypatch):
     methods = registry.methods().values()
     for package in {package for m in methods for package in m.packages}:
@@ -379,6 +382,7 @@ def test_a_level_set_is_stepped_as_the_manifold_of_the_same_equations():
         torch.testing.assert_close(one.model.weight, other.model.weight, rtol=0, atol=1e-10)
 
 
+@needs.pogo
 def test_a_step_of_pogo():
     X, G, task, _ = stepped("pogo-adam", TALL, 1e-3)
     X, G = X.mT, G.mT / G.norm()  # rows; VectorAdam's first step has norm one
@@ -454,6 +458,7 @@ def test_a_step_of_cdopt():
     torch.testing.assert_close(X.grad, (2 * cdopt.BETA * X @ D).detach())
 
 
+@needs.pogo
 def test_two_optimizers_as_one():
     """A schedule reaches both, and both states are counted."""
     for name in ("pogo-adam", "landing"):

@@ -87,6 +87,7 @@ def test_models():
     assert list(mixed.surfaces.values()) == [Stiefel()] * 2
 
 
+@needs.pogo
 def test_every_method_is_tried_somewhere():
     assert {pair.values[1].name for pair in PAIRS} == METHODS.keys()
 
@@ -269,6 +270,7 @@ def test_verdicts(target, dividend, divisor, answer, note):
     assert ("1 of 1" if answer == "met" else "0 of 1") in tables.summary([found])
 
 
+@needs.pogo
 def test_targets_name_what_there_is():
     for target in (*TARGETS, *CUDA_TARGETS):
         for name in target.workloads:

@@ -9,6 +9,7 @@ import re
 import pytest
 
 import riemopt
+from tests import needs
 
 # Whose `__all__` is public.
 MODULES = [
@@ -72,7 +73,13 @@ class Rounded(doctest.OutputChecker):
         return f"{float(number[0]) + 0.0:.2e}"
 
 
-@pytest.mark.parametrize("name", with_examples())
+OF_MUON = {"riemopt.optim.muon"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=needs.muon) if n in OF_MUON else n for n in with_examples()],
+)
 @pytest.mark.filterwarnings("ignore:.*Conversion|.*proj:UserWarning")
 def test_examples_print_what_they_say(name):
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -418,7 +418,14 @@ def test_two_manifolds_for_one_weight_are_an_error_also_when_one_owner_is_gone()
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    "script", [torch.jit.script, lambda layer: torch.jit.trace(layer, torch.ones(2, 5))]
+    "script",
+    [
+        torch.jit.script,
+        pytest.param(
+            lambda layer: torch.jit.trace(layer, torch.ones(2, 5)), marks=needs.traced_attributes
+        ),
+    ],
+    ids=["script", "trace"],
 )
 @pytest.mark.parametrize("make", MAKERS)
 def test_torchscript_modules(make, script):

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 
 import pytest
 import torch
@@ -39,6 +40,8 @@ def adam(training, lr):
 
 @pytest.mark.parametrize("task", [*TASKS.values(), *DIGITS], ids=lambda task: task.name)
 def test_the_numbers_are_those_of_the_committed_results(task):
+    if task.name == "char_model" and sys.version_info[:2] != (3, 11):
+        pytest.skip("its text is Python's manual, and the results are of that of Python 3.11")
     training = task.build(0)
     loss, losses = training.loss, []
 
