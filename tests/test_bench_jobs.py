@@ -201,7 +201,7 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 def test_suites_take_a_share_of_each_problems_own_budget(plan):
     problem = dataclasses.replace(plan.problems[0], budget=Budget(1000, threads=2))
     assert SUITES["full"].budget(problem) == problem.budget
-    assert SUITES["quick"].budget(problem) == Budget(167, threads=2)
+    assert SUITES["quick"].budget(problem) == Budget(167, threads=2, records=10)
     budgeted = [p for p in registry.problems().values() if p.budget is not None]
     for name in ("quick", "full"):
         assert SUITES[name].problems() == budgeted

@@ -6,11 +6,11 @@ So the tensors themselves are counted, in a pass of its own that nobody times.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,27 +25,32 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._bytes = 0
+        self._alive: dict[int, tuple[weakref.ref[UntypedStorage], int]] = {}
         for tensor in known:
             self._note(tensor)
-        self._sweep()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
-        self._sweep()
         return result
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        reference = StorageWeakRef(storage)
-        self._alive[storage._cdata] = (reference, storage.nbytes())
+        place, size = storage._cdata, storage.nbytes()
+        known, before = self._alive.get(place, (None, 0))
+        if known is None or before != size:  # new, or resized
+            self._bytes += size - before
+            # torch keeps the object in Python until the memory itself is let go of.
+            reference = known or weakref.ref(storage, lambda _: self._forget(place))
+            self._alive[place] = reference, size
+        self.peak = max(self.peak, self._bytes)
 
-    def _sweep(self) -> None:
-        self._alive = {k: v for k, v in self._alive.items() if not v[0].expired()}
-        self.peak = max(self.peak, sum(nbytes for _, nbytes in self._alive.values()))
+    def _forget(self, place: int) -> None:
+        _, size = self._alive.pop(place)
+        self._bytes -= size
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

@@ -19,7 +19,8 @@ class Suite:
 
     `budgets` narrows the suite to the problems that it names (those of the user's own files join
     it) and says what each may spend; without, every problem is part of it that has a budget of its
-    own. A problem that is not named spends the `share` of the steps of that. Of every method's
+    own. A problem that is not named spends the `share` of the steps of that, and is looked at
+    `records` times, or as often as its budget says. Of every method's
     learning rates one in `every_rate` is tried, in runs of the `trial_share` of the budget. With
     `only`, methods of the registry that it does not name are run if they are asked for.
     """
@@ -32,6 +33,7 @@ class Suite:
     every_rate: int = 1
     tuning_repetitions: int = 1
     trial_share: float = 1.0
+    records: int | None = None
     only: tuple[str, ...] = ()
 
     def problems(self) -> list[Problem]:
@@ -50,7 +52,7 @@ class Suite:
         """What a run of any problem may spend."""
         if self.budgets is not None and problem.name in self.budgets:
             return self.budgets[problem.name]
-        return (problem.budget or OWN).part(self.share)
+        return (problem.budget or OWN).part(self.share, self.records)
 
     def grid(self, method: Method) -> Sequence[float]:
         """The learning rates that are tried."""
@@ -114,6 +116,7 @@ SUITES = {
             repetitions=2,
             share=1 / 6,
             every_rate=2,
+            records=10,
         ),
         Suite(
             "full",
