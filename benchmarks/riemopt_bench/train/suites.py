@@ -20,9 +20,9 @@ class Suite:
     `budgets` narrows the suite to the problems that it names (those of the user's own files join
     it) and says what each may spend; without, every problem is part of it that has a budget of its
     own. A problem that is not named spends the `share` of the steps of that, and is looked at
-    `records` times, or as often as its budget says. Of every method's
-    learning rates one in `every_rate` is tried, in runs of the `trial_share` of the budget. With
-    `only`, methods of the registry that it does not name are run if they are asked for.
+    `records` times, or as often as its budget says. Of every method's learning rates one in
+    `every_rate` is tried, in runs of the `trial_share` of the budget. With `only`, methods of the
+    registry that it does not name are run if they are asked for.
     """
 
     name: str
