@@ -124,7 +124,7 @@ def run(
         typer.Option(
             min=1,
             help="Measured runs at the same time. More than 1 disturbs timings.",
-            show_default="1",
+            show_default="1; of quick 2",
         ),
     ] = None,
     scheduler: Annotated[

@@ -205,6 +205,9 @@ def test_suites_take_a_share_of_each_problems_own_budget(plan):
     budgeted = [p for p in registry.problems().values() if p.budget is not None]
     for name in ("quick", "full"):
         assert SUITES[name].problems() == budgeted
+    assert [SUITES[name].jobs(Settings()) for name in ("demo", "full")] == [1, 1]
+    assert SUITES["quick"].jobs(Settings()) == min(2, os.cpu_count())
+    assert SUITES["quick"].jobs(Settings(seconds=1.0)) == 1
     names = {p.name for p in SUITES["demo"].problems()}
     assert names == {"circle", "pca", "digits", "rows"}  # the user's own joins
     assert set(SUITES["demo"].only) < {m.name for m in SUITES["demo"].methods()}  # and the own

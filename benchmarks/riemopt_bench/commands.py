@@ -112,7 +112,9 @@ def run(
         raise UsageError(str(error)) from None
     _make_writable(directory)
     console = Console()
-    runner = SuiteRunner(plan, directory, jobs or 1, resume, console, cluster)
+    runner = SuiteRunner(
+        plan, directory, jobs or suite.jobs(plan.settings), resume, console, cluster
+    )
     for problem, method, skip in plan.left_out():
         runner.say(f"left out: {method.name} on {problem.name}: {skip.reason}")
     try:

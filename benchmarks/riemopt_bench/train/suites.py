@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class Suite:
     own. A problem that is not named spends the `share` of the steps of that, and is looked at
     `records` times, or as often as its budget says. Of every method's learning rates one in
     `every_rate` is tried, in runs of the `trial_share` of the budget. With `only`, methods of the
-    registry that it does not name are run if they are asked for.
+    registry that it does not name are run if they are asked for. Measured runs take place `at_once`
+    at a time, on as many cores, if the user does not say how many.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Suite:
     tuning_repetitions: int = 1
     trial_share: float = 1.0
     records: int | None = None
+    at_once: int = 1
     only: tuple[str, ...] = ()
 
     def problems(self) -> list[Problem]:
@@ -53,6 +56,11 @@ class Suite:
         if self.budgets is not None and problem.name in self.budgets:
             return self.budgets[problem.name]
         return (problem.budget or OWN).part(self.share, self.records)
+
+    def jobs(self, settings: Settings) -> int:
+        """How many measured runs take place at the same time if the user does not say."""
+        is_timed = settings.seconds is not None or settings.device != "cpu"
+        return 1 if is_timed else min(self.at_once, os.cpu_count() or 1)
 
     def grid(self, method: Method) -> Sequence[float]:
         """The learning rates that are tried."""
@@ -110,13 +118,14 @@ SUITES = {
         ),
         Suite(
             "quick",
-            "Every problem and method, a sixth of the steps, every second learning rate; under "
-            "15 minutes on two cores.",
+            "Every problem and method, a sixth of the steps, every second learning rate, two "
+            "runs at a time; under 15 minutes on two cores.",
             budgets=None,
             repetitions=2,
             share=1 / 6,
             every_rate=2,
             records=10,
+            at_once=2,
         ),
         Suite(
             "full",
