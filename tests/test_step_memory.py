@@ -117,9 +117,8 @@ def test_nothing_is_kept_between_steps_but_the_state(make, case):
         optimizer.step()
         optimizer.step()
     gc.collect()
-    alive = [nbytes for reference, nbytes in mode._alive.values() if not reference.expired()]
     counters = 16  # of steps that were refused and shortened, on each device
-    assert sum(alive) - bytes_of(held) <= state_bytes(optimizer, params) + counters
+    assert mode.alive - bytes_of(held) <= state_bytes(optimizer, params) + counters
 
 
 def state_bytes(optimizer, params):

@@ -25,8 +25,9 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._bytes = 0
-        self._alive: dict[int, tuple[weakref.ref[UntypedStorage], int]] = {}
+        self.alive = 0
+        """Bytes of the storages that are alive now."""
+        self._sizes: dict[int, tuple[weakref.ref[UntypedStorage], int]] = {}
         for tensor in known:
             self._note(tensor)
 
@@ -40,17 +41,17 @@ class LiveBytes(TorchDispatchMode):
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
-        known, before = self._alive.get(place, (None, 0))
+        known, before = self._sizes.get(place, (None, 0))
         if known is None or before != size:  # new, or resized
-            self._bytes += size - before
+            self.alive += size - before
             # torch keeps the object in Python until the memory itself is let go of.
             reference = known or weakref.ref(storage, lambda _: self._forget(place))
-            self._alive[place] = reference, size
-        self.peak = max(self.peak, self._bytes)
+            self._sizes[place] = reference, size
+        self.peak = max(self.peak, self.alive)
 
     def _forget(self, place: int) -> None:
-        _, size = self._alive.pop(place)
-        self._bytes -= size
+        _, size = self._sizes.pop(place)
+        self.alive -= size
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

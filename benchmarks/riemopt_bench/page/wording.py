@@ -33,7 +33,7 @@ def metric_text(results: ProblemResults, value: float) -> str:
         return f"{100 * value:.1f}%"
     if abs(value) < results.problem.resolution:
         return f"< {results.problem.resolution:.0e}"
-    return f"{value:.1e}"
+    return f"{value:.3g}" if 1e-2 <= abs(value) < 1e3 else f"{value:.1e}"
 
 
 def budget_text(budget: dict[str, Any]) -> str:
