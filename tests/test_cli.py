@@ -229,7 +229,7 @@ def test_two_directories_side_by_side(tmp_path):
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if "circle: riemopt-adam" in line)
     cells = [cell.strip() for cell in line.split("│")[1:-1]]
-    assert cells[1] == cells[2] == "1.0e-01"
+    assert cells[1] == cells[2] == "0.1"
     assert cells[3:] == ["4.00", "6.00", "1.50", "other device or dtype; lr 0.1 and 0.3"]
     assert "cpu: A one, B two" in result.output
     assert "torch: A" not in result.output
