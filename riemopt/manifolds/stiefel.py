@@ -88,6 +88,7 @@ class Stiefel(ShortenedSteps):
             raise TypeError(f"Sizes are those of the tensor: write Stiefel(); got {given}.")
         if metric not in ("euclidean", "canonical"):
             raise ValueError(f"metric must be 'euclidean' or 'canonical'; got {metric!r}.")
+        # A tuple, as torch.compile of torch 2.8 cannot trace `int | float`.
         if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
             raise ValueError(
                 f"Stiefel needs a scale that is a positive, finite number; got {scale!r}. "

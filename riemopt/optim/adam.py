@@ -127,7 +127,7 @@ def adam(
 
 
 def fused_adam(group: dict[str, Any], stack: Stack, gradient: Tensor) -> Step | None:
-    """The elementwise step by torch's fused kernel: one pass where `adam` takes eight.
+    """The elementwise step by torch's fused kernel, in one pass over the memory.
 
     The kernel writes into the state, so it runs where the gradient is known to be finite. It steps
     a tensor of zeros, which becomes the direction.
